@@ -1,0 +1,1 @@
+"""Erasure-coded stripes in slabs: codec, layout, allocation, write, read."""

@@ -1,0 +1,103 @@
+"""Where a stripe's bytes are: pure arithmetic over slabs, stripes, units and checksum blocks.
+
+A slab is k+m chunk files of equal size on k+m different disks. A stripe takes the same run of rows in every chunk of its
+slab: unit j < k holds data bytes [j * unit_bytes, (j + 1) * unit_bytes), units k ... k+m-1 hold parity. Unit j is
+contiguous on its disk. What the data units hold after ``data_bytes`` is zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from siltstone.limits import CHECKSUM_BLOCK_BYTES, ROW_BYTES, UNIT_BYTES_MAX
+from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
+
+CHECKSUM_BYTES = 8
+"""xxh3-64, little endian."""
+
+
+class Slab(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The record of a slab: its code, its chunk size and the disk of each unit (index = unit)."""
+
+    data_units: int
+    parity_units: int
+    chunk_bytes: int
+    disks: tuple[DiskId, ...]
+
+
+class Stripe(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The record of a stripe. ``data_bytes`` is what was written of the ``k * unit_bytes`` there are room for."""
+
+    unit_bytes: int
+    data_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that each unit takes in its chunk."""
+        return self.unit_bytes // ROW_BYTES
+
+
+class UnitRange(NamedTuple):
+    """A byte range inside one data unit."""
+
+    unit: int
+    offset: int
+    size: int
+
+
+def chunk_name(slab_id: SlabId, unit: int) -> str:
+    """Name of a chunk file on its disk."""
+    return f"slab/{slab_id:08x}.{unit}"
+
+
+def chunk_offset(stripe_id: StripeId) -> int:
+    """Where the units of a stripe start in their chunk files, in bytes."""
+    return row_of(stripe_id) * ROW_BYTES
+
+
+def unit_bytes_for(size: int, data_units: int) -> int:
+    """The shortest unit that lets ``data_units`` of them hold ``size`` bytes; a whole number of rows."""
+    assert 0 < size <= data_units * UNIT_BYTES_MAX
+    per_unit = -(-size // data_units)
+    return -(-per_unit // ROW_BYTES) * ROW_BYTES
+
+
+def blocks_per_unit(unit_bytes: int) -> int:
+    """Checksum blocks of one unit; the last one may be shorter."""
+    return -(-unit_bytes // CHECKSUM_BLOCK_BYTES)
+
+
+def checksums_bytes(slab: Slab, stripe: Stripe) -> int:
+    """Length of the checksum record of a stripe: for each unit in order, 8 bytes for each of its blocks."""
+    units = slab.data_units + slab.parity_units
+    return units * blocks_per_unit(stripe.unit_bytes) * CHECKSUM_BYTES
+
+
+def unit_ranges(stripe: Stripe, offset: int, size: int) -> list[UnitRange]:
+    """Split data bytes [offset, offset + size) of a stripe at the borders of its units."""
+    assert 0 <= offset and 0 < size
+    ranges: list[UnitRange] = []
+    end = offset + size
+    while offset < end:
+        unit, inner = divmod(offset, stripe.unit_bytes)
+        step = min(end - offset, stripe.unit_bytes - inner)
+        ranges.append(UnitRange(unit, inner, step))
+        offset += step
+    return ranges
+
+
+__all__ = [
+    "CHECKSUM_BYTES",
+    "Slab",
+    "Stripe",
+    "UnitRange",
+    "blocks_per_unit",
+    "checksums_bytes",
+    "chunk_name",
+    "chunk_offset",
+    "slab_of",
+    "unit_bytes_for",
+    "unit_ranges",
+]

@@ -1,0 +1,1 @@
+"""Metadata: what exists and where its bytes are."""

@@ -1,0 +1,249 @@
+"""The keys of the metadata store: composed and taken apart here and nowhere else.
+
+All integers are big endian, so that keys sort by number. Partition-scoped keys start with ``p`` and the partition;
+what describes the shard's own space (slabs, stripes, references) starts with ``s``.
+
+| key | record |
+|---|---|
+| ``p`` partition ``c`` | Counters |
+| ``p`` partition ``d`` directory ino (8) name | Dentry |
+| ``p`` partition ``e`` ino (8) file offset (8) | Extent |
+| ``p`` partition ``i`` ino (8) | Inode |
+| ``p`` partition ``k`` directory ino (8) | Bucket |
+| ``p`` partition ``m`` bucket ino (8) key 00 upload id (16) | Upload |
+| ``p`` partition ``n`` upload id (16) part number (2) | Part |
+| ``p`` partition ``o`` ino (8) | empty: an orphan (no name, to be purged when nobody holds it) |
+| ``p`` partition ``b`` ino (8) | Object |
+| ``p`` partition ``x`` ino (8) name | value of an extended attribute, raw |
+| ``s`` ``S`` slab id (4) | Slab |
+| ``s`` ``T`` stripe id (8) | Stripe |
+| ``s`` ``K`` stripe id (8) | checksums of the stripe's units, raw |
+| ``s`` ``l`` log address (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the log here |
+| ``s`` ``r`` stripe id (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the stripe here |
+
+A directory's entries and the inodes of its files are in the directory's partition; all keys of one inode are in the
+partition that its number names. Uploads and parts are in the partition of their bucket's directory.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from siltstone.types import Ino, PartitionId, SlabId, StripeId
+
+_HEAD = Struct(">cBcQ")
+_HEAD_OFFSET = Struct(">cBcQQ")
+_PART = Struct(">cBc16sH")
+_SLAB = Struct(">2sI")
+_STRIPE = Struct(">2sQ")
+_REFERENCE = Struct(">2sQIQQ")
+_LENGTH = Struct(">I")
+
+INO_KEY_BYTES = _HEAD.size
+"""Length of a key that ends with an inode number; a name follows in dentry and xattr keys."""
+
+
+def inode(ino: Ino) -> bytes:
+    """Key of an inode."""
+    return _HEAD.pack(b"p", ino & 0xFF, b"i", ino)
+
+
+def dentry(directory: Ino, name: bytes) -> bytes:
+    """Key of a directory entry."""
+    return _HEAD.pack(b"p", directory & 0xFF, b"d", directory) + name
+
+
+def dentry_name(key: bytes) -> bytes:
+    """The name in a dentry key."""
+    return key[INO_KEY_BYTES:]
+
+
+def extent(ino: Ino, offset: int) -> bytes:
+    """Key of the extent that starts at a file offset."""
+    return _HEAD_OFFSET.pack(b"p", ino & 0xFF, b"e", ino, offset)
+
+
+def extent_offset(key: bytes) -> int:
+    """The file offset in an extent key."""
+    return int.from_bytes(key[-8:], "big")
+
+
+def object_(ino: Ino) -> bytes:
+    """Key of an Object record."""
+    return _HEAD.pack(b"p", ino & 0xFF, b"b", ino)
+
+
+def bucket(directory: Ino) -> bytes:
+    """Key of a Bucket record."""
+    return _HEAD.pack(b"p", directory & 0xFF, b"k", directory)
+
+
+def orphan(ino: Ino) -> bytes:
+    """Key of an orphan mark."""
+    return _HEAD.pack(b"p", ino & 0xFF, b"o", ino)
+
+
+def orphan_ino(key: bytes) -> Ino:
+    """The inode in an orphan key."""
+    return Ino(int.from_bytes(key[3:11], "big"))
+
+
+def xattr(ino: Ino, name: bytes) -> bytes:
+    """Key of an extended attribute."""
+    return _HEAD.pack(b"p", ino & 0xFF, b"x", ino) + name
+
+
+def xattr_name(key: bytes) -> bytes:
+    """The attribute's name in an xattr key."""
+    return key[INO_KEY_BYTES:]
+
+
+def counters(partition: PartitionId) -> bytes:
+    """Key of a partition's totals."""
+    return b"p" + bytes((partition,)) + b"c"
+
+
+def upload(bucket_ino: Ino, key: bytes, upload_id: bytes) -> bytes:
+    """Key of an Upload record. ``key`` must not hold a zero byte; ``upload_id`` has 16 bytes."""
+    assert len(upload_id) == 16 and 0 not in key
+    return _HEAD.pack(b"p", bucket_ino & 0xFF, b"m", bucket_ino) + key + b"\0" + upload_id
+
+
+def upload_parts(key: bytes) -> tuple[bytes, bytes]:
+    """(object key, upload id) of an upload key."""
+    return key[INO_KEY_BYTES:-17], key[-16:]
+
+
+def part(partition: PartitionId, upload_id: bytes, number: int) -> bytes:
+    """Key of a Part record."""
+    assert len(upload_id) == 16
+    return _PART.pack(b"p", partition, b"n", upload_id, number)
+
+
+def part_number(key: bytes) -> int:
+    """The part number in a part key."""
+    return int.from_bytes(key[-2:], "big")
+
+
+def slab(slab_id: SlabId) -> bytes:
+    """Key of a slab."""
+    return _SLAB.pack(b"sS", slab_id)
+
+
+def slab_id(key: bytes) -> SlabId:
+    """The slab of a slab key."""
+    return SlabId(int.from_bytes(key[2:], "big"))
+
+
+def stripe(stripe_id: StripeId) -> bytes:
+    """Key of a stripe."""
+    return _STRIPE.pack(b"sT", stripe_id)
+
+
+def stripe_id(key: bytes) -> StripeId:
+    """The stripe of a stripe or checksum key."""
+    return StripeId(int.from_bytes(key[2:10], "big"))
+
+
+def stripe_checksums(stripe_id: StripeId) -> bytes:
+    """Key of the checksums of a stripe."""
+    return _STRIPE.pack(b"sK", stripe_id)
+
+
+class Reference(NamedTuple):
+    """Who refers to bytes in the log or in a stripe: the back reference of one extent record."""
+
+    address: int
+    skip: int
+    ino: Ino
+    offset: int
+
+
+def log_reference(reference: Reference) -> bytes:
+    """Key of the back reference of a LOG extent."""
+    return _REFERENCE.pack(b"sl", *reference)
+
+
+def stripe_reference(reference: Reference) -> bytes:
+    """Key of the back reference of a STRIPE extent."""
+    return _REFERENCE.pack(b"sr", *reference)
+
+
+def parse_reference(key: bytes) -> Reference:
+    """The back reference of a key."""
+    _, address, skip, ino, offset = _REFERENCE.unpack(key)
+    return Reference(address, skip, Ino(ino), offset)
+
+
+def encode_length(length: int) -> bytes:
+    """Value of a back reference."""
+    return _LENGTH.pack(length)
+
+
+def decode_length(value: bytes) -> int:
+    """The length in a back reference's value."""
+    length: int = _LENGTH.unpack(value)[0]
+    return length
+
+
+# --- ranges, as [start, end) ---------------------------------------------------------------------------------------
+
+
+def after(key: bytes) -> bytes:
+    """The smallest key behind all keys that start with ``key``."""
+    stripped = key.rstrip(b"\xff")
+    assert stripped, "a prefix of only 0xff has no end"
+    return stripped[:-1] + bytes((stripped[-1] + 1,))
+
+
+def prefix_range(prefix: bytes) -> tuple[bytes, bytes]:
+    """The range of all keys that start with ``prefix``."""
+    return prefix, after(prefix)
+
+
+def dentries(directory: Ino) -> bytes:
+    """Prefix of a directory's entries."""
+    return dentry(directory, b"")
+
+
+def extents(ino: Ino) -> bytes:
+    """Prefix of a file's extents."""
+    return _HEAD.pack(b"p", ino & 0xFF, b"e", ino)
+
+
+def xattrs(ino: Ino) -> bytes:
+    """Prefix of an inode's extended attributes."""
+    return xattr(ino, b"")
+
+
+def uploads(bucket_ino: Ino) -> bytes:
+    """Prefix of a bucket's uploads, in the order of their keys."""
+    return _HEAD.pack(b"p", bucket_ino & 0xFF, b"m", bucket_ino)
+
+
+def parts(partition: PartitionId, upload_id: bytes) -> bytes:
+    """Prefix of an upload's parts."""
+    return b"p" + bytes((partition,)) + b"n" + upload_id
+
+
+def orphans(partition: PartitionId) -> bytes:
+    """Prefix of a partition's orphans."""
+    return b"p" + bytes((partition,)) + b"o"
+
+
+SLABS = b"sS"
+STRIPES = b"sT"
+STRIPE_CHECKSUMS = b"sK"
+LOG_REFERENCES = b"sl"
+STRIPE_REFERENCES = b"sr"
+
+
+def log_references_from(address: int) -> bytes:
+    """First key of the references to log addresses at or after ``address``."""
+    return _STRIPE.pack(b"sl", address)
+
+
+def references_of_stripe(stripe_id: StripeId) -> bytes:
+    """Prefix of the references to one stripe."""
+    return _STRIPE.pack(b"sr", stripe_id)

@@ -1,0 +1,191 @@
+"""The values of the metadata store: what each record holds, and how it becomes bytes.
+
+Every record is a msgspec struct, array-like, with its version as the tag (first element). Fields are only ever appended,
+with a default, so that an older record reads as a newer one. docs/formats/metadata.md lists them byte by byte.
+"""
+
+from __future__ import annotations
+
+import enum
+import stat
+from typing import Any, TypeVar
+
+import msgspec
+
+from siltstone.engine.stripe.layout import Slab, Stripe
+from siltstone.types import Ino
+
+R = TypeVar("R")
+
+
+class Inode(msgspec.Struct, array_like=True, tag=1, kw_only=False):
+    """One inode. Times are nanoseconds since the epoch.
+
+    ``size``: bytes as stat shows it. ``allocated_bytes``: derived, the sum of the lengths of its extents (fsck
+    recomputes it). ``version`` grows with every change of the data. ``parent``: for directories the inode of the
+    directory that holds it (the root holds itself), 0 otherwise. ``flags``: see InodeFlag. ``nlink`` of a directory is
+    2 plus its subdirectories.
+    """
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    rdev: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    allocated_bytes: int = 0
+    version: int = 0
+    parent: int = 0
+    flags: int = 0
+    target: bytes = b""
+    """A symbolic link's target."""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+
+class InodeFlag(enum.IntFlag):
+    """Bits of ``Inode.flags``."""
+
+    IMPLICIT = 1
+    """A directory that an S3 key made on its way; it goes when its last entry goes."""
+    HAS_OBJECT = 2
+    """An Object record exists; a change of the data must drop its ETag and checksums."""
+    HAS_XATTRS = 4
+    """Xattr records exist (or existed)."""
+
+
+class Dentry(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A name in a directory: the inode, and its file type (``stat.S_IFMT`` bits) so that a listing need not open it."""
+
+    ino: int
+    kind: int
+
+
+class Place(enum.IntEnum):
+    """Where an extent's bytes are."""
+
+    INLINE = 0
+    LOG = 1
+    STRIPE = 2
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A run of ``length`` bytes of a file at one place. A hole has no record.
+
+    INLINE: ``blob`` is the bytes. LOG: the payload of ``span`` bytes that was logged together starts at LSN
+    ``address``; the extent is the part from ``skip`` on; ``blob`` holds the xxh3-64 of every 16 KiB of the payload.
+    STRIPE: ``address`` is the stripe id, ``skip`` the offset in the stripe's data; checksums are the stripe's.
+    """
+
+    length: int
+    place: int
+    address: int = 0
+    skip: int = 0
+    span: int = 0
+    blob: bytes = b""
+
+
+class Object(msgspec.Struct, array_like=True, tag=1):
+    """What S3 knows of a file beyond its inode. ``etag`` is without quotes, empty after a change through the mount.
+
+    ``headers``: the standard headers stored with the object (lower case: content-type, cache-control, ...).
+    ``metadata``: x-amz-meta-*, names without the prefix, lower case. ``checksums``: algorithm name -> base64 value.
+    ``part_sizes``: bytes of each part of a multipart object, empty otherwise. ``part_numbers`` runs beside it.
+    """
+
+    etag: str
+    owner: str = ""
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    checksums: dict[str, str] = {}
+    checksum_type: str = ""
+    part_sizes: list[int] = []
+    part_numbers: list[int] = []
+
+
+class Bucket(msgspec.Struct, array_like=True, tag=1):
+    """What S3 knows of a top-level directory beyond its inode."""
+
+    owner: str
+    created_ns: int
+    region: str = ""
+
+
+class Upload(msgspec.Struct, array_like=True, tag=1):
+    """A multipart upload that is under way. Its key is in the record's key."""
+
+    owner: str
+    created_ns: int
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    checksum_algorithm: str = ""
+    checksum_type: str = ""
+
+
+class Part(msgspec.Struct, array_like=True, tag=1):
+    """An uploaded part: its bytes are the extents of an anonymous inode."""
+
+    ino: int
+    size: int
+    etag: str
+    modified_ns: int
+    checksums: dict[str, str] = {}
+
+
+class Counters(msgspec.Struct, array_like=True, tag=1):
+    """Totals of one partition; derived (fsck recomputes them), merged as deltas.
+
+    ``inodes``: all inodes but orphans' are not left out. ``bytes``: sum of allocated_bytes. ``serial``: the highest
+    inode serial ever handed out, rounded up to the reservation step.
+    """
+
+    inodes: int = 0
+    bytes: int = 0
+    serial: int = 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+encode = _encoder.encode
+"""Any record to bytes."""
+
+
+def _decoder(record: type[R]) -> Any:
+    return msgspec.msgpack.Decoder(record)
+
+
+_decoders: dict[type[Any], Any] = {
+    record: _decoder(record)
+    for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe)
+}
+
+decode_inode = msgspec.msgpack.Decoder(Inode).decode
+decode_dentry = msgspec.msgpack.Decoder(Dentry).decode
+decode_extent = msgspec.msgpack.Decoder(Extent).decode
+
+
+def decode(record: type[R], value: bytes) -> R:
+    """Bytes to a record of the given type. Raises msgspec.DecodeError / ValidationError when they are not one."""
+    decoded: R = _decoders[record].decode(value)
+    return decoded
+
+
+def file_kind(mode: int) -> int:
+    """The file type bits of a mode, as a Dentry stores them."""
+    return stat.S_IFMT(mode)
+
+
+def as_ino(value: int) -> Ino:
+    """An inode number read from a record."""
+    return Ino(value)

@@ -1,0 +1,1 @@
+"""The S3 door: HTTP requests translated to calls of the core, and back."""

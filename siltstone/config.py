@@ -1,0 +1,72 @@
+"""The settings of a volume, as they stand in HOME/volume.json, and what makes them valid. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from siltstone.errors import ConfigInvalid
+from siltstone.limits import (
+    CHUNK_BYTES_DEFAULT,
+    DISKS_MAX,
+    FRAME_BYTES_MAX,
+    GIB,
+    LOG_REPLICAS,
+    MIB,
+    ROW_BYTES,
+    SEGMENT_BYTES_DEFAULT,
+    UNITS_MAX,
+)
+
+
+class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One disk: its slot, its directory, its own id, and how much of it may be used (0: all)."""
+
+    disk_id: int
+    path: str
+    uuid: str
+    bytes_max: int = 0
+
+
+class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of a volume. Sizes in bytes, times in seconds."""
+
+    format: int = 1
+    uuid: str
+    data_units: int
+    parity_units: int
+    disks: tuple[DiskConfig, ...]
+    log_replicas: int = LOG_REPLICAS
+    chunk_bytes: int = CHUNK_BYTES_DEFAULT
+    segment_bytes: int = SEGMENT_BYTES_DEFAULT
+    commit_interval: float = 1.0
+    dirty_bytes_max: int = 256 * MIB
+    log_bytes_high: int = 1 * GIB
+    log_bytes_low: int = 256 * MIB
+    lmdb_bytes_max: int = 64 * GIB
+
+    def check(self) -> None:
+        """Raise ConfigInvalid with what is wrong and what to do, if anything is."""
+        k, m, n = self.data_units, self.parity_units, len(self.disks)
+        if self.format != 1:
+            raise ConfigInvalid(f"volume format {self.format} is not known to this version of siltstone (it knows 1)")
+        if k < 1 or m < 0 or k + m > UNITS_MAX:
+            raise ConfigInvalid(f"erasure code {k}+{m}: want K >= 1, M >= 0 and K+M <= {UNITS_MAX}")
+        if not 1 <= n <= DISKS_MAX:
+            raise ConfigInvalid(f"{n} disks: want 1 to {DISKS_MAX}")
+        if k + m > n:
+            raise ConfigInvalid(f"erasure code {k}+{m} needs {k + m} disks, there are {n}: add disks or choose a narrower code")
+        if len({disk.disk_id for disk in self.disks}) != n or len({disk.path for disk in self.disks}) != n:
+            raise ConfigInvalid("the same disk is listed twice")
+        if self.chunk_bytes % ROW_BYTES or not ROW_BYTES <= self.chunk_bytes <= ROW_BYTES << 16:
+            raise ConfigInvalid(f"chunk_bytes {self.chunk_bytes}: want a multiple of {ROW_BYTES} up to {ROW_BYTES << 16}")
+        if self.segment_bytes < 64 * 1024 or self.segment_bytes % ROW_BYTES:
+            raise ConfigInvalid(f"segment_bytes {self.segment_bytes}: want a multiple of {ROW_BYTES} of at least 64 KiB")
+        if not 1 <= self.log_replicas <= n:
+            raise ConfigInvalid(f"log_replicas {self.log_replicas}: want 1 to {n}, the number of disks")
+        if self.log_bytes_low >= self.log_bytes_high:
+            raise ConfigInvalid("log_bytes_low must be under log_bytes_high")
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """Longest log frame that fits a segment of this volume."""
+        return min(FRAME_BYTES_MAX, self.segment_bytes // 2)

@@ -1,0 +1,58 @@
+"""Fixed sizes and bounds, and the relations between them that the code relies on. Sizes are in bytes."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+NAME_BYTES_MAX = 255
+SYMLINK_BYTES_MAX = 4095
+PATH_BYTES_MAX = 4096
+KEY_BYTES_MAX = 1024
+FILE_BYTES_MAX = 2**62
+LINK_COUNT_MAX = 2**31 - 1
+XATTR_VALUE_BYTES_MAX = 64 * KIB
+XATTR_LIST_BYTES_MAX = 64 * KIB
+
+CHECKSUM_BLOCK_BYTES = 16 * KIB
+"""One xxh3-64 guards this much of a unit, or of a payload in the log."""
+
+ROW_BYTES = 4 * KIB
+"""Rows of a slab are allocated in this step; a unit is a whole number of rows."""
+
+SLOT_BYTES = 512
+"""Extents inside a stripe start on multiples of this."""
+
+UNIT_BYTES_MAX = 1 * MIB
+"""Longest unit of a stripe: a stripe holds at most k of them."""
+
+INLINE_BYTES_MAX = 128
+"""A file's run of at most this many bytes sits in its extent record."""
+
+DIRECT_THRESHOLD_BYTES = 256 * KIB
+"""Runs of at least this size go to stripes at once; smaller ones ride in the log."""
+
+FRAME_BYTES_MAX = 8 * MIB
+"""Longest frame of the log: header, payload and body."""
+
+CHUNK_BYTES_DEFAULT = 64 * MIB
+SEGMENT_BYTES_DEFAULT = 64 * MIB
+
+LOG_REPLICAS = 3
+PARTITION_COUNT = 256
+DISKS_MAX = 256
+UNITS_MAX = 32
+"""k + m of a stripe."""
+
+MULTIPART_PART_BYTES_MIN = 5 * MIB
+MULTIPART_PARTS_MAX = 10_000
+USER_METADATA_BYTES_MAX = 2 * KIB
+
+assert CHECKSUM_BLOCK_BYTES % ROW_BYTES == 0
+assert ROW_BYTES % SLOT_BYTES == 0
+assert UNIT_BYTES_MAX % ROW_BYTES == 0
+assert CHUNK_BYTES_DEFAULT % UNIT_BYTES_MAX == 0
+assert CHUNK_BYTES_DEFAULT // ROW_BYTES <= 1 << 16, "a row number has 16 bits in a stripe id"
+assert DIRECT_THRESHOLD_BYTES < FRAME_BYTES_MAX <= SEGMENT_BYTES_DEFAULT
+assert INLINE_BYTES_MAX < CHECKSUM_BLOCK_BYTES

@@ -1,0 +1,149 @@
+"""The world, as the code sees it: Clock, Random, Workers, Disk, Fanout. Handed in by constructor.
+
+Only the command line and the simulator build implementations. ``async`` methods may block and are checkpoints; plain
+ones are atomic between tasks.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from siltstone.errors import DiskError
+from siltstone.types import Buffer, DiskId
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now_ns(self) -> int:
+        """Wall clock, nanoseconds since the epoch; may jump."""
+
+    def monotonic_ns(self) -> int:
+        """Monotonic clock in nanoseconds; its origin means nothing."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Random(Protocol):
+    """Randomness: cryptographic in production, seeded in simulation."""
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` random bytes."""
+
+    def below(self, bound: int) -> int:
+        """A random integer in [0, bound)."""
+
+
+class Workers(Protocol):
+    """Threads for work that would block the loop (LMDB commits, hashes of large bodies)."""
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run ``function(*args)`` elsewhere and return what it returns, or raise what it raises."""
+
+
+class Lane(enum.Enum):
+    """Which queue of a disk an operation waits in, so that a small append never waits behind a large write."""
+
+    LOG = "log"
+    BULK = "bulk"
+
+
+class DiskSpace(NamedTuple):
+    """Room of one disk in bytes. Disks with the same ``device`` share it."""
+
+    total_bytes: int
+    free_bytes: int
+    device: int
+
+
+class FileEntry(NamedTuple):
+    """A file of a disk: its name and its length in bytes."""
+
+    name: str
+    size: int
+
+
+class Disk(Protocol):
+    """One failure domain that holds named files.
+
+    Names are relative and use ``/`` ("superblock", "log/0000...", "slab/0000002a.3"). Every method raises
+    ``DiskMissing`` when the disk is gone, ``FileMissing`` for a name that is not there, ``DiskFull`` without room,
+    ``DiskError`` for everything else that the operating system reports. A write is durable only after a flush of its
+    file that began after the write returned.
+    """
+
+    @property
+    def disk_id(self) -> DiskId:
+        """The slot of this disk in its volume."""
+
+    async def create(self, name: str, size: int) -> None:
+        """Make a file of ``size`` zero bytes with its space reserved; its existence is durable on return.
+
+        Raises DiskError (cause "exists") if the name is taken.
+        """
+
+    async def delete(self, name: str) -> None:
+        """Remove a file. Gone for every reader at once; after a crash it may be back."""
+
+    async def rename(self, source: str, target: str) -> None:
+        """Give a file another name (replacing the target); durable on return."""
+
+    async def list(self, prefix: str) -> list[FileEntry]:
+        """Files whose name starts with ``prefix``, sorted by name."""
+
+    def read_nowait(self, name: str, offset: int, size: int) -> bytes | None:
+        """The bytes if they are at hand (page cache) without blocking, otherwise None. Never raises DiskError."""
+
+    async def read(self, name: str, offset: int, size: int) -> bytes:
+        """Exactly ``size`` bytes; a short file is a DiskError."""
+
+    async def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write the buffers one after the other at ``offset``. Not durable yet."""
+
+    async def flush(self, name: str) -> None:
+        """Make durable what was written to the file before."""
+
+    async def punch(self, name: str, offset: int, size: int) -> None:
+        """Give back the space of a range; it reads as zeros. The file keeps its length."""
+
+    async def replace(self, name: str, data: Buffer) -> None:
+        """Write a small file whole: after a crash it is the old or the new one. Durable on return."""
+
+    async def space(self) -> DiskSpace:
+        """Room now."""
+
+    async def close(self) -> None:
+        """Let go of files and threads. No calls after that."""
+
+
+class DiskWrite(NamedTuple):
+    """One write of a fan-out."""
+
+    disk: Disk
+    name: str
+    offset: int
+    buffers: Sequence[Buffer]
+
+
+class DiskRead(NamedTuple):
+    """One read of a fan-out."""
+
+    disk: Disk
+    name: str
+    offset: int
+    size: int
+
+
+class Fanout(Protocol):
+    """Operations on several disks side by side, with one wakeup of the caller when the last is done."""
+
+    async def write_durable(self, writes: Sequence[DiskWrite], lane: Lane) -> list[DiskError | None]:
+        """Write and flush each; the result has, in order, None or what that disk raised. Raises nothing itself."""
+
+    async def read(self, reads: Sequence[DiskRead], lane: Lane) -> list[bytes | DiskError]:
+        """Read each; the result has, in order, the bytes or what that disk raised. Raises nothing itself."""

@@ -10,6 +10,7 @@ from siltstone.limits import (
     DISKS_MAX,
     FRAME_BYTES_MAX,
     GIB,
+    KIB,
     LOG_REPLICAS,
     MIB,
     ROW_BYTES,
@@ -54,13 +55,14 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if not 1 <= n <= DISKS_MAX:
             raise ConfigInvalid(f"{n} disks: want 1 to {DISKS_MAX}")
         if k + m > n:
-            raise ConfigInvalid(f"erasure code {k}+{m} needs {k + m} disks, there are {n}: add disks or choose a narrower code")
+            raise ConfigInvalid(f"erasure code {k}+{m} needs {k + m} disks, there are {n}: add disks or narrow it")
         if len({disk.disk_id for disk in self.disks}) != n or len({disk.path for disk in self.disks}) != n:
             raise ConfigInvalid("the same disk is listed twice")
-        if self.chunk_bytes % ROW_BYTES or not ROW_BYTES <= self.chunk_bytes <= ROW_BYTES << 16:
-            raise ConfigInvalid(f"chunk_bytes {self.chunk_bytes}: want a multiple of {ROW_BYTES} up to {ROW_BYTES << 16}")
-        if self.segment_bytes < 64 * 1024 or self.segment_bytes % ROW_BYTES:
-            raise ConfigInvalid(f"segment_bytes {self.segment_bytes}: want a multiple of {ROW_BYTES} of at least 64 KiB")
+        chunk_bytes_max = ROW_BYTES << 16
+        if self.chunk_bytes % ROW_BYTES or not ROW_BYTES <= self.chunk_bytes <= chunk_bytes_max:
+            raise ConfigInvalid(f"chunk_bytes {self.chunk_bytes}: want a multiple of {ROW_BYTES} up to {chunk_bytes_max}")
+        if self.segment_bytes < 64 * KIB or self.segment_bytes % ROW_BYTES:
+            raise ConfigInvalid(f"segment_bytes {self.segment_bytes}: want a multiple of {ROW_BYTES} from 64 KiB up")
         if not 1 <= self.log_replicas <= n:
             raise ConfigInvalid(f"log_replicas {self.log_replicas}: want 1 to {n}, the number of disks")
         if self.log_bytes_low >= self.log_bytes_high:

@@ -1,7 +1,7 @@
 """Where a stripe's bytes are: pure arithmetic over slabs, stripes, units and checksum blocks.
 
-A slab is k+m chunk files of equal size on k+m different disks. A stripe takes the same run of rows in every chunk of its
-slab: unit j < k holds data bytes [j * unit_bytes, (j + 1) * unit_bytes), units k ... k+m-1 hold parity. Unit j is
+A slab is k+m chunk files of equal size on k+m different disks. A stripe takes the same run of rows in every chunk of
+its slab: unit j < k holds data bytes [j * unit_bytes, (j + 1) * unit_bytes), units k ... k+m-1 hold parity. Unit j is
 contiguous on its disk. What the data units hold after ``data_bytes`` is zero.
 """
 
@@ -77,7 +77,7 @@ def checksums_bytes(slab: Slab, stripe: Stripe) -> int:
 
 def unit_ranges(stripe: Stripe, offset: int, size: int) -> list[UnitRange]:
     """Split data bytes [offset, offset + size) of a stripe at the borders of its units."""
-    assert 0 <= offset and 0 < size
+    assert offset >= 0 and size > 0
     ranges: list[UnitRange] = []
     end = offset + size
     while offset < end:

@@ -1,7 +1,7 @@
 """The values of the metadata store: what each record holds, and how it becomes bytes.
 
 Every record is a msgspec struct, array-like, with its version as the tag (first element). Fields are only ever
-appended, with a default, so that an older record reads as a newer one. docs/formats/metadata.md lists them byte by byte.
+appended, with a default, so that an older record reads as a newer one. docs/formats/metadata.md lists them.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     chunk_bytes: int = CHUNK_BYTES_DEFAULT
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
     commit_interval: float = 1.0
-    dirty_bytes_max: int = 256 * MIB
+    dirty_bytes_max: int = 128 * MIB
     log_bytes_high: int = 1 * GIB
     log_bytes_low: int = 256 * MIB
     lmdb_bytes_max: int = 64 * GIB
@@ -58,9 +58,9 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid(f"erasure code {k}+{m} needs {k + m} disks, there are {n}: add disks or narrow it")
         if len({disk.disk_id for disk in self.disks}) != n or len({disk.path for disk in self.disks}) != n:
             raise ConfigInvalid("the same disk is listed twice")
-        chunk_bytes_max = ROW_BYTES << 16
-        if self.chunk_bytes % ROW_BYTES or not ROW_BYTES <= self.chunk_bytes <= chunk_bytes_max:
-            raise ConfigInvalid(f"chunk_bytes {self.chunk_bytes}: want a multiple of {ROW_BYTES} up to {chunk_bytes_max}")
+        chunk_max = ROW_BYTES << 16
+        if self.chunk_bytes % ROW_BYTES or not ROW_BYTES <= self.chunk_bytes <= chunk_max:
+            raise ConfigInvalid(f"chunk_bytes {self.chunk_bytes}: want a multiple of {ROW_BYTES} up to {chunk_max}")
         if self.segment_bytes < 64 * KIB or self.segment_bytes % ROW_BYTES:
             raise ConfigInvalid(f"segment_bytes {self.segment_bytes}: want a multiple of {ROW_BYTES} from 64 KiB up")
         if not 1 <= self.log_replicas <= n:

@@ -1,0 +1,124 @@
+"""What the core gives to and takes from its front-ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from siltstone.meta.records import Inode
+from siltstone.types import Ino
+
+
+class Attributes(msgspec.Struct, frozen=True):
+    """One inode as a front-end sees it: the record, with what is written but not yet committed laid over it."""
+
+    ino: Ino
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    allocated_bytes: int
+    rdev: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    version: int
+    flags: int
+    target: bytes
+
+
+def attributes_of(ino: Ino, inode: Inode) -> Attributes:
+    """The attributes that a record holds."""
+    return Attributes(
+        ino,
+        inode.mode,
+        inode.nlink,
+        inode.uid,
+        inode.gid,
+        inode.size,
+        inode.allocated_bytes,
+        inode.rdev,
+        inode.atime_ns,
+        inode.mtime_ns,
+        inode.ctime_ns,
+        inode.version,
+        inode.flags,
+        inode.target,
+    )
+
+
+class SetAttributes(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of attributes; None leaves one as it is. ctime becomes now with every change."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class DirEntry(NamedTuple):
+    """One name of a listing."""
+
+    name: bytes
+    ino: Ino
+    attributes: Attributes
+
+
+class EntryChanged(NamedTuple):
+    """A name of a directory appeared, went, or names another inode."""
+
+    parent: Ino
+    name: bytes
+    ino: Ino
+    removed: bool
+
+
+class DataChanged(NamedTuple):
+    """Bytes of a file changed; ``size`` 0 means: from ``offset`` to the end (a truncate)."""
+
+    ino: Ino
+    offset: int
+    size: int
+
+
+class AttributesChanged(NamedTuple):
+    """Attributes of an inode other than those that follow from its data changed."""
+
+    ino: Ino
+
+
+Change = EntryChanged | DataChanged | AttributesChanged
+Listener = Callable[[object, Change], None]
+"""Called as ``listener(origin, change)`` right after the change is visible; must not block."""
+
+
+class Holder(Protocol):
+    """A front-end that may go on using inodes that have lost their last name."""
+
+    def holds(self, ino: Ino) -> bool:
+        """Whether the inode must not be purged yet."""
+
+
+class VolumeSpace(NamedTuple):
+    """Room in usable bytes: raw bytes times k / (k + m). ``available_bytes`` leaves out the reserve."""
+
+    total_bytes: int
+    free_bytes: int
+    available_bytes: int
+    inodes: int
+
+
+class Progress(NamedTuple):
+    """How far long work has come. ``total`` may grow while it runs."""
+
+    done: int
+    total: int
+    unit: str
+
+
+ProgressListener = Callable[[Progress], None]

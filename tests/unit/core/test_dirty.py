@@ -1,0 +1,79 @@
+"""The dirty map against a plain array of bytes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siltstone.core.dirty import GATHER_WRITE_BYTES_MAX, DirtyMap, Run, cut_run, joined, read_run_into
+
+SPACE = 400
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, SPACE - 1), st.integers(1, 60)),
+        st.tuples(st.just("truncate"), st.integers(0, SPACE), st.just(0)),
+        st.tuples(st.just("take"), st.integers(0, 20), st.integers(1, 50)),
+    ),
+    max_size=40,
+)
+
+
+@given(operations)
+def test_the_map_holds_exactly_the_newest_bytes_of_every_range(steps: list[tuple[str, int, int]]) -> None:
+    dirty, model = DirtyMap(), [-1] * (SPACE + 60)
+    for serial, (kind, first, second) in enumerate(steps):
+        if kind == "write":
+            dirty.write(first, bytes([serial]) * second)
+            model[first : first + second] = [serial] * second
+        elif kind == "truncate":
+            dirty.truncate(first)
+            model[first:] = [-1] * (len(model) - first)
+        elif runs := dirty.runs():
+            run = runs[first % len(runs)]
+            start = run.offset + second % run.size
+            taken = dirty.take(start, run.end)
+            assert list(joined(taken)) == model[start : run.end]
+            model[start : run.end] = [-1] * (run.end - start)
+        assert dirty.size == sum(value >= 0 for value in model)
+        seen = [-1] * len(model)
+        for run in dirty.runs():
+            seen[run.offset : run.end] = joined(run)
+        assert seen == model
+        window = bytearray(b"\xff" * 100)
+        dirty.read_into(window, 50)
+        assert list(window) == [value if value >= 0 else 0xFF for value in model[50:150]]
+        assert dirty.overlaps(50, 150) == any(value >= 0 for value in model[50:150])
+
+
+def test_small_contiguous_writes_gather_in_one_piece() -> None:
+    dirty = DirtyMap()
+    for index in range(100):
+        dirty.write(index * 10, b"x" * 10)
+    assert len(dirty) == 1 and dirty.size == 1000
+
+
+def test_a_large_write_is_kept_without_a_copy() -> None:
+    dirty, data = DirtyMap(), bytes(GATHER_WRITE_BYTES_MAX)
+    dirty.write(0, data)
+    assert dirty.runs()[0].buffers[0] is data
+
+
+def test_what_was_taken_does_not_change_when_the_file_is_written_on() -> None:
+    dirty = DirtyMap()
+    dirty.write(0, b"ab")
+    taken = dirty.take(0, 1)
+    dirty.write(2, b"cd")
+    assert joined(taken) == b"a" and joined(dirty.runs()[0]) == b"bcd"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=9), st.data())
+def test_a_cut_of_a_run_is_the_same_slice_of_its_bytes(buffers: list[bytes], data: st.DataObject) -> None:
+    run = Run(7, sum(map(len, buffers)), tuple(buffers))
+    start = data.draw(st.integers(7, run.end - 1))
+    end = data.draw(st.integers(start + 1, run.end))
+    whole = b"".join(buffers)
+    assert joined(cut_run(run, start, end)) == whole[start - 7 : end - 7]
+    window = bytearray(end - start)
+    read_run_into(run, window, start)
+    assert window == whole[start - 7 : end - 7]

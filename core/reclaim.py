@@ -1,0 +1,95 @@
+"""When freed space may be used again, and the reads that hold it back.
+
+Space that a batch freed is handed on only when (a) that batch is durable, since a crash would otherwise bring back
+extents whose bytes were overwritten, and (b) every read that began before the batch has ended, since it may still look
+at the old place (epoch-based reclamation: K. Fraser, "Practical lock-freedom", 2004).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import trio
+
+from siltstone.types import Lsn
+
+
+class ReadFence:
+    """Counts reads by the era they began in. An era ends whenever space is freed."""
+
+    def __init__(self) -> None:
+        self.era = 0
+        self._active: dict[int, int] = {}
+        self._left = trio.Event()
+
+    def enter(self) -> int:
+        """Begin a read; pass what this returns to ``leave``."""
+        self._active[self.era] = self._active.get(self.era, 0) + 1
+        return self.era
+
+    def leave(self, era: int) -> None:
+        """End a read that began in ``era``."""
+        count = self._active[era] - 1
+        if count:
+            self._active[era] = count
+            return
+        del self._active[era]
+        self._left.set()
+        self._left = trio.Event()
+
+    def advance(self) -> int:
+        """End the present era and return its number."""
+        self.era += 1
+        return self.era - 1
+
+    async def wait_past(self, era: int) -> None:
+        """Return when no read that began in ``era`` or before is in flight."""
+        while self._active and min(self._active) <= era:
+            await self._left.wait()
+
+
+class _Freed(NamedTuple):
+    lsn: Lsn
+    era: int
+    release: Callable[[], None]
+
+
+class Reclaimer:
+    """A queue of freed space, released in the order in which it was freed."""
+
+    def __init__(self, fence: ReadFence, wait_durable: Callable[[Lsn], Awaitable[None]]) -> None:
+        self._fence = fence
+        self._wait_durable = wait_durable
+        self._queue: deque[_Freed] = deque()
+        self._wakeup = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def free(self, lsn: Lsn, release: Callable[[], None]) -> None:
+        """Call ``release`` when the batch that ends at ``lsn`` is durable and no earlier read is in flight."""
+        self._queue.append(_Freed(lsn, self._fence.advance(), release))
+        self._idle = trio.Event() if self._idle.is_set() else self._idle
+        self._wakeup.set()
+
+    async def wait_idle(self) -> None:
+        """Return when everything freed so far has been released."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Release what is free, for ever."""
+        while True:
+            await self._wakeup.wait()
+            self._wakeup = trio.Event()
+            while self._queue:
+                freed = self._queue[0]
+                await self._wait_durable(freed.lsn)
+                await self._fence.wait_past(freed.era)
+                # Nothing awaits between the release and the removal: a cancelled run never releases twice.
+                freed.release()
+                self._queue.popleft()
+            self._idle.set()

@@ -1,0 +1,41 @@
+# The words that everybody uses, CI included. `make help` lists them; every target sets the tree up first.
+
+PY := .venv/bin/python
+SEED ?= 0
+MINUTES ?= 10
+
+.PHONY: help setup check test demo bench sim soak clean
+
+help:
+	@echo "make setup            system packages (as root), .venv, the package with its test tools; the others run it first"
+	@echo "make demo             the main job on real data: six disks, a mount, S3, two disks lost (about two minutes)"
+	@echo "make test             all tests (FUSE, boto3 and aws-cli included)"
+	@echo "make check            ruff and mypy --strict"
+	@echo "make bench            every benchmark, short, as ratios against the floor"
+	@echo "make sim SEED=7       the simulated volume on one seed, replayable"
+	@echo "make soak MINUTES=30  the simulated volume on new seeds until the time is up"
+
+setup:
+	@tools/setup.sh
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+test: setup
+	$(PY) -m pytest
+
+demo: setup
+	$(PY) tools/demo.py
+
+bench: setup
+	$(PY) tools/bench.py
+
+sim: setup
+	$(PY) -m pytest tests/stateful --hypothesis-seed=$(SEED)
+
+soak: setup
+	$(PY) tools/soak.py --minutes $(MINUTES)
+
+clean:
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,122 @@
+"""Which rows of a slab are free. Pure; a row is ROW_BYTES in every chunk of the slab.
+
+Rows that were used before are handed out again before rows never written to: their blocks exist on the disks, so a
+durable write to them needs no journal commit for a new extent (half the time, docs/formats/slab.md), and the slab stays
+short. Among them the smallest run that is long enough is taken (best fit), the lowest on a tie.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+
+
+class RowAllocator:
+    """Free runs of ``rows`` rows. All rows from ``fresh`` on have never been taken; the free runs are before it."""
+
+    def __init__(self, rows: int) -> None:
+        assert rows > 0
+        self.rows = rows
+        self.fresh = 0
+        self.free = rows
+        self._by_start: dict[int, int] = {}
+        self._by_end: dict[int, int] = {}
+        self._by_length: list[tuple[int, int]] = []  # (length, start), sorted: the same runs, for best fit
+
+    @property
+    def largest(self) -> int:
+        """Rows that one ``take`` can get at most."""
+        tail = self.rows - self.fresh + self._length_of_run_before(self.fresh)
+        return max(tail, self._by_length[-1][0] if self._by_length else 0)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """The free runs before ``fresh``, as (start, length), by start. Neighbours are always one run."""
+        return sorted(self._by_start.items())
+
+    def take(self, count: int) -> int | None:
+        """Take ``count`` neighbouring rows; the first of them, or None when there is no such run."""
+        assert count > 0
+        index = bisect_left(self._by_length, (count, -1))
+        if index < len(self._by_length):
+            length, start = self._by_length[index]
+            self._remove_run(start, length)
+            if length > count:
+                self._add_run(start + count, length - count)
+        else:
+            before = self._length_of_run_before(self.fresh)
+            start = self.fresh - before
+            if start + count > self.rows:
+                return None
+            if before:
+                self._remove_run(start, before)
+            self.fresh = start + count
+        self.free -= count
+        return start
+
+    def take_at(self, start: int, count: int) -> None:
+        """Take exactly these rows, which must be free."""
+        assert start >= 0 and count > 0 and start + count <= self.rows
+        if start + count > self.fresh:
+            if start > self.fresh:
+                self._add_joined(self.fresh, start - self.fresh)
+            taken_before_fresh = max(0, self.fresh - start)
+            self.fresh = start + count
+            self.free -= count - taken_before_fresh
+            count = taken_before_fresh
+        if count:
+            self._cut(start, count)
+            self.free -= count
+
+    def give_back(self, start: int, count: int) -> None:
+        """Make rows free that were taken; they need not have been taken in one call."""
+        assert start >= 0 and count > 0 and start + count <= self.fresh, "rows that were never taken"
+        self._add_joined(start, count)
+        self.free += count
+        assert self.free <= self.rows
+
+    def _length_of_run_before(self, end: int) -> int:
+        start = self._by_end.get(end)
+        return 0 if start is None else end - start
+
+    def _cut(self, start: int, count: int) -> None:
+        for run, length in self._by_start.items():
+            if run <= start and start + count <= run + length:
+                break
+        else:
+            raise AssertionError(f"rows {start} ... {start + count - 1} are not free")
+        self._remove_run(run, length)
+        if run < start:
+            self._add_run(run, start - run)
+        if start + count < run + length:
+            self._add_run(start + count, run + length - start - count)
+
+    def _add_joined(self, start: int, count: int) -> None:
+        before = self._length_of_run_before(start)
+        if before:
+            self._remove_run(start - before, before)
+        after = self._by_start.get(start + count, 0)
+        if after:
+            self._remove_run(start + count, after)
+        self._add_run(start - before, before + count + after)
+
+    def _add_run(self, start: int, length: int) -> None:
+        assert start not in self._by_start and start + length not in self._by_end, "rows given back twice"
+        self._by_start[start] = length
+        self._by_end[start + length] = start
+        insort(self._by_length, (length, start))
+
+    def _remove_run(self, start: int, length: int) -> None:
+        del self._by_start[start]
+        del self._by_end[start + length]
+        index = bisect_left(self._by_length, (length, start))
+        assert self._by_length[index] == (length, start)
+        del self._by_length[index]
+
+
+def allocator_of(rows: int, taken: Iterable[tuple[int, int]]) -> RowAllocator:
+    """The allocator whose taken rows are exactly ``taken``, as (start, count), in any order, not overlapping."""
+    allocator = RowAllocator(rows)
+    for start, count in sorted(taken):
+        assert start >= allocator.fresh, "two stripes share rows"
+        allocator.take_at(start, count)
+    return allocator

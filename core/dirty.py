@@ -79,6 +79,32 @@ class DirtyMap:
             return True
         return index < len(self._starts) and self._starts[index] < end
 
+    def holds(self, start: int, end: int) -> bool:
+        """Whether every byte of [start, end) is dirty."""
+        index = bisect_right(self._starts, start) - 1
+        at = start
+        while at < end:
+            if not 0 <= index < len(self._starts):
+                return False
+            low, high = self._starts[index], self._starts[index] + len(self._pieces[index])
+            if not low <= at < high:
+                return False
+            at = high
+            index += 1
+        return True
+
+    def write_under(self, run: Run) -> None:
+        """Give back a run that was taken: its bytes become dirty again where nothing newer is."""
+        data = memoryview(joined(run))
+        at = run.offset
+        for newer in self.runs():
+            if newer.end > at and newer.offset < run.end:
+                if at < newer.offset:
+                    self.write(at, data[at - run.offset : newer.offset - run.offset])
+                at = newer.end
+        if at < run.end:
+            self.write(at, data[at - run.offset :])
+
     def read_into(self, target: bytearray | memoryview, offset: int) -> None:
         """Copy the dirty bytes of [offset, offset + len(target)) over ``target``."""
         end = offset + len(target)

@@ -14,6 +14,7 @@ operations = st.lists(
         st.tuples(st.just("write"), st.integers(0, SPACE - 1), st.integers(1, 60)),
         st.tuples(st.just("truncate"), st.integers(0, SPACE), st.just(0)),
         st.tuples(st.just("take"), st.integers(0, 20), st.integers(1, 50)),
+        st.tuples(st.just("give back"), st.integers(0, SPACE - 1), st.integers(1, 60)),
     ),
     max_size=40,
 )
@@ -29,6 +30,10 @@ def test_the_map_holds_exactly_the_newest_bytes_of_every_range(steps: list[tuple
         elif kind == "truncate":
             dirty.truncate(first)
             model[first:] = [-1] * (len(model) - first)
+        elif kind == "give back":
+            dirty.write_under(Run(first, second, (bytes([serial]) * second,)))
+            for at in range(first, first + second):
+                model[at] = serial if model[at] < 0 else model[at]
         elif runs := dirty.runs():
             run = runs[first % len(runs)]
             start = run.offset + second % run.size
@@ -43,6 +48,8 @@ def test_the_map_holds_exactly_the_newest_bytes_of_every_range(steps: list[tuple
         window = bytearray(b"\xff" * 100)
         dirty.read_into(window, 50)
         assert list(window) == [value if value >= 0 else 0xFF for value in model[50:150]]
+        assert dirty.holds(50, 150) == all(value >= 0 for value in model[50:150])
+        assert dirty.holds(10, 30) == all(value >= 0 for value in model[10:30])
         assert dirty.overlaps(50, 150) == any(value >= 0 for value in model[50:150])
 
 

@@ -1,0 +1,139 @@
+"""The one place where batches are committed, and what follows from a commit.
+
+A batch that frees stripes hands them to the reclaimer, forgets them in the cache, and tells the engine which slabs it made
+known. Nothing between the first read of a transaction and its commit may await: every operation is atomic between tasks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from siltstone.core.reclaim import ReadFence, Reclaimer
+from siltstone.engine.log.log import Log
+from siltstone.engine.stripe.layout import Slab, Stripe
+from siltstone.engine.stripe.store import StripeStore, WrittenStripe
+from siltstone.errors import Corrupt, NoSpace, VolumeClosed
+from siltstone.limits import MIB
+from siltstone.meta import keys, space
+from siltstone.meta.counters import Totals
+from siltstone.meta.extents import FreedStripe
+from siltstone.meta.records import decode
+from siltstone.meta.store.store import Store, Transaction
+from siltstone.ports import Clock
+from siltstone.types import Lsn, SlabId, StripeId, slab_of
+
+PENDING_BYTES_MAX = 32 * MIB
+"""Writers wait for the log while more than this is appended and not yet durable."""
+
+STRIPE_CACHE_ENTRIES = 4096
+"""Stripe records with their checksums kept decoded (up to about 3 KiB each)."""
+
+
+class StripeInfo(NamedTuple):
+    """All that a read of a stripe needs to know."""
+
+    slab: Slab
+    stripe: Stripe
+    checksums: bytes
+
+
+class Ledger:
+    """Store, log and stripes, and the rules that tie them together."""
+
+    def __init__(self, store: Store, log: Log, stripes: StripeStore, totals: Totals, clock: Clock) -> None:
+        self.store = store
+        self.log = log
+        self.stripes = stripes
+        self.totals = totals
+        self.clock = clock
+        self.fence = ReadFence()
+        self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
+        self.room_bytes = 0
+        """Usable bytes that user data may still take; refreshed by the volume's housekeeping."""
+        self.failure: BaseException | None = None
+        self._slabs: dict[SlabId, Slab] = {}
+        self._stripe_cache: OrderedDict[StripeId, StripeInfo] = OrderedDict()
+
+    # --- committing ------------------------------------------------------------------------------------------------
+
+    def begin(self) -> Transaction:
+        """Start a batch. Commit it before the next await, or drop it."""
+        return self.store.begin()
+
+    def commit(
+        self,
+        transaction: Transaction,
+        freed: Sequence[FreedStripe] = (),
+        written: Iterable[WrittenStripe] = (),
+    ) -> Lsn:
+        """Commit a batch; ``freed`` are the stripes whose last reference it took, ``written`` those it points at first.
+
+        Visible on return, durable when the log has passed the LSN that is returned.
+        """
+        lsn = transaction.commit()
+        for stripe in written:
+            if stripe.new_slab:
+                self.stripes.note_slab(stripe.slab_id)
+        for gone in freed:
+            self._stripe_cache.pop(gone.stripe_id, None)
+            self.reclaimer.free(lsn, lambda gone=gone: self.stripes.release(gone.stripe_id, gone.stripe))  # type: ignore[misc]
+        return lsn
+
+    def put_written(self, transaction: Transaction, written: WrittenStripe) -> None:
+        """Add the records of a stripe that is on its disks to the batch that first points at it."""
+        if written.new_slab:
+            space.put_slab(transaction, written.slab_id, written.slab)
+        space.put_stripe(transaction, written.stripe_id, written.stripe, written.checksums)
+
+    async def admit(self, size: int = 0) -> None:
+        """Wait until the pipeline has room for another change. ``size`` is what it adds to the user's bytes.
+
+        Raises VolumeClosed after a fatal error, NoSpace when the pool is full (only for changes that add bytes).
+        """
+        if self.failure is not None:
+            raise VolumeClosed(f"the volume has stopped: {self.failure}")
+        if size > 0 and size > self.room_bytes:
+            raise NoSpace("the pool is full up to its reserve; delete files or add disks")
+        while self.log.pending_bytes > PENDING_BYTES_MAX:
+            await self.log.wait_durable(self.log.next_lsn)
+        while self.store.pressure:
+            await self.store.wait_room()
+
+    async def sync(self) -> None:
+        """Return when everything committed so far is durable."""
+        await self.log.wait_durable(self.store.last_lsn)
+
+    async def _wait_durable_unhurried(self, lsn: Lsn) -> None:
+        """Return when ``lsn`` is durable, without asking for a flush of its own: the commit interval sees to it."""
+        while self.log.durable_lsn < lsn:
+            await self.clock.sleep(0.05)
+
+    # --- what the stripes need -------------------------------------------------------------------------------------
+
+    def stripe_info(self, stripe_id: StripeId) -> StripeInfo:
+        """Slab, stripe and checksums of a stripe that an extent refers to. Raises Corrupt if a record is missing."""
+        info = self._stripe_cache.get(stripe_id)
+        if info is not None:
+            self._stripe_cache.move_to_end(stripe_id)
+            return info
+        slab_id = slab_of(stripe_id)
+        slab = self._slabs.get(slab_id)
+        if slab is None:
+            value = self.store.get(keys.slab(slab_id))
+            if value is None:
+                raise Corrupt(f"slab {slab_id}: no record, but an extent refers to stripe {stripe_id:x}; run fsck")
+            slab = self._slabs[slab_id] = decode(Slab, value)
+        record = self.store.get(keys.stripe(stripe_id))
+        checksums = self.store.get(keys.stripe_checksums(stripe_id))
+        if record is None or checksums is None:
+            raise Corrupt(f"stripe {stripe_id:x}: no record, but an extent refers to it; run fsck")
+        info = self._stripe_cache[stripe_id] = StripeInfo(slab, decode(Stripe, record), checksums)
+        if len(self._stripe_cache) > STRIPE_CACHE_ENTRIES:
+            self._stripe_cache.popitem(last=False)
+        return info
+
+    def forget_slab(self, slab_id: SlabId) -> None:
+        """Drop what is cached of a slab whose record is deleted."""
+        self._slabs.pop(slab_id, None)

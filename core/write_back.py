@@ -1,0 +1,427 @@
+"""The write path: gathers dirty bytes per file, and turns them into stripes or log payload.
+
+A write lands in the file's dirty map and is visible at once. Full stripes leave while the file is still being written;
+the rest leaves at flush, fsync, close or after half a commit interval. A run of at least DIRECT_THRESHOLD_BYTES becomes
+stripes, whose units are flushed before the batch that points at them is appended; a shorter one rides in that batch.
+
+A run that is on its way stays readable in ``in_flight``. A range is never twice on its way: its second version waits
+for the first, so that batches reach the log in the order of the writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import trio
+
+from siltstone.core.dirty import DirtyMap, Run, joined, read_run_into
+from siltstone.core.ledger import Ledger
+from siltstone.core.reader import payload_checksums
+from siltstone.engine.stripe.store import WrittenStripe
+from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NoSpace, NotFound, SiltstoneError
+from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, UNIT_BYTES_MAX
+from siltstone.meta import extents, inodes
+from siltstone.meta.extents import FreedStripe
+from siltstone.meta.records import Extent, Inode, Place
+from siltstone.types import Buffer, Ino
+
+STRIPES_IN_FLIGHT_MAX = 6
+"""Stripes that are written at the same time, over all files: bounds memory and the queues of the disks."""
+
+TRUNCATE_STEP_EXTENTS = 2000
+"""Extents that one batch removes at the most; larger cuts go step by step, from the end."""
+
+
+class Piece(NamedTuple):
+    """A range of a file that is committed as one extent; ``direct``: through a stripe of its own."""
+
+    start: int
+    end: int
+    direct: bool
+
+
+def plan_pieces(runs: list[Run], *, stripe_bytes: int, payload_bytes_max: int) -> list[Piece]:
+    """Cut dirty runs into extents: whole stripes first, a remainder of at least the threshold as a shorter stripe.
+
+    What is shorter goes through the log, in payloads of at most ``payload_bytes_max``.
+    """
+    pieces: list[Piece] = []
+    for run in runs:
+        start = run.offset
+        while run.end - start >= DIRECT_THRESHOLD_BYTES:
+            end = min(start + stripe_bytes, run.end)
+            pieces.append(Piece(start, end, True))
+            start = end
+        while start < run.end:
+            end = min(start + payload_bytes_max, run.end)
+            pieces.append(Piece(start, end, False))
+            start = end
+    return pieces
+
+
+class OpenFile:
+    """What is known of one inode that its record does not have yet."""
+
+    __slots__ = (
+        "changed_ns",
+        "ctime_ns",
+        "dirty",
+        "error",
+        "idle",
+        "in_flight",
+        "ino",
+        "lock",
+        "mtime_ns",
+        "next_cut",
+        "size",
+    )
+
+    def __init__(self, ino: Ino, inode: Inode, now_ns: int) -> None:
+        self.ino = ino
+        self.dirty = DirtyMap()
+        self.in_flight: list[Run] = []
+        self.size = inode.size
+        self.mtime_ns = now_ns
+        self.ctime_ns = now_ns
+        self.changed_ns = now_ns
+        """When the oldest byte that is still dirty was written (monotonic)."""
+        self.next_cut = 0
+        """Dirty bytes at which it is worth looking for a full stripe again."""
+        self.error: SiltstoneError | None = None
+        """Why a stripe of this file could not be written in the background; raised by the next call that can."""
+        self.lock = trio.Lock()
+        self.idle = trio.Event()
+        """Set whenever something in flight has landed."""
+
+    def landed(self, run: Run) -> None:
+        """Take a run off what is in flight."""
+        self.in_flight.remove(run)
+        self.idle.set()
+        self.idle = trio.Event()
+
+    def in_flight_overlaps(self, start: int, end: int) -> bool:
+        """Whether any byte of [start, end) is on its way."""
+        return any(run.offset < end and start < run.end for run in self.in_flight)
+
+    async def wait_landed(self) -> None:
+        """Return when nothing is in flight."""
+        while self.in_flight:
+            await self.idle.wait()
+
+
+class WriteBack:
+    """The dirty state of all files."""
+
+    def __init__(self, ledger: Ledger, *, dirty_bytes_max: int, frame_bytes_max: int, data_units: int) -> None:
+        self._ledger = ledger
+        self._dirty_bytes_max = dirty_bytes_max
+        self._payload_bytes_max = frame_bytes_max // 2
+        self._stripe_bytes = data_units * UNIT_BYTES_MAX
+        self._slots = trio.CapacityLimiter(STRIPES_IN_FLIGHT_MAX)
+        self._nursery: trio.Nursery | None = None
+        self._drained = trio.Event()
+        self.files: dict[Ino, OpenFile] = {}
+        self.dirty_bytes = 0
+        """Bytes in memory that no batch holds yet, in flight or not."""
+        self.waits = 0
+        """How often a writer had to wait for room in memory."""
+
+    # --- for the volume --------------------------------------------------------------------------------------------
+
+    async def write(self, ino: Ino, offset: int, data: Buffer) -> int:
+        """Take over ``data`` (it must not change any more) as the bytes at ``offset``; visible on return.
+
+        Raises NoSpace, FileTooLarge, IsADirectory, NotFound, and what went wrong with an earlier write of the file.
+        """
+        size = len(data)
+        if offset < 0 or offset + size > FILE_BYTES_MAX:
+            raise FileTooLarge(f"inode {ino}: a write of {size} bytes at {offset} passes the largest file size")
+        while self.dirty_bytes + size > self._dirty_bytes_max and self.files:
+            await self._drain()
+        await self._ledger.admit(size + self.dirty_bytes)
+        file = self.files.get(ino) or self._track(ino)
+        while file.lock.locked():
+            # A flush or truncate of this file is under way: a stream of writes must not keep it from its end.
+            async with file.lock:
+                pass
+            file = self.files.get(ino) or self._track(ino)
+        self._raise_error(file)
+        if size == 0:
+            self._forget_clean(file)
+            return 0
+        if not file.dirty.size and not file.in_flight:
+            file.changed_ns = self._ledger.clock.monotonic_ns()
+        before = file.dirty.size
+        file.dirty.write(offset, data)
+        self.dirty_bytes += file.dirty.size - before
+        file.size = max(file.size, offset + size)
+        file.mtime_ns = file.ctime_ns = self._ledger.clock.now_ns()
+        if file.dirty.size >= max(file.next_cut, self._stripe_bytes):
+            await self._send_full_stripes(file)
+        return size
+
+    async def flush(self, ino: Ino) -> None:
+        """Return when all bytes written to the file so far are in committed batches (not yet durable)."""
+        file = self.files.get(ino)
+        if file is None:
+            return
+        if not file.lock.locked() and self._commit_small(file):
+            return
+        file = await self._lock(ino)
+        try:
+            while file.dirty.size or file.in_flight:
+                await self._send(file)
+                await file.wait_landed()
+                self._raise_error(file)
+        finally:
+            file.lock.release()
+            self._forget_clean(file)
+
+    async def flush_all(self, *, older_than_ns: int | None = None) -> None:
+        """Flush every dirty file, or those whose oldest dirty byte is older than a monotonic time."""
+        for file in list(self.files.values()):
+            if older_than_ns is None or file.changed_ns <= older_than_ns:
+                await self.flush(file.ino)
+
+    async def set_size(self, ino: Ino, size: int) -> None:
+        """Truncate or extend a file; committed on return. Bytes past the new end are gone for good."""
+        if not 0 <= size <= FILE_BYTES_MAX:
+            raise FileTooLarge(f"inode {ino}: size {size} is not in 0 ... {FILE_BYTES_MAX}")
+        file = await self._lock(ino)
+        try:
+            await file.wait_landed()
+            while not self._cut(file, size):
+                await self._ledger.admit()
+        finally:
+            file.lock.release()
+            self._forget_clean(file)
+
+    def discard(self, ino: Ino) -> None:
+        """Forget the dirty bytes of an inode that is being purged. What is in flight finds no inode and is dropped."""
+        file = self.files.get(ino)
+        if file is not None:
+            self.dirty_bytes -= file.dirty.size
+            file.dirty.truncate(0)
+            self._forget_clean(file)
+
+    def read_over(self, file: OpenFile, target: bytearray, offset: int) -> None:
+        """Lay the file's uncommitted bytes over ``target``, which holds its committed bytes from ``offset`` on."""
+        for run in file.in_flight:
+            read_run_into(run, target, offset)
+        file.dirty.read_into(target, offset)
+
+    def covers(self, file: OpenFile, start: int, end: int) -> bool:
+        """Whether any uncommitted byte lies in [start, end)."""
+        return file.dirty.overlaps(start, end) or file.in_flight_overlaps(start, end)
+
+    async def run(self, nursery: trio.Nursery, commit_interval: float) -> None:
+        """Flush what is older than half a commit interval, for ever; stripes are written in ``nursery``."""
+        self._nursery = nursery
+        clock = self._ledger.clock
+        while True:
+            await clock.sleep(commit_interval / 4)
+            limit = clock.monotonic_ns() - int(commit_interval * 1e9 / 2)
+            for file in list(self.files.values()):
+                if file.changed_ns <= limit:
+                    try:
+                        await self.flush(file.ino)
+                    except SiltstoneError as error:
+                        # Kept for the writer: the next write, flush or close of the file raises it.
+                        file.error = error
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def _commit_small(self, file: OpenFile) -> bool:
+        """Commit a file whose dirty bytes fit one log frame, at once. False if it takes more than that."""
+        if file.in_flight or file.dirty.size > min(self._payload_bytes_max, DIRECT_THRESHOLD_BYTES):
+            return False
+        self._raise_error(file)
+        pieces = [Piece(run.offset, run.end, False) for run in file.dirty.runs()]
+        if pieces:
+            self._commit_logged(file, pieces)
+        self._forget_clean(file)
+        return True
+
+    async def _send(self, file: OpenFile) -> None:
+        """Send everything that is dirty now on its way: stripes in parallel, then the small rest in batches."""
+        pieces = plan_pieces(
+            file.dirty.runs(), stripe_bytes=self._stripe_bytes, payload_bytes_max=self._payload_bytes_max
+        )
+        for piece in pieces:
+            if piece.direct:
+                await self._send_stripe(file, piece.start, piece.end)
+        for batch in self._batches(piece for piece in pieces if not piece.direct):
+            if any(file.in_flight_overlaps(piece.start, piece.end) for piece in batch):
+                await file.wait_landed()
+            await self._ledger.admit()
+            # A truncate or another write may have come while we waited: only what is still dirty and whole goes.
+            still = [piece for piece in batch if file.dirty.holds(piece.start, piece.end)]
+            if still and not any(file.in_flight_overlaps(piece.start, piece.end) for piece in still):
+                self._commit_logged(file, still)
+
+    def _batches(self, pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+        batch: list[Piece] = []
+        size = 0
+        for piece in pieces:
+            if batch and size + piece.end - piece.start > self._payload_bytes_max:
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += piece.end - piece.start
+        if batch:
+            yield batch
+
+    async def _send_full_stripes(self, file: OpenFile) -> None:
+        """Send every full stripe that is dirty, from the start of each run; the last bytes wait for more."""
+        for run in file.dirty.runs():
+            start = run.offset
+            while run.end - start >= self._stripe_bytes:
+                await self._send_stripe(file, start, start + self._stripe_bytes)
+                start += self._stripe_bytes
+        file.next_cut = file.dirty.size + self._stripe_bytes
+
+    async def _send_stripe(self, file: OpenFile, start: int, end: int) -> None:
+        """Take a dirty range out of the map and start writing it, when there is a slot and no older version of it."""
+        assert self._nursery is not None, "WriteBack.run was not started"
+        borrower = object()
+        await self._slots.acquire_on_behalf_of(borrower)
+        while file.in_flight_overlaps(start, end):
+            await file.idle.wait()
+        if not file.dirty.holds(start, end):
+            self._slots.release_on_behalf_of(borrower)
+            return
+        run = file.dirty.take(start, end)
+        file.in_flight.append(run)
+        self._nursery.start_soon(self._write_stripe, file, run, borrower)
+
+    async def _write_stripe(self, file: OpenFile, run: Run, borrower: object) -> None:
+        written: WrittenStripe | None = None
+        try:
+            written = await self._ledger.stripes.write(run.buffers, run.size)
+            self._commit_stripe(file, run, written)
+        except SiltstoneError as error:
+            if written is not None:
+                self._ledger.stripes.abandon(written)
+            if not isinstance(error, NotFound):
+                # The bytes stay dirty, under whatever was written over them since, and are tried again.
+                before = file.dirty.size
+                file.dirty.write_under(run)
+                self.dirty_bytes += file.dirty.size - before
+                file.error = error
+        finally:
+            self._slots.release_on_behalf_of(borrower)
+            self.dirty_bytes -= run.size
+            file.landed(run)
+            self._forget_clean(file)
+            self._note_drained()
+
+    # --- committing ------------------------------------------------------------------------------------------------
+
+    def _commit_logged(self, file: OpenFile, pieces: list[Piece]) -> None:
+        """One batch that carries the pieces' bytes. Plain: atomic between tasks."""
+        transaction = self._ledger.begin()
+        inode = inodes.get_inode(transaction, file.ino)
+        freed: list[FreedStripe] = []
+        for piece in pieces:
+            run = file.dirty.take(piece.start, piece.end)
+            data = joined(run)
+            if run.size <= INLINE_BYTES_MAX:
+                extent = Extent(run.size, Place.INLINE, blob=bytes(data))
+            else:
+                address = transaction.attach(data)
+                extent = Extent(run.size, Place.LOG, address, 0, run.size, payload_checksums(data))
+            extents.replace_range(
+                transaction, self._ledger.totals, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed
+            )
+            self.dirty_bytes -= run.size
+        self._note_written(file, inode, pieces[-1].end)
+        inodes.put_changed_data(transaction, file.ino, inode)
+        self._ledger.commit(transaction, freed)
+        self._note_drained()
+
+    def _commit_stripe(self, file: OpenFile, run: Run, written: WrittenStripe) -> None:
+        """The batch that points at a stripe whose units are flushed. Plain: atomic between tasks."""
+        transaction = self._ledger.begin()
+        inode = inodes.get_inode(transaction, file.ino)
+        freed: list[FreedStripe] = []
+        extent = Extent(run.size, Place.STRIPE, written.stripe_id)
+        self._ledger.put_written(transaction, written)
+        extents.replace_range(
+            transaction, self._ledger.totals, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed
+        )
+        self._note_written(file, inode, run.end)
+        inodes.put_changed_data(transaction, file.ino, inode)
+        self._ledger.commit(transaction, freed, [written])
+
+    def _note_written(self, file: OpenFile, inode: Inode, end: int) -> None:
+        inode.size = max(inode.size, min(end, file.size))
+        inode.mtime_ns = file.mtime_ns
+        inode.ctime_ns = max(inode.ctime_ns, file.ctime_ns)
+
+    def _cut(self, file: OpenFile, size: int) -> bool:
+        """One step of a truncate: commits it when little is left to remove, otherwise removes from the end."""
+        before = file.dirty.size
+        file.dirty.truncate(size)
+        self.dirty_bytes += file.dirty.size - before
+        transaction = self._ledger.begin()
+        inode = inodes.get_inode(transaction, file.ino)
+        freed: list[FreedStripe] = []
+        reached = size
+        if size < inode.size:
+            reached = extents.cut_tail(
+                transaction, self._ledger.totals, file.ino, inode, size, freed, limit=TRUNCATE_STEP_EXTENTS
+            )
+        now_ns = self._ledger.clock.now_ns()
+        inode.size = reached
+        inode.mtime_ns = inode.ctime_ns = file.mtime_ns = file.ctime_ns = now_ns
+        inodes.put_changed_data(transaction, file.ino, inode)
+        self._ledger.commit(transaction, freed)
+        file.size = reached
+        self._note_drained()
+        return reached == size
+
+    # --- bookkeeping -----------------------------------------------------------------------------------------------
+
+    def _track(self, ino: Ino) -> OpenFile:
+        inode = inodes.get_inode(self._ledger.store, ino)
+        if inode.is_directory:
+            raise IsADirectory(f"inode {ino} is a directory")
+        if not inode.is_file:
+            raise InvalidArgument(f"inode {ino} is not a regular file")
+        file = self.files[ino] = OpenFile(ino, inode, self._ledger.clock.now_ns())
+        file.changed_ns = self._ledger.clock.monotonic_ns()
+        return file
+
+    async def _lock(self, ino: Ino) -> OpenFile:
+        """The file, with its lock held by the caller, and still the one that ``files`` has."""
+        while True:
+            file = self.files.get(ino) or self._track(ino)
+            await file.lock.acquire()
+            if self.files.get(ino) is file:
+                return file
+            file.lock.release()
+
+    def _forget_clean(self, file: OpenFile) -> None:
+        if not file.dirty.size and not file.in_flight and not file.lock.locked() and file.error is None:
+            self.files.pop(file.ino, None)
+
+    def _raise_error(self, file: OpenFile) -> None:
+        if file.error is not None:
+            error, file.error = file.error, None
+            raise error
+
+    def _note_drained(self) -> None:
+        self._drained.set()
+        self._drained = trio.Event()
+
+    async def _drain(self) -> None:
+        """Wait until some dirty bytes have left the memory."""
+        self.waits += 1
+        before = self.dirty_bytes
+        for file in list(self.files.values()):
+            await self.flush(file.ino)
+            if self.dirty_bytes < before:
+                return
+        if self.dirty_bytes >= before:
+            raise NoSpace("the dirty data in memory cannot be written; see `siltstone status`")

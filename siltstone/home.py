@@ -84,21 +84,6 @@ class Home:
             pid = 0
         return VolumeBusy(f"volume {self.path} is in use by process {pid or 'unknown'}", pid)
 
-    def has_owner(self) -> bool:
-        """Whether some process owns the volume now."""
-        try:
-            lock = os.open(self.lock_file, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
-        finally:
-            os.close(lock)
-
 
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file: after a crash it is the old or the new one. Durable on return. Raises Unavailable."""

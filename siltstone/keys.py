@@ -1,7 +1,7 @@
 """Access keys of the S3 door, kept in HOME/keys.json (0600).
 
-An access key belongs to an owner; several keys may share one. The secret stands in the file in clear: signatures cannot be
-checked without it.
+An access key belongs to an owner; several keys may share one. The secret stands in the file in clear: signatures
+cannot be checked without it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,177 @@
+"""The control socket: how a command talks to the process that owns the volume. JSON lines over HOME/control.sock.
+
+One request a connection: the client sends one line ``{"operation": ..., "arguments": {...}}``; the owner answers with
+any number of ``{"progress": [what, done, total, unit]}`` and exactly one ``{"result": ...}`` or ``{"error": [kind,
+message]}``. A client that hangs up cancels its operation. Whoever may open the socket (0600) may do everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import trio
+
+from siltstone.errors import Corrupt, Refused, SiltstoneError, Unavailable
+from siltstone.home import Home
+from siltstone.progress import Progress
+
+LINE_BYTES_MAX = 16 * 1024 * 1024
+CONNECTIONS_MAX = 64
+
+KINDS: dict[str, type[SiltstoneError]] = {"unavailable": Unavailable, "corrupt": Corrupt, "refused": Refused}
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client asks."""
+
+    operation: str
+    arguments: dict[str, Any] = {}
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the answer."""
+
+    progress: Progress | None = None
+    result: Any = msgspec.UNSET
+    error: tuple[str, str] | None = None
+
+
+class Handler(Protocol):
+    """Carries out one request: returns what JSON can hold, or raises a SiltstoneError."""
+
+    def __call__(
+        self, operation: str, arguments: Mapping[str, Any], report: Callable[[Progress], None]
+    ) -> Awaitable[object]: ...
+
+
+# --- the owner's side ---------------------------------------------------------------------------------------------
+
+
+async def serve_control(
+    home: Home, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer requests until cancelled. The caller owns the volume, so a socket that is left over is nobody's."""
+    home.control_socket.unlink(missing_ok=True)
+    with _short_path(home.control_socket) as address, contextlib.ExitStack() as cleanup:
+        listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        await listening.bind(address)
+        cleanup.callback(home.control_socket.unlink, missing_ok=True)
+        home.control_socket.chmod(0o600)  # before listen: until then nobody can connect
+        listening.listen(CONNECTIONS_MAX)
+
+        async def answer(stream: trio.SocketStream) -> None:
+            async with stream:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await _answer(stream, handler)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, answer, [trio.SocketListener(listening)])
+            task_status.started()
+
+
+async def _answer(stream: trio.SocketStream, handler: Handler) -> None:
+    line = await _receive_line(stream)
+    if line is None:
+        return
+    try:
+        request = msgspec.json.decode(line, type=Request)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        await _send(stream, Reply(error=("refused", f"not a request: {error}")))
+        return
+    latest, arriving = trio.open_memory_channel[Progress](1)
+
+    def report(progress: Progress) -> None:
+        with contextlib.suppress(trio.WouldBlock):  # a slow client sees fewer lines, the work never waits for it
+            latest.send_nowait(progress)
+
+    async with trio.open_nursery() as nursery:
+
+        async def forward() -> None:
+            async for progress in arriving:
+                await _send(stream, Reply(progress=progress))
+
+        async def cancel_on_hang_up() -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some(4096):
+                    pass
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel_on_hang_up)
+        async with trio.open_nursery() as sending:
+            sending.start_soon(forward)
+            with latest:
+                try:
+                    reply = Reply(result=await handler(request.operation, request.arguments, report))
+                except SiltstoneError as error:
+                    kind = next(name for name, base in KINDS.items() if isinstance(error, base))
+                    reply = Reply(error=(kind, str(error)))
+        await _send(stream, reply)
+        nursery.cancel_scope.cancel()
+
+
+async def _receive_line(stream: trio.SocketStream) -> bytes | None:
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        piece = await stream.receive_some(65536)
+        if not piece or len(received) > LINE_BYTES_MAX:
+            return None
+        received += piece
+    return bytes(received)
+
+
+async def _send(stream: trio.SocketStream, reply: Reply) -> None:
+    await stream.send_all(msgspec.json.encode(reply) + b"\n")
+
+
+# --- the client's side --------------------------------------------------------------------------------------------
+
+
+class NoOwner(Unavailable):
+    """No process listens on the volume's control socket."""
+
+
+def request(
+    home: Home,
+    operation: str,
+    arguments: Mapping[str, Any] | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Any:
+    """Have the owner carry out an operation; blocks. Raises NoOwner, or what the operation raised, by its kind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            with _short_path(home.control_socket) as address:
+                connection.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+            raise NoOwner(f"nobody serves {home.path}") from error
+        except OSError as error:
+            raise Unavailable(f"cannot reach the process that serves {home.path}: {error.strerror}") from error
+        try:
+            connection.sendall(msgspec.json.encode(Request(operation, dict(arguments or {}))) + b"\n")
+            for line in connection.makefile("rb"):
+                reply = msgspec.json.decode(line, type=Reply)
+                if reply.progress is not None:
+                    report(reply.progress)
+                elif reply.error is not None:
+                    kind, message = reply.error
+                    raise KINDS[kind](message)
+                else:
+                    return None if reply.result is msgspec.UNSET else reply.result
+        except OSError as error:
+            raise Unavailable(f"the process that serves {home.path} hung up: {error.strerror}") from error
+    raise Unavailable(f"the process that serves {home.path} ended before it answered (see {home.log_file})")
+
+
+@contextlib.contextmanager
+def _short_path(path: Path) -> Iterator[str]:
+    """An address for a socket whose path may be longer than the 107 bytes that the kernel takes."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

@@ -1,0 +1,135 @@
+"""The control socket: requests are answered or refused, progress arrives, who hangs up cancels."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from siltstone.control import Handler, NoOwner, request, serve_control
+from siltstone.errors import Corrupt, NotFound, Refused, StripeUnreadable
+from siltstone.home import Home
+from siltstone.progress import Progress
+
+
+def while_served(home: Home, handler: Handler, client: Callable[[], Any]) -> Any:
+    """What the blocking ``client`` returns while ``handler`` answers."""
+
+    async def main() -> Any:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, home, handler)
+            result = await trio.to_thread.run_sync(client)
+            nursery.cancel_scope.cancel()
+        return result
+
+    return trio.run(main)
+
+
+async def echo(operation: str, arguments: Mapping[str, Any], report: Callable[[Progress], None]) -> object:
+    if operation == "refuse":
+        raise NotFound("there is no such thing")
+    if operation == "corrupt":
+        raise StripeUnreadable("stripe 7 is gone")
+    if operation == "work":
+        report(Progress("working", 1, 2, "steps"))
+    return [operation, dict(arguments)]
+
+
+def test_a_request_is_answered_with_what_the_handler_returns(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    answer = while_served(home, echo, lambda: request(home, "settle", {"deep": True, "name": "ä"}))
+    assert answer == ["settle", {"deep": True, "name": "ä"}]
+
+
+def test_an_error_arrives_as_its_kind_with_its_words(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+
+    def client() -> None:
+        with pytest.raises(Refused, match="there is no such thing"):
+            request(home, "refuse")
+        with pytest.raises(Corrupt, match="stripe 7"):
+            request(home, "corrupt")
+
+    while_served(home, echo, client)
+
+
+def test_progress_arrives_before_the_result(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    seen: list[Progress] = []
+    assert while_served(home, echo, lambda: request(home, "work", report=seen.append)) == ["work", {}]
+    assert seen == [Progress("working", 1, 2, "steps")]
+
+
+def test_only_the_owner_of_the_socket_may_open_it_and_it_is_gone_afterwards(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    mode = while_served(home, echo, lambda: home.control_socket.stat().st_mode)
+    assert mode & 0o777 == 0o600
+    assert not home.control_socket.exists()
+
+
+def test_without_an_owner_the_client_says_so_also_where_a_dead_one_left_its_socket(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with pytest.raises(NoOwner):
+        request(home, "status")
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(home.control_socket))
+    with pytest.raises(NoOwner):
+        request(home, "status")
+    assert while_served(home, echo, lambda: request(home, "status")) == ["status", {}]
+
+
+def test_a_home_with_a_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    assert while_served(Home(deep), echo, lambda: request(Home(deep), "status")) == ["status", {}]
+
+
+@pytest.mark.parametrize("line", [b"\n", b"status\n", b"[]\n", b"\xff\n", b'{"operation": 1}\n', b'{"x": 1}\n'])
+def test_what_is_not_a_request_is_refused_and_the_owner_lives_on(tmp_path: Path, line: bytes) -> None:
+    home = Home(tmp_path)
+
+    def client() -> object:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(home.control_socket))
+            connection.sendall(line)
+            assert b"not a request" in connection.recv(4096)
+        return request(home, "status")
+
+    assert while_served(home, echo, client) == ["status", {}]
+
+
+def test_a_client_that_hangs_up_cancels_its_operation(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    outcome: list[str] = []
+
+    async def main() -> None:
+        begun, ended = trio.Event(), trio.Event()
+
+        def handler(operation: str, arguments: Mapping[str, Any], report: object) -> Awaitable[object]:
+            async def work() -> None:
+                begun.set()
+                try:
+                    await trio.sleep_forever()
+                except trio.Cancelled:
+                    outcome.append("cancelled")
+                    raise
+                finally:
+                    ended.set()
+
+            return work()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, home, handler)
+            stream = await trio.open_unix_socket(str(home.control_socket))
+            await stream.send_all(b'{"operation": "settle"}\n')
+            await begun.wait()
+            await stream.aclose()
+            await ended.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert outcome == ["cancelled"]

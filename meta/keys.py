@@ -49,6 +49,11 @@ def inode(ino: Ino) -> bytes:
     return _HEAD.pack(b"p", ino & 0xFF, b"i", ino)
 
 
+def inode_ino(key: bytes) -> Ino:
+    """The inode number in an inode key."""
+    return Ino(int.from_bytes(key[3:INO_KEY_BYTES], "big"))
+
+
 def dentry(directory: Ino, name: bytes) -> bytes:
     """Key of a directory entry."""
     return _HEAD.pack(b"p", directory & 0xFF, b"d", directory) + name
@@ -225,6 +230,11 @@ def uploads(bucket_ino: Ino) -> bytes:
 def parts(partition: PartitionId, upload_id: bytes) -> bytes:
     """Prefix of an upload's parts."""
     return b"p" + bytes((partition,)) + b"n" + upload_id
+
+
+def inodes(partition: PartitionId) -> bytes:
+    """Prefix of a partition's inodes."""
+    return b"p" + bytes((partition,)) + b"i"
 
 
 def orphans(partition: PartitionId) -> bytes:

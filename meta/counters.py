@@ -1,0 +1,85 @@
+"""Totals and serial numbers of each partition: one Counters record, read and put again by each batch that changes it.
+
+Nothing is kept outside the store, so a batch that is dropped or conflicts leaves no trace. The record is 3 integers: it
+costs 0.2 us to decode and encode, less than keeping a copy in memory in step with what was committed, and because every
+batch that makes an inode puts it anyway, serials are handed out one by one and none are lost at a restart.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from siltstone.limits import PARTITION_COUNT
+from siltstone.meta import keys
+from siltstone.meta.records import Counters, Inode, decode_inode, encode
+from siltstone.meta.store.port import Reader
+from siltstone.meta.store.store import Transaction
+from siltstone.types import Ino, PartitionId, make_ino, partition_of
+
+_decode = msgspec.msgpack.Decoder(Counters).decode
+
+
+def read_counters(reader: Reader, partition: PartitionId) -> Counters:
+    """The totals of one partition; zeros where nothing was ever counted."""
+    value = reader.get(keys.counters(partition))
+    return Counters() if value is None else _decode(value)
+
+
+def read_totals(reader: Reader) -> Counters:
+    """The sum over all partitions. ``serial`` is how many inodes were ever made."""
+    total = Counters()
+    for partition in range(PARTITION_COUNT):
+        counters = read_counters(reader, PartitionId(partition))
+        total.inodes += counters.inodes
+        total.bytes += counters.bytes
+        total.serial += counters.serial
+    return total
+
+
+def take_ino(transaction: Transaction, partition: PartitionId) -> Ino:
+    """A number for a new inode of the partition, which is counted. The batch must put the inode's record.
+
+    Numbers are never used twice: a serial only grows.
+    """
+    counters = read_counters(transaction, partition)
+    counters.inodes += 1
+    counters.serial += 1
+    transaction.put(keys.counters(partition), encode(counters))
+    return make_ino(counters.serial, partition)
+
+
+def count_root(transaction: Transaction, ino: Ino) -> None:
+    """Count the root directory, whose number is fixed and takes no serial."""
+    counters = read_counters(transaction, partition_of(ino))
+    counters.inodes += 1
+    transaction.put(keys.counters(partition_of(ino)), encode(counters))
+
+
+def drop_ino(transaction: Transaction, ino: Ino) -> None:
+    """Stop counting an inode whose record the batch deletes."""
+    counters = read_counters(transaction, partition_of(ino))
+    counters.inodes -= 1
+    assert counters.inodes >= 0, f"partition {partition_of(ino)} counts fewer than no inodes"
+    transaction.put(keys.counters(partition_of(ino)), encode(counters))
+
+
+def add_bytes(transaction: Transaction, ino: Ino, delta: int) -> None:
+    """Count a change of an inode's ``allocated_bytes``."""
+    if delta == 0:
+        return
+    counters = read_counters(transaction, partition_of(ino))
+    counters.bytes += delta
+    assert counters.bytes >= 0, f"partition {partition_of(ino)} counts fewer than no bytes"
+    transaction.put(keys.counters(partition_of(ino)), encode(counters))
+
+
+def recount(reader: Reader, partition: PartitionId) -> Counters:
+    """The totals as the partition's inodes say, for fsck. ``serial`` is the highest in use, a lower bound of the record's."""
+    found = Counters()
+    start, end = keys.prefix_range(keys.inodes(partition))
+    for key, value in reader.scan(start, end):
+        inode: Inode = decode_inode(value)
+        found.inodes += 1
+        found.bytes += inode.allocated_bytes
+        found.serial = max(found.serial, keys.inode_ino(key) >> 8)
+    return found

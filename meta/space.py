@@ -1,0 +1,80 @@
+"""Records of the pool's space: slabs, stripes with their checksums, and who refers to a stripe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from siltstone.engine.stripe.layout import Slab, Stripe
+from siltstone.meta import keys
+from siltstone.meta.keys import Reference
+from siltstone.meta.records import decode, encode
+from siltstone.meta.store.port import Reader
+from siltstone.meta.store.store import Transaction
+from siltstone.types import SlabId, StripeId
+
+
+def put_slab(transaction: Transaction, slab_id: SlabId, slab: Slab) -> None:
+    """Record a slab. It goes in the batch that first points at one of its stripes, or before."""
+    transaction.put(keys.slab(slab_id), encode(slab))
+
+
+def get_slab(reader: Reader, slab_id: SlabId) -> Slab | None:
+    """The slab, or None."""
+    value = reader.get(keys.slab(slab_id))
+    return None if value is None else decode(Slab, value)
+
+
+def delete_slab(transaction: Transaction, slab_id: SlabId) -> None:
+    """Forget a slab; no stripe record may name it."""
+    start, end = keys.stripe(StripeId(slab_id << 16)), keys.stripe(StripeId((slab_id + 1) << 16))
+    assert next(iter(transaction.scan(start, end)), None) is None, f"slab {slab_id} still has stripes"
+    transaction.delete(keys.slab(slab_id))
+
+
+def slabs(reader: Reader) -> Iterator[tuple[SlabId, Slab]]:
+    """Every slab, in the order of their ids."""
+    for key, value in reader.scan(*keys.prefix_range(keys.SLABS)):
+        yield keys.slab_id(key), decode(Slab, value)
+
+
+def put_stripe(transaction: Transaction, stripe_id: StripeId, stripe: Stripe, checksums: bytes) -> None:
+    """Record a stripe and the checksums of its units, in the batch that first refers to it."""
+    transaction.put(keys.stripe(stripe_id), encode(stripe))
+    transaction.put(keys.stripe_checksums(stripe_id), checksums)
+
+
+def get_stripe(reader: Reader, stripe_id: StripeId) -> Stripe | None:
+    """The stripe, or None."""
+    value = reader.get(keys.stripe(stripe_id))
+    return None if value is None else decode(Stripe, value)
+
+
+def get_checksums(reader: Reader, stripe_id: StripeId) -> bytes | None:
+    """The checksums of a stripe's units, or None."""
+    return reader.get(keys.stripe_checksums(stripe_id))
+
+
+def delete_stripe(transaction: Transaction, stripe_id: StripeId) -> Stripe:
+    """Forget a stripe that nothing refers to any more; returns what its record was."""
+    stripe = get_stripe(transaction, stripe_id)
+    assert stripe is not None, f"stripe {stripe_id:x} was referred to and has no record"
+    transaction.delete(keys.stripe(stripe_id))
+    transaction.delete(keys.stripe_checksums(stripe_id))
+    return stripe
+
+
+def stripes(reader: Reader) -> Iterator[tuple[StripeId, Stripe]]:
+    """Every stripe, in the order of their ids: by slab, then by row."""
+    for key, value in reader.scan(*keys.prefix_range(keys.STRIPES)):
+        yield keys.stripe_id(key), decode(Stripe, value)
+
+
+def stripe_references(reader: Reader, stripe_id: StripeId) -> Iterator[tuple[Reference, int]]:
+    """Every extent that lies in a stripe, with its length, in the order of where it starts there."""
+    for key, value in reader.scan(*keys.prefix_range(keys.references_of_stripe(stripe_id))):
+        yield keys.parse_reference(key), keys.decode_length(value)
+
+
+def is_referenced(reader: Reader, stripe_id: StripeId) -> bool:
+    """Whether any extent lies in the stripe."""
+    return next(iter(stripe_references(reader, stripe_id)), None) is not None

@@ -105,16 +105,17 @@ class DirtyMap:
         if at < run.end:
             self.write(at, data[at - run.offset :])
 
-    def read_into(self, target: bytearray | memoryview, offset: int) -> None:
-        """Copy the dirty bytes of [offset, offset + len(target)) over ``target``."""
-        end = offset + len(target)
-        index = max(0, bisect_right(self._starts, offset) - 1)
+    def between(self, start: int, end: int) -> list[Run]:
+        """The pieces that overlap [start, end), in order; what is returned never changes any more."""
+        pieces: list[Run] = []
+        index = max(0, bisect_right(self._starts, start) - 1)
         while index < len(self._starts) and self._starts[index] < end:
-            start, piece = self._starts[index], self._pieces[index]
-            low, high = max(start, offset), min(start + len(piece), end)
+            at, piece = self._starts[index], self._pieces[index]
+            low, high = max(at, start), min(at + len(piece), end)
             if low < high:
-                target[low - offset : high - offset] = _cut(piece, low - start, high - start)
+                pieces.append(Run(low, high - low, (_cut(piece, low - at, high - at),)))
             index += 1
+        return pieces
 
     def runs(self) -> list[Run]:
         """The contiguous runs, in order. The map is unchanged."""

@@ -1,7 +1,7 @@
 """The one place where batches are committed, and what follows from a commit.
 
-A batch that frees stripes hands them to the reclaimer, forgets them in the cache, and tells the engine which slabs it made
-known. Nothing between the first read of a transaction and its commit may await: every operation is atomic between tasks.
+A batch that frees stripes hands them to the reclaimer, forgets them in the cache, and tells the engine which slabs it
+made known. Nothing between the first read of a transaction and its commit may await: operations are atomic between tasks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import trio
+
 from siltstone.core.reclaim import ReadFence, Reclaimer
 from siltstone.engine.log.log import Log
 from siltstone.engine.stripe.layout import Slab, Stripe
@@ -17,7 +19,6 @@ from siltstone.engine.stripe.store import StripeStore, WrittenStripe
 from siltstone.errors import Corrupt, NoSpace, VolumeClosed
 from siltstone.limits import MIB
 from siltstone.meta import keys, space
-from siltstone.meta.counters import Totals
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import decode
 from siltstone.meta.store.store import Store, Transaction
@@ -42,17 +43,20 @@ class StripeInfo(NamedTuple):
 class Ledger:
     """Store, log and stripes, and the rules that tie them together."""
 
-    def __init__(self, store: Store, log: Log, stripes: StripeStore, totals: Totals, clock: Clock) -> None:
+    def __init__(self, store: Store, log: Log, stripes: StripeStore, clock: Clock) -> None:
         self.store = store
         self.log = log
         self.stripes = stripes
-        self.totals = totals
         self.clock = clock
         self.fence = ReadFence()
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
         """Usable bytes that user data may still take; refreshed by the volume's housekeeping."""
         self.failure: BaseException | None = None
+        self._writers_go = trio.Event()
+        self._writers_go.set()
+        self.waits = 0
+        """How often a change had to wait because the log was over its high-water mark."""
         self._slabs: dict[SlabId, Slab] = {}
         self._stripe_cache: OrderedDict[StripeId, StripeInfo] = OrderedDict()
 
@@ -96,10 +100,20 @@ class Ledger:
             raise VolumeClosed(f"the volume has stopped: {self.failure}")
         if size > 0 and size > self.room_bytes:
             raise NoSpace("the pool is full up to its reserve; delete files or add disks")
+        if size > 0 and not self._writers_go.is_set():
+            self.waits += 1
+            await self._writers_go.wait()
         while self.log.pending_bytes > PENDING_BYTES_MAX:
             await self.log.wait_durable(self.log.next_lsn)
         while self.store.pressure:
             await self.store.wait_room()
+
+    def hold_writers(self, hold: bool) -> None:
+        """Let changes that add bytes wait (the log is over its high-water mark), or go on."""
+        if not hold:
+            self._writers_go.set()
+        elif self._writers_go.is_set():
+            self._writers_go = trio.Event()
 
     async def sync(self) -> None:
         """Return when everything committed so far is durable."""

@@ -15,15 +15,16 @@ from typing import NamedTuple
 
 import trio
 
-from siltstone.core.dirty import DirtyMap, Run, joined, read_run_into
+from siltstone.core.dirty import DirtyMap, Run, joined
 from siltstone.core.ledger import Ledger
 from siltstone.core.reader import payload_checksums
 from siltstone.engine.stripe.store import WrittenStripe
 from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NoSpace, NotFound, SiltstoneError
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, UNIT_BYTES_MAX
-from siltstone.meta import extents, inodes
+from siltstone.meta import extents, inodes, objects
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import Extent, Inode, Place
+from siltstone.meta.store.store import Transaction
 from siltstone.types import Buffer, Ino
 
 STRIPES_IN_FLIGHT_MAX = 6
@@ -190,8 +191,10 @@ class WriteBack:
             raise FileTooLarge(f"inode {ino}: size {size} is not in 0 ... {FILE_BYTES_MAX}")
         file = await self._lock(ino)
         try:
-            await file.wait_landed()
-            while not self._cut(file, size):
+            while True:
+                await file.wait_landed()
+                if self._cut(file, size):
+                    break
                 await self._ledger.admit()
         finally:
             file.lock.release()
@@ -205,11 +208,9 @@ class WriteBack:
             file.dirty.truncate(0)
             self._forget_clean(file)
 
-    def read_over(self, file: OpenFile, target: bytearray, offset: int) -> None:
-        """Lay the file's uncommitted bytes over ``target``, which holds its committed bytes from ``offset`` on."""
-        for run in file.in_flight:
-            read_run_into(run, target, offset)
-        file.dirty.read_into(target, offset)
+    def layers(self, file: OpenFile, start: int, end: int) -> list[Run]:
+        """The file's uncommitted bytes around [start, end), oldest first: each lies over the ones before it."""
+        return [*file.in_flight, *file.dirty.between(start, end)]
 
     def covers(self, file: OpenFile, start: int, end: int) -> bool:
         """Whether any uncommitted byte lies in [start, end)."""
@@ -331,12 +332,9 @@ class WriteBack:
             else:
                 address = transaction.attach(data)
                 extent = Extent(run.size, Place.LOG, address, 0, run.size, payload_checksums(data))
-            extents.replace_range(
-                transaction, self._ledger.totals, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed
-            )
+            extents.replace_range(transaction, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed)
             self.dirty_bytes -= run.size
-        self._note_written(file, inode, pieces[-1].end)
-        inodes.put_changed_data(transaction, file.ino, inode)
+        self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
         self._note_drained()
 
@@ -347,17 +345,16 @@ class WriteBack:
         freed: list[FreedStripe] = []
         extent = Extent(run.size, Place.STRIPE, written.stripe_id)
         self._ledger.put_written(transaction, written)
-        extents.replace_range(
-            transaction, self._ledger.totals, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed
-        )
-        self._note_written(file, inode, run.end)
-        inodes.put_changed_data(transaction, file.ino, inode)
+        extents.replace_range(transaction, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed)
+        self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed, [written])
 
-    def _note_written(self, file: OpenFile, inode: Inode, end: int) -> None:
-        inode.size = max(inode.size, min(end, file.size))
+    def _put_changed(self, transaction: Transaction, file: OpenFile, inode: Inode) -> None:
+        """The inode after its data changed: times of the last write, and no digest that S3 had of the old bytes."""
         inode.mtime_ns = file.mtime_ns
         inode.ctime_ns = max(inode.ctime_ns, file.ctime_ns)
+        objects.forget_digests(transaction, file.ino, inode)
+        inodes.put_inode(transaction, file.ino, inode)
 
     def _cut(self, file: OpenFile, size: int) -> bool:
         """One step of a truncate: commits it when little is left to remove, otherwise removes from the end."""
@@ -367,19 +364,13 @@ class WriteBack:
         transaction = self._ledger.begin()
         inode = inodes.get_inode(transaction, file.ino)
         freed: list[FreedStripe] = []
-        reached = size
-        if size < inode.size:
-            reached = extents.cut_tail(
-                transaction, self._ledger.totals, file.ino, inode, size, freed, limit=TRUNCATE_STEP_EXTENTS
-            )
-        now_ns = self._ledger.clock.now_ns()
-        inode.size = reached
-        inode.mtime_ns = inode.ctime_ns = file.mtime_ns = file.ctime_ns = now_ns
-        inodes.put_changed_data(transaction, file.ino, inode)
+        done = extents.truncate(transaction, file.ino, inode, size, freed, limit=TRUNCATE_STEP_EXTENTS)
+        file.mtime_ns = file.ctime_ns = self._ledger.clock.now_ns()
+        self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
-        file.size = reached
+        file.size = inode.size
         self._note_drained()
-        return reached == size
+        return done
 
     # --- bookkeeping -----------------------------------------------------------------------------------------------
 

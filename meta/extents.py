@@ -194,7 +194,7 @@ def _cut(
 
 def clip(extent: Extent, skip: int, length: int) -> Extent:
     """``length`` bytes of an extent from its byte ``skip`` on. A clipped LOG extent still names its whole payload."""
-    assert 0 <= skip and 0 < length and skip + length <= extent.length
+    assert skip >= 0 and length > 0 and skip + length <= extent.length
     if skip == 0 and length == extent.length:
         return extent
     if extent.place == Place.INLINE:
@@ -226,9 +226,11 @@ def _delete(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> 
 
 def _free_unreferenced(transaction: Transaction, touched: Iterable[StripeId], freed: list[FreedStripe]) -> None:
     """Forget those of the stripes that lost their last reference, in the order of their ids."""
-    for stripe_id in sorted(touched):
-        if not space.is_referenced(transaction, stripe_id):
-            freed.append(FreedStripe(stripe_id, space.delete_stripe(transaction, stripe_id)))
+    freed.extend(
+        FreedStripe(stripe_id, space.delete_stripe(transaction, stripe_id))
+        for stripe_id in sorted(touched)
+        if not space.is_referenced(transaction, stripe_id)
+    )
 
 
 # --- sharing and moving --------------------------------------------------------------------------------------------
@@ -337,3 +339,15 @@ def relocate(
     if touched:
         _free_unreferenced(transaction, touched, freed)
     return True
+
+
+def join(transaction: Transaction, ino: Ino, pieces: Sequence[Placed]) -> None:
+    """Turn extents that follow each other without a gap, in the file and in one stripe, into one extent."""
+    first_offset, first = pieces[0]
+    position = first_offset
+    for offset, extent in pieces:
+        assert (offset, extent.place, extent.address) == (position, Place.STRIPE, first.address)
+        assert extent.skip == first.skip + offset - first_offset
+        _delete(transaction, ino, offset, extent)
+        position += extent.length
+    _put(transaction, ino, first_offset, Extent(position - first_offset, Place.STRIPE, first.address, first.skip))

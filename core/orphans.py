@@ -1,0 +1,145 @@
+"""Inodes without a name: purged when nobody holds them, in steps, so that a huge file blocks nobody.
+
+An orphan has a mark in the metadata, so one that a crash left behind is found when the volume opens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+import trio
+
+from siltstone.core.ledger import Ledger
+from siltstone.core.types import Holder
+from siltstone.core.write_back import TRUNCATE_STEP_EXTENTS, WriteBack
+from siltstone.meta import extents, inodes, keys
+from siltstone.meta.extents import FreedStripe
+from siltstone.meta.store.store import Transaction
+from siltstone.types import Ino
+
+INLINE_PURGE_EXTENTS = 16
+"""A file of at most this many extents is purged in the batch that takes its last name away."""
+
+INLINE_PURGE_BYTES = 64 * 1024
+"""A file of at most this many bytes has its extents removed there without counting them."""
+
+
+class Orphans:
+    """The inodes that wait to be purged."""
+
+    def __init__(self, ledger: Ledger, write_back: WriteBack) -> None:
+        self._ledger = ledger
+        self._write_back = write_back
+        self._holders: list[Holder] = []
+        self._held: dict[Ino, int] = {}
+        self._waiting: set[Ino] = set()
+        self._queue: deque[Ino] = deque()
+        self._wakeup = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._queue)
+
+    def register_holder(self, holder: Holder) -> None:
+        """Ask ``holder`` too before an inode is purged."""
+        self._holders.append(holder)
+
+    def unregister_holder(self, holder: Holder) -> None:
+        """A front-end is gone: what only it held is purged."""
+        self._holders.remove(holder)
+        for ino in list(self._waiting):
+            self.released(ino)
+
+    def hold(self, ino: Ino) -> None:
+        """Keep an inode for an operation of the core's own; every hold needs its ``let_go``."""
+        self._held[ino] = self._held.get(ino, 0) + 1
+
+    def let_go(self, ino: Ino) -> None:
+        """End a hold; an orphan that nobody else holds is purged."""
+        count = self._held[ino] - 1
+        if count:
+            self._held[ino] = count
+        else:
+            del self._held[ino]
+            self.released(ino)
+
+    def is_held(self, ino: Ino) -> bool:
+        """Whether anybody may go on using the inode."""
+        return ino in self._held or any(holder.holds(ino) for holder in self._holders)
+
+    def add(self, ino: Ino) -> None:
+        """The batch that marked this inode as an orphan was committed."""
+        self._waiting.add(ino)
+        self.released(ino)
+
+    def adopted(self, ino: Ino) -> None:
+        """The inode got a name (again), or a part record: it is an orphan no more."""
+        self._waiting.discard(ino)
+
+    def released(self, ino: Ino) -> None:
+        """Somebody let go of an inode: purge it if it is an orphan that nobody holds."""
+        if ino in self._waiting and not self.is_held(ino):
+            self._waiting.discard(ino)
+            self._queue.append(ino)
+            self._wakeup.set()
+
+    def purge_within(self, transaction: Transaction, ino: Ino, freed: list[FreedStripe]) -> bool:
+        """Purge a small orphan that nobody holds as part of the batch that takes its last name away.
+
+        False if it is held or large; the caller then hands it to ``add`` after the commit.
+        """
+        if self.is_held(ino):
+            return False
+        inode = inodes.get_inode(transaction, ino)
+        if inode.allocated_bytes > INLINE_PURGE_BYTES and self._has_many_extents(transaction, ino):
+            return False
+        done = self._purge_step(transaction, ino, freed)
+        assert done
+        self._write_back.discard(ino)
+        return True
+
+    async def run(self) -> None:
+        """Purge what waits in the queue, for ever."""
+        while True:
+            await self._wakeup.wait()
+            self._wakeup = trio.Event()
+            while self._queue:
+                ino = self._queue.popleft()
+                if self.is_held(ino):
+                    self._waiting.add(ino)
+                    continue
+                self._write_back.discard(ino)
+                while not self._commit_step(ino):
+                    await self._ledger.admit()
+                await trio.lowlevel.checkpoint()
+
+    def find_all(self) -> None:
+        """Queue every orphan that the metadata knows; called once, when the volume opens."""
+        for ino in list(inodes.orphans(self._ledger.store)):
+            self._queue.append(ino)
+        if self._queue:
+            self._wakeup.set()
+
+    def _has_many_extents(self, transaction: Transaction, ino: Ino) -> bool:
+        found = transaction.scan(*keys.prefix_range(keys.extents(ino)))
+        return sum(1 for _ in islice(found, INLINE_PURGE_EXTENTS + 1)) > INLINE_PURGE_EXTENTS
+
+    def _commit_step(self, ino: Ino) -> bool:
+        transaction = self._ledger.begin()
+        if transaction.get(keys.orphan(ino)) is None:
+            return True
+        freed: list[FreedStripe] = []
+        done = self._purge_step(transaction, ino, freed)
+        self._ledger.commit(transaction, freed)
+        return done
+
+    def _purge_step(self, transaction: Transaction, ino: Ino, freed: list[FreedStripe]) -> bool:
+        """Remove up to a step's worth of extents, and the inode behind the last one. Plain: atomic between tasks."""
+        inode = inodes.get_inode(transaction, ino)
+        if inode.allocated_bytes:
+            extents.truncate(transaction, ino, inode, 0, freed, limit=TRUNCATE_STEP_EXTENTS)
+            inodes.put_inode(transaction, ino, inode)
+        if inode.allocated_bytes:
+            return False
+        inodes.remove_inode(transaction, ino)
+        return True

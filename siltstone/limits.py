@@ -25,7 +25,7 @@ SLOT_BYTES = 512
 """Extents inside a stripe start on multiples of this."""
 
 UNIT_BYTES_MAX = 1 * MIB
-"""Longest unit of a stripe: a stripe holds at most k of them."""
+"""Longest unit of a stripe of full width: a stripe holds at most k of them. Narrower stripes hold as much."""
 
 INLINE_BYTES_MAX = 128
 """A file's run of at most this many bytes sits in its extent record."""
@@ -38,6 +38,14 @@ FRAME_BYTES_MAX = 8 * MIB
 
 CHUNK_BYTES_DEFAULT = 64 * MIB
 SEGMENT_BYTES_DEFAULT = 64 * MIB
+
+RESERVE_CHUNKS = 3
+"""Chunks (as long as log segments, by default) that a new slab leaves free on each disk: a full pool must be able to
+log deletes (one segment in use, one to re-replicate another when a disk fails), and settle needs one slab to empty
+the log into, which is what makes room."""
+
+RESERVE_CHUNKS_FOR_LOG = 2
+"""How much of that stays for the log alone, when settle or rebuild makes a slab."""
 
 LOG_REPLICAS = 3
 PARTITION_COUNT = 256
@@ -55,4 +63,5 @@ assert UNIT_BYTES_MAX % ROW_BYTES == 0
 assert CHUNK_BYTES_DEFAULT % UNIT_BYTES_MAX == 0
 assert CHUNK_BYTES_DEFAULT // ROW_BYTES <= 1 << 16, "a row number has 16 bits in a stripe id"
 assert DIRECT_THRESHOLD_BYTES < FRAME_BYTES_MAX <= SEGMENT_BYTES_DEFAULT
+assert 1 <= RESERVE_CHUNKS_FOR_LOG < RESERVE_CHUNKS
 assert INLINE_BYTES_MAX < CHECKSUM_BLOCK_BYTES

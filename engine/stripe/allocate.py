@@ -33,6 +33,11 @@ class RowAllocator:
         """The free runs before ``fresh``, as (start, length), by start. Neighbours are always one run."""
         return sorted(self._by_start.items())
 
+    def is_free(self, start: int, count: int) -> bool:
+        """Whether all these rows, which are before ``fresh``, are free."""
+        assert start >= 0 and start + count <= self.fresh
+        return any(run <= start and start + count <= run + length for run, length in self._by_start.items())
+
     def take(self, count: int) -> int | None:
         """Take ``count`` neighbouring rows; the first of them, or None when there is no such run."""
         assert count > 0
@@ -79,11 +84,8 @@ class RowAllocator:
         return 0 if start is None else end - start
 
     def _cut(self, start: int, count: int) -> None:
-        for run, length in self._by_start.items():
-            if run <= start and start + count <= run + length:
-                break
-        else:
-            raise AssertionError(f"rows {start} ... {start + count - 1} are not free")
+        run, length = next((run, length) for run, length in self._by_start.items() if run <= start < run + length)
+        assert start + count <= run + length, "rows that are not free"
         self._remove_run(run, length)
         if run < start:
             self._add_run(run, start - run)

@@ -14,10 +14,13 @@ import zfec  # type: ignore[import-untyped]
 
 from siltstone.engine.stripe.gf256 import identity, invert, multiply_row
 from siltstone.engine.stripe.isal import Isal, load_isal
-from siltstone.limits import UNITS_MAX
+from siltstone.limits import KIB, UNITS_MAX
 from siltstone.types import Buffer
 
 ISAL = load_isal()
+
+_ZFEC_INLINE_BYTES_MAX = 64 * KIB
+"""zfec takes about 0.1 ms for this much, as long as a hop to a thread and back."""
 
 _PATTERNS_MAX = 256
 """Erasure patterns whose inverted matrix is remembered, for each code. One disk lost leaves about 2 * (k+m)."""
@@ -47,10 +50,9 @@ class Codec:
         """What computes: "isa-l" or "zfec"."""
         return "zfec" if self._isal is None else "isa-l"
 
-    @property
-    def is_fast(self) -> bool:
-        """Whether a stripe may be encoded in the loop; otherwise large ones belong in Workers."""
-        return self._isal is not None
+    def is_instant(self, size: int) -> bool:
+        """Whether ``size`` bytes may be encoded or decoded in the loop; otherwise that belongs in Workers."""
+        return self._isal is not None or size <= _ZFEC_INLINE_BYTES_MAX
 
     def encode(self, units: Sequence[Buffer]) -> list[bytes]:
         """The m parity units of k data units."""

@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from siltstone.limits import CHECKSUM_BLOCK_BYTES, ROW_BYTES, UNIT_BYTES_MAX
+from siltstone.limits import CHECKSUM_BLOCK_BYTES, ROW_BYTES, UNIT_BYTES_MAX, UNITS_MAX
 from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
 
 CHECKSUM_BYTES = 8
 """xxh3-64, little endian."""
+
+CHUNK_PREFIX = "slab/"
+"""Chunk files of a disk have names that start so."""
 
 
 class Slab(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -49,7 +52,19 @@ class UnitRange(NamedTuple):
 
 def chunk_name(slab_id: SlabId, unit: int) -> str:
     """Name of a chunk file on its disk."""
-    return f"slab/{slab_id:08x}.{unit}"
+    return f"{CHUNK_PREFIX}{slab_id:08x}.{unit}"
+
+
+def parse_chunk_name(name: str) -> tuple[SlabId, int] | None:
+    """(slab, unit) of a chunk file's name; None for any other name."""
+    head, _, unit = name.removeprefix(CHUNK_PREFIX).partition(".")
+    if len(head) < 8 or not unit.isascii() or not unit.isdecimal():
+        return None
+    try:
+        slab_id = SlabId(int(head, 16))
+    except ValueError:
+        return None
+    return (slab_id, int(unit)) if chunk_name(slab_id, int(unit)) == name else None
 
 
 def chunk_offset(stripe_id: StripeId) -> int:
@@ -58,8 +73,11 @@ def chunk_offset(stripe_id: StripeId) -> int:
 
 
 def unit_bytes_for(size: int, data_units: int) -> int:
-    """The shortest unit that lets ``data_units`` of them hold ``size`` bytes; a whole number of rows."""
-    assert 0 < size <= data_units * UNIT_BYTES_MAX
+    """The shortest unit that lets ``data_units`` of them hold ``size`` bytes; a whole number of rows.
+
+    A stripe that is narrower than the volume's code has longer units, so that it holds as much.
+    """
+    assert 0 < size <= UNITS_MAX * UNIT_BYTES_MAX
     per_unit = -(-size // data_units)
     return -(-per_unit // ROW_BYTES) * ROW_BYTES
 
@@ -90,6 +108,7 @@ def unit_ranges(stripe: Stripe, offset: int, size: int) -> list[UnitRange]:
 
 __all__ = [
     "CHECKSUM_BYTES",
+    "CHUNK_PREFIX",
     "Slab",
     "Stripe",
     "UnitRange",
@@ -97,6 +116,7 @@ __all__ = [
     "checksums_bytes",
     "chunk_name",
     "chunk_offset",
+    "parse_chunk_name",
     "slab_of",
     "unit_bytes_for",
     "unit_ranges",

@@ -1,0 +1,269 @@
+"""Reading stripes: straight from the data units, or decoded from any k units when one cannot be had; and mending them.
+
+No byte leaves here that does not match its checksum. Whatever is wrong with a unit - its disk is away, reading fails, a
+checksum differs - is one case: the range is computed from k other units whose blocks are right, checked as well, and
+written back where the disk takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import trio
+
+from siltstone.engine.pool import Pool
+from siltstone.engine.stripe.checksum import damaged_blocks, is_intact
+from siltstone.engine.stripe.codec import codec_for
+from siltstone.engine.stripe.layout import Slab, Stripe, blocks_per_unit, chunk_name, chunk_offset, slab_of, unit_ranges
+from siltstone.errors import DiskError, DiskMissing, FileMissing, StripeUnreadable
+from siltstone.limits import CHECKSUM_BLOCK_BYTES
+from siltstone.ports import DiskRead, DiskWrite, Lane, Workers
+from siltstone.types import Buffer, StripeId
+
+
+class StripeAddress(NamedTuple):
+    """All that is needed to find a stripe and to know its bytes."""
+
+    slab: Slab
+    stripe_id: StripeId
+    stripe: Stripe
+    checksums: bytes
+
+    def checksum_index(self, unit: int, start: int) -> int:
+        """Number of the checksum of the block at ``start`` in a unit."""
+        return unit * blocks_per_unit(self.stripe.unit_bytes) + start // CHECKSUM_BLOCK_BYTES
+
+
+class Span(NamedTuple):
+    """Whole checksum blocks of one unit: bytes [start, end) of it."""
+
+    unit: int
+    start: int
+    end: int
+
+
+class Flaw(NamedTuple):
+    """Why a span could not be read: the blocks (from its start) that are wrong and may be written again; none of them
+    when the disk or the file is away."""
+
+    span: Span
+    blocks: Sequence[int]
+    reason: str
+
+
+def blocks_around(unit: int, offset: int, size: int, unit_bytes: int) -> Span:
+    """The blocks that hold a range of a unit."""
+    start = offset - offset % CHECKSUM_BLOCK_BYTES
+    end = -(-(offset + size) // CHECKSUM_BLOCK_BYTES) * CHECKSUM_BLOCK_BYTES
+    return Span(unit, start, min(end, unit_bytes))
+
+
+class StripeReader:
+    """Reads and mends stripes of a pool."""
+
+    def __init__(self, pool: Pool, workers: Workers) -> None:
+        self._pool = pool
+        self._workers = workers
+        self.degraded_reads = 0
+        self.repaired_blocks = 0
+        self.failed_repairs = 0
+
+    # --- without waiting ------------------------------------------------------------------------------------------
+
+    def read_nowait(self, at: StripeAddress, offset: int, size: int) -> bytes | None:
+        """Data bytes [offset, offset + size) if every unit has them at hand and intact; otherwise None."""
+        unit, inner = divmod(offset, at.stripe.unit_bytes)
+        if inner + size <= at.stripe.unit_bytes:
+            return self._unit_nowait(at, unit, inner, size)
+        parts: list[bytes] = []
+        for unit, inner, step in unit_ranges(at.stripe, offset, size):
+            part = self._unit_nowait(at, unit, inner, step)
+            if part is None:
+                return None
+            parts.append(part)
+        return b"".join(parts)
+
+    def _unit_nowait(self, at: StripeAddress, unit: int, offset: int, size: int) -> bytes | None:
+        span = blocks_around(unit, offset, size, at.stripe.unit_bytes)
+        data = self._span_nowait(at, span)
+        if data is None or not is_intact(data, at.checksums, at.checksum_index(unit, span.start)):
+            return None
+        return data if len(data) == size else data[offset - span.start : offset - span.start + size]
+
+    def _span_nowait(self, at: StripeAddress, span: Span) -> bytes | None:
+        disk_id = at.slab.disks[span.unit]
+        if not self._pool.is_up(disk_id):
+            return None
+        name = chunk_name(slab_of(at.stripe_id), span.unit)
+        return self._pool.disk(disk_id).read_nowait(
+            name, chunk_offset(at.stripe_id) + span.start, span.end - span.start
+        )
+
+    # --- the whole way --------------------------------------------------------------------------------------------
+
+    async def read(self, at: StripeAddress, offset: int, size: int) -> bytes:
+        """Data bytes [offset, offset + size), verified. Raises StripeUnreadable when fewer than k units are right."""
+        ranges = unit_ranges(at.stripe, offset, size)
+        spans = [blocks_around(*unit_range, at.stripe.unit_bytes) for unit_range in ranges]
+        found = await self._fetch(at, spans)
+        flaws = [outcome for outcome in found if isinstance(outcome, Flaw)]
+        rebuilt: dict[Span, bytes] = {}
+        if flaws:
+            self.degraded_reads += 1
+            good = {span: data for span, data in zip(spans, found, strict=True) if isinstance(data, bytes)}
+            rebuilt = await self._rebuild(at, flaws, good)
+        parts: list[bytes] = []
+        for unit_range, span, outcome in zip(ranges, spans, found, strict=True):
+            data = outcome if isinstance(outcome, bytes) else rebuilt[span]
+            first = unit_range.offset - span.start
+            parts.append(data if len(data) == unit_range.size else data[first : first + unit_range.size])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def verify(self, at: StripeAddress) -> list[int]:
+        """The units that are absent, unreadable or not what their checksums say. Repairs nothing."""
+        spans = [Span(unit, 0, at.stripe.unit_bytes) for unit in range(len(at.slab.disks))]
+        return [flaw.span.unit for flaw in await self._fetch(at, spans) if isinstance(flaw, Flaw)]
+
+    async def _fetch(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes | Flaw]:
+        """Read and check spans, side by side; in order, the bytes or what is wrong."""
+        outcomes: list[bytes | DiskError | None] = [self._span_nowait(at, span) for span in spans]
+        name_slab, base = slab_of(at.stripe_id), chunk_offset(at.stripe_id)
+        reads: list[DiskRead] = []
+        waiting: list[int] = []
+        for index, span in enumerate(spans):
+            if outcomes[index] is not None:
+                continue
+            try:
+                disk = self._pool.disk(at.slab.disks[span.unit])
+            except DiskMissing as error:
+                outcomes[index] = error
+                continue
+            reads.append(DiskRead(disk, chunk_name(name_slab, span.unit), base + span.start, span.end - span.start))
+            waiting.append(index)
+        if reads:
+            for index, result in zip(waiting, await self._pool.fanout.read(reads, Lane.BULK), strict=True):
+                outcomes[index] = result
+                if isinstance(result, DiskError):
+                    self._pool.report(result)
+        return [self._check(at, span, outcome) for span, outcome in zip(spans, outcomes, strict=True)]
+
+    def _check(self, at: StripeAddress, span: Span, outcome: bytes | DiskError | None) -> bytes | Flaw:
+        assert outcome is not None
+        if isinstance(outcome, (DiskMissing, FileMissing)):
+            return Flaw(span, (), str(outcome))
+        if isinstance(outcome, DiskError):
+            return Flaw(span, range(blocks_per_unit(span.end - span.start)), str(outcome))
+        assert len(outcome) == span.end - span.start
+        damaged = damaged_blocks(outcome, at.checksums, at.checksum_index(span.unit, span.start))
+        if damaged:
+            return Flaw(span, damaged, f"disk {at.slab.disks[span.unit]}: checksum mismatch in {len(damaged)} blocks")
+        return outcome
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    async def _rebuild(self, at: StripeAddress, flaws: list[Flaw], good: dict[Span, bytes]) -> dict[Span, bytes]:
+        """The bytes of flawed spans, from other units; repairs them. ``good`` are spans that were read already.
+
+        First over the whole range at once; when too few units are right all along it, block by block, since different
+        units may be right in different blocks.
+        """
+        low = min(flaw.span.start for flaw in flaws)
+        high = max(flaw.span.end for flaw in flaws)
+        sources: dict[int, Buffer] = {
+            span.unit: memoryview(data)[low - span.start : high - span.start]
+            for span, data in good.items()
+            if span.start <= low and high <= span.end
+        }
+        flawed = list(flaws)
+        if await self._gather(at, sources, flawed, low, high):
+            rebuilt = await self._decode(at, sources, [flaw.span.unit for flaw in flawed], low, high)
+            await self._repair(at, rebuilt, flawed, low)
+        else:
+            rebuilt = await self._rebuild_by_block(at, [flaw.span.unit for flaw in flaws], low, high)
+        return {flaw.span: rebuilt[flaw.span.unit][flaw.span.start - low : flaw.span.end - low] for flaw in flaws}
+
+    async def _gather(
+        self, at: StripeAddress, sources: dict[int, Buffer], flawed: list[Flaw], low: int, high: int
+    ) -> bool:
+        """Read range [low, high) of more units into ``sources`` until there are k; those that cannot be had go to
+        ``flawed``. False when there are not k that are right all along the range."""
+        missing = {flaw.span.unit for flaw in flawed}
+        others = [unit for unit in range(len(at.slab.disks)) if unit not in missing and unit not in sources]
+        others.sort(key=lambda unit: not self._pool.is_up(at.slab.disks[unit]))
+        while len(sources) < at.slab.data_units and others:
+            count = at.slab.data_units - len(sources)
+            spans = [Span(unit, low, high) for unit in others[:count]]
+            del others[:count]
+            for span, outcome in zip(spans, await self._fetch(at, spans), strict=True):
+                if isinstance(outcome, Flaw):
+                    flawed.append(outcome)
+                else:
+                    sources[span.unit] = outcome
+        return len(sources) >= at.slab.data_units
+
+    async def _rebuild_by_block(self, at: StripeAddress, wanted: list[int], low: int, high: int) -> dict[int, bytes]:
+        """Range [low, high) of units, every block from whichever k units are right there; repairs the others."""
+        parts: dict[int, list[Buffer]] = {unit: [] for unit in wanted}
+        for start in range(low, high, CHECKSUM_BLOCK_BYTES):
+            end = min(start + CHECKSUM_BLOCK_BYTES, high)
+            outcomes = await self._fetch(at, [Span(unit, start, end) for unit in range(len(at.slab.disks))])
+            block: dict[int, Buffer] = {
+                unit: outcome for unit, outcome in enumerate(outcomes) if not isinstance(outcome, Flaw)
+            }
+            flawed = [outcome for outcome in outcomes if isinstance(outcome, Flaw)]
+            if len(block) < at.slab.data_units:
+                raise StripeUnreadable(
+                    f"stripe {at.stripe_id:x}: of {len(outcomes)} units {at.slab.data_units} are needed, {len(block)} "
+                    f"are right at offset {start}: {'; '.join(flaw.reason for flaw in flawed)}"
+                )
+            rebuilt = await self._decode(at, block, [flaw.span.unit for flaw in flawed], start, end)
+            await self._repair(at, rebuilt, flawed, start)
+            block.update(rebuilt)
+            for unit in wanted:
+                parts[unit].append(block[unit])
+        return {unit: b"".join(pieces) for unit, pieces in parts.items()}
+
+    async def _decode(
+        self, at: StripeAddress, sources: Mapping[int, Buffer], wanted: Sequence[int], low: int, high: int
+    ) -> dict[int, bytes]:
+        """Range [low, high) of the wanted units, computed and checked."""
+        codec = codec_for(at.slab.data_units, at.slab.parity_units)
+        if codec.is_instant(at.slab.data_units * (high - low)):
+            rebuilt = codec.reconstruct(sources, wanted)
+        else:
+            rebuilt = await self._workers.run(codec.reconstruct, sources, wanted)
+        for unit, data in rebuilt.items():
+            if not is_intact(data, at.checksums, at.checksum_index(unit, low)):
+                raise StripeUnreadable(
+                    f"stripe {at.stripe_id:x}: unit {unit}, decoded from units that match their checksums, does not "
+                    "match its own: its checksum record is not of these bytes"
+                )
+        return rebuilt
+
+    async def _repair(self, at: StripeAddress, rebuilt: Mapping[int, bytes], flaws: Sequence[Flaw], low: int) -> None:
+        """Write the wrong blocks again, on disks that are up. A failure is counted and told to the pool, not raised:
+        the reader has its bytes."""
+        writes: list[DiskWrite] = []
+        for flaw in flaws:
+            disk_id = at.slab.disks[flaw.span.unit]
+            if not flaw.blocks or not self._pool.is_up(disk_id):
+                continue
+            disk, name = self._pool.disk(disk_id), chunk_name(slab_of(at.stripe_id), flaw.span.unit)
+            data = memoryview(rebuilt[flaw.span.unit])
+            for block in flaw.blocks:
+                start = flaw.span.start + block * CHECKSUM_BLOCK_BYTES
+                end = min(start + CHECKSUM_BLOCK_BYTES, flaw.span.end)
+                offset = chunk_offset(at.stripe_id) + start
+                writes.append(DiskWrite(disk, name, offset, [data[start - low : end - low]]))
+        if not writes:
+            return
+        # Not to be cut short: the rows may have another owner as soon as the read is over.
+        with trio.CancelScope(shield=True):
+            errors = await self._pool.fanout.write_durable(writes, Lane.BULK)
+        for error in errors:
+            if error is None:
+                self.repaired_blocks += 1
+            else:
+                self.failed_repairs += 1
+                self._pool.report(error)

@@ -1,0 +1,158 @@
+"""One table from errors to S3 codes, and the XML document of an error.
+
+Handlers raise ``S3Error`` for what only the protocol knows (a bad digest, a bad range); what the core raises is looked
+up here by class. Messages go to the client, so they name what was asked for and never what is inside the pool.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import NamedTuple
+
+from siltstone import errors
+from siltstone.s3gw.xml import Element, XmlInvalid, render
+
+
+class Code(NamedTuple):
+    """An S3 error code: its HTTP status and what it says unless the raiser knows better."""
+
+    status: int
+    message: str
+
+
+CODES: dict[str, Code] = {
+    "AccessDenied": Code(403, "Access Denied"),
+    "AuthorizationHeaderMalformed": Code(400, "The authorization header is malformed."),
+    "AuthorizationQueryParametersError": Code(400, "The query parameters of the signature are malformed."),
+    "BadDigest": Code(400, "The checksum that you sent does not match the bytes that arrived."),
+    "BadRequest": Code(400, "The request is not valid HTTP."),
+    "BucketAlreadyExists": Code(409, "The bucket name is taken. Please select a different name and try again."),
+    "BucketAlreadyOwnedByYou": Code(409, "The bucket exists already, and you own it."),
+    "BucketNotEmpty": Code(409, "The bucket you tried to delete is not empty."),
+    "ConditionalRequestConflict": Code(409, "A conflicting operation ran at the same time; try again."),
+    "EntityTooLarge": Code(400, "Your proposed upload exceeds the maximum allowed object size."),
+    "EntityTooSmall": Code(400, "Your proposed upload is smaller than the minimum allowed object size."),
+    "IllegalLocationConstraintException": Code(400, "The location constraint is not the region of this endpoint."),
+    "IncompleteBody": Code(400, "You did not provide the number of bytes specified by the Content-Length header."),
+    "InternalError": Code(500, "We encountered an internal error. Please try again."),
+    "InvalidAccessKeyId": Code(403, "The access key Id you provided does not exist in our records."),
+    "InvalidArgument": Code(400, "Invalid argument."),
+    "InvalidBucketName": Code(400, "The specified bucket is not valid."),
+    "InvalidDigest": Code(400, "The Content-MD5 you specified is not valid."),
+    "InvalidPart": Code(
+        400,
+        "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified "
+        "entity tag may not match the part's entity tag.",
+    ),
+    "InvalidPartNumber": Code(416, "The requested partnumber is not satisfiable."),
+    "InvalidPartOrder": Code(400, "The list of parts was not in ascending order."),
+    "InvalidRange": Code(416, "The requested range is not satisfiable."),
+    "InvalidRequest": Code(400, "Invalid request."),
+    "InvalidStorageClass": Code(400, "The storage class you specified is not valid."),
+    "InvalidToken": Code(400, "The provided token is malformed or otherwise invalid."),
+    "InvalidURI": Code(400, "Couldn't parse the specified URI."),
+    "KeyTooLongError": Code(400, "Your key is too long."),
+    "MalformedTrailerError": Code(400, "The chunks or trailers of the body are not in the form that was announced."),
+    "MalformedXML": Code(400, "The XML you provided was not well-formed or did not validate against our schema."),
+    "MaxMessageLengthExceeded": Code(400, "Your request was too big."),
+    "MetadataTooLarge": Code(400, "Your metadata headers exceed the maximum allowed metadata size."),
+    "MethodNotAllowed": Code(405, "The specified method is not allowed against this resource."),
+    "MissingContentLength": Code(411, "You must provide the Content-Length HTTP header."),
+    "MissingRequestBodyError": Code(400, "Request body is empty."),
+    "NoSuchBucket": Code(404, "The specified bucket does not exist."),
+    "NoSuchKey": Code(404, "The specified key does not exist."),
+    "NoSuchUpload": Code(
+        404,
+        "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been "
+        "aborted or completed.",
+    ),
+    "NoSuchVersion": Code(404, "The specified version does not exist."),
+    "NotImplemented": Code(501, "A header or operation you provided implies functionality that is not implemented."),
+    "PreconditionFailed": Code(412, "At least one of the pre-conditions you specified did not hold."),
+    "QuotaExceeded": Code(507, "The quota does not allow it."),
+    "RequestHeaderSectionTooLarge": Code(400, "Your request header and query parameters exceed the maximum size."),
+    "RequestTimeTooSkewed": Code(403, "The difference between the request time and the current time is too large."),
+    "RequestTimeout": Code(400, "Your socket connection was not read from or written to within the timeout period."),
+    "ServiceUnavailable": Code(503, "The service does not answer now. Please try again."),
+    "SignatureDoesNotMatch": Code(
+        403,
+        "The request signature we calculated does not match the signature you provided. Check your key and signing "
+        "method.",
+    ),
+    "InsufficientStorage": Code(507, "The pool is full."),
+    "XAmzContentSHA256Mismatch": Code(
+        400, "The provided 'x-amz-content-sha256' header does not match what was computed."
+    ),
+}
+
+
+class S3Error(errors.Refused):
+    """An error in the words of the protocol. ``details`` become further elements of the error document."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        status: int = 0,
+        headers: tuple[tuple[str, str], ...] = (),
+        **details: str,
+    ) -> None:
+        known = CODES[code]
+        super().__init__(message or known.message)
+        self.code = code
+        self.status = status or known.status
+        self.message = message or known.message
+        self.headers = headers
+        self.details = details
+
+
+_BY_CLASS: tuple[tuple[type[errors.SiltstoneError], str, bool], ...] = (
+    # class, code, whether the core's message may go to the client; more special classes first
+    (XmlInvalid, "MalformedXML", False),
+    (errors.NoSuchBucket, "NoSuchBucket", False),
+    (errors.NoSuchUpload, "NoSuchUpload", False),
+    (errors.NotFound, "NoSuchKey", False),
+    (errors.PreconditionFailed, "PreconditionFailed", False),
+    (errors.AccessDenied, "AccessDenied", False),
+    (errors.NotPermitted, "AccessDenied", True),
+    (errors.InvalidPart, "InvalidPart", False),
+    (errors.InvalidPartOrder, "InvalidPartOrder", False),
+    (errors.PartTooSmall, "EntityTooSmall", True),
+    (errors.NameTooLong, "KeyTooLongError", True),
+    (errors.FileTooLarge, "EntityTooLarge", False),
+    (errors.NotADirectory, "InvalidArgument", True),
+    (errors.IsADirectory, "InvalidArgument", True),
+    (errors.InvalidArgument, "InvalidArgument", True),
+    (errors.AlreadyExists, "BucketAlreadyExists", False),
+    (errors.DirectoryNotEmpty, "BucketNotEmpty", False),
+    (errors.NotSupported, "NotImplemented", True),
+    (errors.NoSpace, "InsufficientStorage", False),
+    (errors.QuotaExceeded, "QuotaExceeded", False),
+    (errors.Refused, "InvalidRequest", True),
+    (errors.Unavailable, "ServiceUnavailable", False),
+    (errors.SiltstoneError, "InternalError", False),
+)
+
+
+def s3_error(error: errors.SiltstoneError) -> S3Error:
+    """What the client hears of an error: itself if it is one of the protocol, else by the table."""
+    if isinstance(error, S3Error):
+        return error
+    for kind, code, tells in _BY_CLASS:
+        if isinstance(error, kind):
+            return S3Error(code, str(error) if tells else "")
+    raise AssertionError(f"no code for {type(error).__name__}")
+
+
+def error_document(error: S3Error, *, resource: str, request_id: str) -> bytes:
+    """The body of an error reply."""
+    children: list[Element] = [("Code", error.code), ("Message", error.message)]
+    children.extend(error.details.items())
+    children += [("Resource", resource), ("RequestId", request_id), ("HostId", "siltstone")]
+    return render("Error", children, namespace=False)
+
+
+def reason(status: int) -> str:
+    """The reason phrase of a status line."""
+    return HTTPStatus(status).phrase

@@ -1,0 +1,198 @@
+"""Which operation a request asks for, from method, host, path and query. Pure."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from siltstone.s3gw.errors import S3Error
+
+
+class Operation(enum.Enum):
+    """Operations of S3 that are answered, by their names in its reference; the value is the name."""
+
+    LIST_BUCKETS = "ListBuckets"
+    CREATE_BUCKET = "CreateBucket"
+    DELETE_BUCKET = "DeleteBucket"
+    HEAD_BUCKET = "HeadBucket"
+    GET_BUCKET_LOCATION = "GetBucketLocation"
+    GET_BUCKET_VERSIONING = "GetBucketVersioning"
+    GET_BUCKET_ACL = "GetBucketAcl"
+    LIST_OBJECTS = "ListObjects"
+    LIST_OBJECTS_V2 = "ListObjectsV2"
+    LIST_MULTIPART_UPLOADS = "ListMultipartUploads"
+    DELETE_OBJECTS = "DeleteObjects"
+    GET_OBJECT = "GetObject"
+    HEAD_OBJECT = "HeadObject"
+    PUT_OBJECT = "PutObject"
+    COPY_OBJECT = "CopyObject"
+    DELETE_OBJECT = "DeleteObject"
+    GET_OBJECT_ACL = "GetObjectAcl"
+    CREATE_MULTIPART_UPLOAD = "CreateMultipartUpload"
+    UPLOAD_PART = "UploadPart"
+    UPLOAD_PART_COPY = "UploadPartCopy"
+    COMPLETE_MULTIPART_UPLOAD = "CompleteMultipartUpload"
+    ABORT_MULTIPART_UPLOAD = "AbortMultipartUpload"
+    LIST_PARTS = "ListParts"
+    NOT_IMPLEMENTED = ""
+
+
+class Target(NamedTuple):
+    """What a path names: nothing (the service), a bucket (empty key), or an object."""
+
+    bucket: str
+    key: bytes
+
+
+_BUCKET = "bucket"
+_OBJECT = "object"
+_COPY = "x-amz-copy-source"
+
+_PLAIN: dict[tuple[str, str], Operation] = {
+    ("GET", _BUCKET): Operation.LIST_OBJECTS,
+    ("HEAD", _BUCKET): Operation.HEAD_BUCKET,
+    ("PUT", _BUCKET): Operation.CREATE_BUCKET,
+    ("DELETE", _BUCKET): Operation.DELETE_BUCKET,
+    ("GET", _OBJECT): Operation.GET_OBJECT,
+    ("HEAD", _OBJECT): Operation.HEAD_OBJECT,
+    ("PUT", _OBJECT): Operation.PUT_OBJECT,
+    ("DELETE", _OBJECT): Operation.DELETE_OBJECT,
+}
+_BY_SUBRESOURCE: dict[tuple[str, str, str], Operation] = {
+    ("GET", _BUCKET, "location"): Operation.GET_BUCKET_LOCATION,
+    ("GET", _BUCKET, "versioning"): Operation.GET_BUCKET_VERSIONING,
+    ("GET", _BUCKET, "acl"): Operation.GET_BUCKET_ACL,
+    ("GET", _BUCKET, "uploads"): Operation.LIST_MULTIPART_UPLOADS,
+    ("POST", _BUCKET, "delete"): Operation.DELETE_OBJECTS,
+    ("GET", _OBJECT, "acl"): Operation.GET_OBJECT_ACL,
+    ("POST", _OBJECT, "uploads"): Operation.CREATE_MULTIPART_UPLOAD,
+    ("PUT", _OBJECT, "uploadId"): Operation.UPLOAD_PART,
+    ("POST", _OBJECT, "uploadId"): Operation.COMPLETE_MULTIPART_UPLOAD,
+    ("DELETE", _OBJECT, "uploadId"): Operation.ABORT_MULTIPART_UPLOAD,
+    ("GET", _OBJECT, "uploadId"): Operation.LIST_PARTS,
+}
+_WITH_COPY_SOURCE = {
+    Operation.PUT_OBJECT: Operation.COPY_OBJECT,
+    Operation.UPLOAD_PART: Operation.UPLOAD_PART_COPY,
+}
+_SUBRESOURCES = frozenset(name for _, _, name in _BY_SUBRESOURCE) | frozenset(
+    (
+        "accelerate",
+        "analytics",
+        "append",
+        "attributes",
+        "cors",
+        "encryption",
+        "intelligent-tiering",
+        "inventory",
+        "legal-hold",
+        "lifecycle",
+        "logging",
+        "metadataTable",
+        "metrics",
+        "notification",
+        "object-lock",
+        "ownershipControls",
+        "policy",
+        "policyStatus",
+        "publicAccessBlock",
+        "renameObject",
+        "replication",
+        "requestPayment",
+        "restore",
+        "retention",
+        "select",
+        "session",
+        "tagging",
+        "torrent",
+        "versions",
+        "website",
+    )
+)
+
+
+def route(method: str, target: Target, query: Mapping[str, str], headers: Mapping[str, str]) -> Operation:
+    """The operation; NOT_IMPLEMENTED for one of S3's that is not answered.
+
+    Raises MethodNotAllowed when S3 has no such operation either.
+    """
+    if not target.bucket:
+        if method == "GET":
+            return Operation.LIST_BUCKETS
+        raise S3Error("MethodNotAllowed")
+    level = _OBJECT if target.key else _BUCKET
+    for name in query:
+        if name in _SUBRESOURCES:
+            operation = _BY_SUBRESOURCE.get((method, level, name), Operation.NOT_IMPLEMENTED)
+            break
+    else:
+        found = _PLAIN.get((method, level))
+        if found is None:
+            if method == "POST" or method == "OPTIONS":
+                return Operation.NOT_IMPLEMENTED
+            raise S3Error("MethodNotAllowed")
+        operation = found
+    if operation is Operation.LIST_OBJECTS and query.get("list-type") == "2":
+        return Operation.LIST_OBJECTS_V2
+    if _COPY in headers:
+        return _WITH_COPY_SOURCE.get(operation, operation)
+    return operation
+
+
+def split_target(request_target: str) -> tuple[str, str]:
+    """(raw path, raw query) of a request target in origin or absolute form. Raises InvalidURI for another form."""
+    if not request_target.startswith("/"):
+        scheme, separator, rest = request_target.partition("://")
+        if not separator or scheme.lower() not in ("http", "https"):
+            raise S3Error("InvalidURI")
+        slash = rest.find("/")
+        request_target = rest[slash:] if slash >= 0 else "/"
+    path, _, query = request_target.partition("?")
+    return path, query
+
+
+def target_of(path: str, host: str, domain: str) -> Target:
+    """The bucket and key of a raw path; the bucket comes from the host when it is a name under ``domain``."""
+    if domain:
+        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+        if name.lower().endswith("." + domain):
+            return _target(name[: -len(domain) - 1].lower().encode("latin-1"), path[1:])
+    bucket, _, key = path[1:].partition("/")
+    return _target(bucket.encode("latin-1"), key)
+
+
+def _target(bucket: bytes, key: str) -> Target:
+    raw = key.encode("latin-1")
+    return Target(
+        unquote_to_bytes(bucket).decode("utf-8", "surrogateescape"), unquote_to_bytes(raw) if b"%" in raw else raw
+    )
+
+
+def parse_copy_source(text: str) -> tuple[Target, str]:
+    """(source, version id) that x-amz-copy-source names. Raises InvalidArgument."""
+    path, _, query = text.partition("?")
+    version = query.removeprefix("versionId=") if query.startswith("versionId=") else ""
+    path = unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
+    bucket, _, key = path.removeprefix("/").partition("/")
+    if not bucket or not key:
+        raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key: sourcebucket/sourcekey")
+    return Target(bucket.encode("latin-1").decode("utf-8", "surrogateescape"), key.encode("latin-1")), version
+
+
+_BUCKET_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
+
+
+def check_new_bucket_name(name: str) -> None:
+    """Raise InvalidBucketName unless S3's rules allow a bucket to be created by that name."""
+    if (
+        _BUCKET_NAME.fullmatch(name) is None
+        or ".." in name
+        or _ADDRESS.fullmatch(name)
+        or name.startswith(("xn--", "sthree-"))
+        or name.endswith(("-s3alias", "--ol-s3", ".mrap", "--x-s3"))
+    ):
+        raise S3Error("InvalidBucketName", BucketName=name)

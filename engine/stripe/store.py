@@ -13,8 +13,8 @@ from typing import NamedTuple
 import trio
 
 from siltstone.engine.pool import Pool
-from siltstone.engine.stripe.checksum import checksums_of
 from siltstone.engine.stripe.codec import codec_for
+from siltstone.engine.stripe.encode import EncodedStripe, encode_stripe
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, chunk_offset
 from siltstone.engine.stripe.reader import StripeAddress, StripeReader
 from siltstone.engine.stripe.slab import Placement
@@ -50,45 +50,6 @@ class StripeStatistics(NamedTuple):
     degraded_reads: int
     repaired_blocks: int
     failed_repairs: int
-
-
-class EncodedStripe(NamedTuple):
-    """The units of a stripe, data and parity, and their checksums."""
-
-    units: list[Buffer]
-    checksums: bytes
-
-
-def cut_into_units(buffers: Sequence[Buffer], data_units: int, unit_bytes: int) -> list[Buffer]:
-    """Data units from buffers that follow each other, zeros behind them.
-
-    A unit that lies in one buffer is a view of it; any other is joined, once.
-    """
-    pieces: list[list[Buffer]] = [[] for _ in range(data_units)]
-    end = 0
-    for buffer in buffers:
-        view = memoryview(buffer)
-        at = 0
-        while at < len(view):
-            unit, inner = divmod(end, unit_bytes)
-            step = min(len(view) - at, unit_bytes - inner)
-            pieces[unit].append(view[at : at + step])
-            at += step
-            end += step
-    units: list[Buffer] = []
-    for index, parts in enumerate(pieces):
-        missing = min(unit_bytes, max(0, (index + 1) * unit_bytes - end))
-        if missing:
-            parts.append(bytes(missing))
-        units.append(parts[0] if len(parts) == 1 else b"".join(parts))
-    return units
-
-
-def encode_stripe(buffers: Sequence[Buffer], slab: Slab, unit_bytes: int) -> EncodedStripe:
-    """Cut, encode and hash one stripe."""
-    data = cut_into_units(buffers, slab.data_units, unit_bytes)
-    units = [*data, *codec_for(slab.data_units, slab.parity_units).encode(data)]
-    return EncodedStripe(units, checksums_of(units))
 
 
 class StripeStore:
@@ -175,11 +136,11 @@ class StripeStore:
         raise failures[0]
 
     async def _encode(self, buffers: Sequence[Buffer], slab: Slab, stripe: Stripe) -> EncodedStripe:
-        codec = codec_for(slab.data_units, slab.parity_units)
-        if codec.is_instant(stripe.data_bytes):
-            encoded = encode_stripe(buffers, slab, stripe.unit_bytes)
+        k, m = slab.data_units, slab.parity_units
+        if codec_for(k, m).is_instant(stripe.data_bytes):
+            encoded = encode_stripe(buffers, k, m, stripe.unit_bytes)
         else:
-            encoded = await self._workers.run(encode_stripe, buffers, slab, stripe.unit_bytes)
+            encoded = await self._workers.run(encode_stripe, buffers, k, m, stripe.unit_bytes)
         assert len(encoded.units) == len(slab.disks)
         assert all(len(unit) == stripe.unit_bytes for unit in encoded.units)
         assert len(encoded.checksums) == checksums_bytes(slab, stripe)

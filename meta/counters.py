@@ -7,6 +7,8 @@ batch that makes an inode puts it anyway, serials are handed out one by one and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from siltstone.limits import PARTITION_COUNT
@@ -34,6 +36,18 @@ def read_totals(reader: Reader) -> Counters:
         total.bytes += counters.bytes
         total.serial += counters.serial
     return total
+
+
+def partitions_in_use(reader: Reader) -> Iterator[PartitionId]:
+    """The partitions that hold any record, in order."""
+    partition = 0
+    while partition < PARTITION_COUNT:
+        rest = reader.scan(keys.partition_from(partition), keys.partition_from(PARTITION_COUNT))
+        first = next(iter(rest), None)
+        if first is None:
+            return
+        yield keys.key_partition(first[0])
+        partition = keys.key_partition(first[0]) + 1
 
 
 def take_ino(transaction: Transaction, partition: PartitionId) -> Ino:
@@ -74,9 +88,9 @@ def add_bytes(transaction: Transaction, ino: Ino, delta: int) -> None:
 
 
 def recount(reader: Reader, partition: PartitionId) -> Counters:
-    """The totals as the partition's inodes say, for fsck. ``serial`` is the highest in use, a lower bound of the record's."""
+    """The totals as the partition's inodes say. ``serial`` is the highest in use, which the record's is not under."""
     found = Counters()
-    start, end = keys.prefix_range(keys.inodes(partition))
+    start, end = keys.prefix_range(keys.all_of(keys.INODE, partition))
     for key, value in reader.scan(start, end):
         inode: Inode = decode_inode(value)
         found.inodes += 1

@@ -84,8 +84,8 @@ def mark_orphan(transaction: Transaction, ino: Ino) -> None:
 
 def orphans(reader: Reader) -> Iterator[Ino]:
     """Every inode without a name."""
-    for partition in range(PARTITION_COUNT):
-        start, end = keys.prefix_range(keys.orphans(PartitionId(partition)))
+    for partition in counters.partitions_in_use(reader):
+        start, end = keys.prefix_range(keys.all_of(keys.ORPHAN, partition))
         for key, _ in reader.scan(start, end):
             yield keys.orphan_ino(key)
 

@@ -50,7 +50,7 @@ def inode(ino: Ino) -> bytes:
 
 
 def inode_ino(key: bytes) -> Ino:
-    """The inode number in an inode key."""
+    """The inode number in an inode key, or in any key that goes on behind one (the directory of a dentry, ...)."""
     return Ino(int.from_bytes(key[3:INO_KEY_BYTES], "big"))
 
 
@@ -232,14 +232,29 @@ def parts(partition: PartitionId, upload_id: bytes) -> bytes:
     return b"p" + bytes((partition,)) + b"n" + upload_id
 
 
-def inodes(partition: PartitionId) -> bytes:
-    """Prefix of a partition's inodes."""
-    return b"p" + bytes((partition,)) + b"i"
+def partition_from(partition: int) -> bytes:
+    """The smallest key of a partition; of 256, the end of all partitions."""
+    return b"p" + bytes((partition,)) if partition < 256 else b"q"
 
 
-def orphans(partition: PartitionId) -> bytes:
-    """Prefix of a partition's orphans."""
-    return b"p" + bytes((partition,)) + b"o"
+def key_partition(key: bytes) -> PartitionId:
+    """The partition of a partition-scoped key."""
+    return PartitionId(key[1])
+
+
+def all_of(kind: bytes, partition: PartitionId) -> bytes:
+    """Prefix of all records of one kind in a partition; ``kind`` is one of the letters below."""
+    return b"p" + bytes((partition,)) + kind
+
+
+DENTRY = b"d"
+EXTENT = b"e"
+INODE = b"i"
+OBJECT = b"b"
+BUCKET = b"k"
+UPLOAD = b"m"
+ORPHAN = b"o"
+XATTR = b"x"
 
 
 SLABS = b"sS"

@@ -166,8 +166,7 @@ def _decoder(record: type[R]) -> Any:
 
 
 _decoders: dict[type[Any], Any] = {
-    record: _decoder(record)
-    for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe)
+    record: _decoder(record) for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe)
 }
 
 decode_inode = msgspec.msgpack.Decoder(Inode).decode

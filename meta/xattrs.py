@@ -67,7 +67,7 @@ def set_xattr(
     if not exists:
         list_bytes = sum(len(other) + 1 for other in _names(transaction, ino, inode))
         if list_bytes + len(name) + 1 > XATTR_LIST_BYTES_MAX:
-            raise ValueTooLarge(f"the names of inode {ino}'s extended attributes would pass {XATTR_LIST_BYTES_MAX} bytes")
+            raise ValueTooLarge(f"inode {ino}: the names of all extended attributes pass {XATTR_LIST_BYTES_MAX} bytes")
     transaction.put(keys.xattr(ino, name), value)
     inode.flags |= InodeFlag.HAS_XATTRS
     inode.ctime_ns = now_ns

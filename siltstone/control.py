@@ -1,7 +1,7 @@
 """The control socket: how a command talks to the process that owns the volume. JSON lines over HOME/control.sock.
 
 One request a connection: the client sends one line ``{"operation": ..., "arguments": {...}}``; the owner answers with
-any number of ``{"progress": [what, done, total, unit]}`` and exactly one ``{"result": ...}`` or ``{"error": [kind,
+any number of ``{"progress": [done, total, unit]}`` and exactly one ``{"result": ...}`` or ``{"error": [kind,
 message]}``. A client that hangs up cancels its operation. Whoever may open the socket (0600) may do everything.
 """
 
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
+from siltstone.core.types import Progress
 from siltstone.errors import Corrupt, Refused, SiltstoneError, Unavailable
 from siltstone.home import Home
-from siltstone.progress import Progress
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 CONNECTIONS_MAX = 64

@@ -1,1 +1,1 @@
-"""The commands of `siltstone`, one noun a file: each adds its parser and runs. No command holds state of its own."""
+"""The commands of `siltstone`, one a file: each has ``add_parser`` and ``run``. No command holds state of its own."""

@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from siltstone.control import Handler, NoOwner, request, serve_control
+from siltstone.core.types import Progress
 from siltstone.errors import Corrupt, NotFound, Refused, StripeUnreadable
 from siltstone.home import Home
-from siltstone.progress import Progress
 
 
 def while_served(home: Home, handler: Handler, client: Callable[[], Any]) -> Any:
@@ -35,7 +35,7 @@ async def echo(operation: str, arguments: Mapping[str, Any], report: Callable[[P
     if operation == "corrupt":
         raise StripeUnreadable("stripe 7 is gone")
     if operation == "work":
-        report(Progress("working", 1, 2, "steps"))
+        report(Progress(1, 2, "steps"))
     return [operation, dict(arguments)]
 
 
@@ -61,7 +61,7 @@ def test_progress_arrives_before_the_result(tmp_path: Path) -> None:
     home = Home(tmp_path)
     seen: list[Progress] = []
     assert while_served(home, echo, lambda: request(home, "work", report=seen.append)) == ["work", {}]
-    assert seen == [Progress("working", 1, 2, "steps")]
+    assert seen == [Progress(1, 2, "steps")]
 
 
 def test_only_the_owner_of_the_socket_may_open_it_and_it_is_gone_afterwards(tmp_path: Path) -> None:

@@ -6,20 +6,21 @@ import io
 
 import pytest
 
-from siltstone.progress import Progress, ProgressLine, describe, format_bytes, format_seconds
+from siltstone.core.types import Progress
+from siltstone.progress import ProgressLine, describe, format_bytes, format_seconds
 
 
 def test_a_line_tells_share_throughput_and_the_time_left() -> None:
-    line = describe(Progress("settling", 256 * 2**20, 1024 * 2**20), elapsed_seconds=2.0)
+    line = describe("settling", Progress(256 * 2**20, 1024 * 2**20, "bytes"), elapsed_seconds=2.0)
     assert line == "settling: 25 % of 1.0 GiB, 128.0 MiB/s, 6 s left"
 
 
 def test_without_a_known_total_a_line_tells_what_is_done() -> None:
-    assert describe(Progress("reading", 10, 0, "stripes"), 5.0) == "reading: 10 stripes, 2 stripes/s"
+    assert describe("reading", Progress(10, 0, "stripes"), 5.0) == "reading: 10 stripes, 2 stripes/s"
 
 
 def test_nothing_done_yet_is_no_division_by_zero() -> None:
-    assert describe(Progress("reading", 0, 100, "stripes"), 0.0) == "reading: 0 % of 100 stripes, 0 stripes/s"
+    assert describe("reading", Progress(0, 100, "stripes"), 0.0) == "reading: 0 % of 100 stripes, 0 stripes/s"
 
 
 @pytest.mark.parametrize(
@@ -43,17 +44,17 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_shows_the_first_value_at_once_and_is_left_clean() -> None:
     terminal = Terminal()
-    line = ProgressLine(terminal)
-    line(Progress("settling", 0, 10, "stripes"))
+    line = ProgressLine("settling", terminal)
+    line(Progress(0, 10, "stripes"))
     assert "settling: 0 % of 10 stripes" in terminal.getvalue()
-    line.finish()
+    line.close()
     assert terminal.getvalue().rsplit("\r", 2)[1].strip() == ""
 
 
 def test_a_log_stays_quiet_while_the_work_is_short() -> None:
     log = io.StringIO()
-    line = ProgressLine(log)
+    line = ProgressLine("settling", log)
     for done in range(100):
-        line(Progress("settling", done, 100, "stripes"))
-    line.finish()
+        line(Progress(done, 100, "stripes"))
+    line.close()
     assert log.getvalue() == ""

@@ -1,0 +1,45 @@
+"""What the parsers of the commands have in common: every help ends with an example, every HOME is described alike."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+from siltstone.errors import ConfigInvalid
+
+Subparsers = Any  # argparse keeps the type of add_subparsers() private
+
+
+def add_command(
+    commands: Subparsers, name: str, run: Callable[[argparse.Namespace], int], *, summary: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    """A parser for one command; ``run`` is called with what it parsed."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=text,
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_home(parser: argparse.ArgumentParser) -> None:
+    """The argument HOME."""
+    parser.add_argument("home", metavar="HOME", help="directory that holds the volume's settings and metadata")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """ "127.0.0.1:9000" or "[::1]:9000" -> host and port; port 0 takes a free one. Raises ConfigInvalid."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):([0-9]{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise ConfigInvalid(f"address {text!r}: want HOST:PORT, as in 127.0.0.1:9000 (port 0 takes a free one)")
+    return match[1] or match[2], int(match[3])

@@ -1,0 +1,47 @@
+"""The kernel's list of mounts is read as the kernel writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from siltstone import mounts
+from siltstone.errors import Refused
+from siltstone.home import Home
+from siltstone.mounts import Mount, find_mount, home_of, parse_mountinfo, source_of
+
+MOUNTINFO = r"""
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+97 22 0:43 / /mnt/a\040b rw,nosuid shared:50 master:3 - fuse.siltstone siltstone:/home/me/my\040volume rw,user_id=0
+98 22 0:44 / /mnt/c rw - fuse.sshfs host: rw
+""".lstrip()
+
+
+def test_directories_and_sources_are_found_with_spaces_and_optional_fields() -> None:
+    assert parse_mountinfo(MOUNTINFO) == [
+        Mount("/", "/dev/vda"),
+        Mount("/mnt/a b", "siltstone:/home/me/my volume"),
+        Mount("/mnt/c", "host:"),
+    ]
+
+
+def test_only_a_siltstone_mount_is_found_and_leads_to_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTINFO)
+    monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
+    mount = find_mount("/mnt/a b")
+    assert home_of(mount).path == Path("/home/me/my volume")
+    assert source_of(home_of(mount)) == mount.source
+    for other in ("/mnt/c", "/", "/mnt/absent"):
+        with pytest.raises(Refused, match="not a mount of a Siltstone volume"):
+            find_mount(other)
+
+
+def test_a_mount_is_found_through_a_symbolic_link_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    source = source_of(Home("/home/v"))
+    line = f"97 22 0:43 / {tmp_path.resolve()}/real/m rw - fuse.siltstone {source} rw\n"
+    (tmp_path / "mountinfo").write_text(line)
+    monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
+    assert find_mount(str(tmp_path / "link" / "m")).source == source

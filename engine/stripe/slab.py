@@ -8,6 +8,7 @@ a crash between its creation and the batch with its record leaves strays: chunk 
 from __future__ import annotations
 
 import enum
+from itertools import groupby
 from typing import NamedTuple
 
 from siltstone.engine.stripe.allocate import RowAllocator
@@ -78,18 +79,23 @@ class SlabState:
         """Whether writing these rows surely takes no new room on the disks."""
         return not self._backing or self._backing.count(Backing.PRESENT, row, row + count) == count
 
-    def unpunched_runs(self) -> list[tuple[int, int]]:
-        """The free rows that were used and not punched since, as (start, length)."""
+    @property
+    def backed_free_rows(self) -> int:
+        """Free rows whose writing takes no new room, as far as is known."""
+        return max(0, self.rows.free - self._backing.count(Backing.PUNCHED))
+
+    def free_runs(self, backings: set[Backing]) -> list[tuple[int, int]]:
+        """The free rows that were used and have one of these backings, as (start, length)."""
         if not self._backing:
-            return self.rows.runs()
+            return self.rows.runs() if Backing.PRESENT in backings else []
         found: list[tuple[int, int]] = []
         for start, length in self.rows.runs():
-            kept = self._backing[start : start + length].split(bytes((Backing.PUNCHED,)))
             at = start
-            for piece in kept:
-                if piece:
-                    found.append((at, len(piece)))
-                at += len(piece) + 1
+            for backing, rows in groupby(self._backing[start : start + length]):
+                count = len(list(rows))
+                if backing in backings:
+                    found.append((at, count))
+                at += count
         return found
 
 

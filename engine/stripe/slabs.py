@@ -22,14 +22,20 @@ from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
 
 
 class StripeSpace(NamedTuple):
-    """Room in the slabs that exist, in bytes; ``raw`` counts parity, ``data`` only what data units hold."""
+    """Room in bytes. ``raw`` counts parity, ``data`` and ``usable`` only what data units hold."""
 
     slabs: int
     suspect_slabs: int
     raw_bytes: int
+    """Chunk files in all."""
     raw_free_bytes: int
+    """Free rows in them, on disks that are up, that have blocks behind them."""
     data_bytes: int
     data_free_bytes: int
+    usable_total_bytes: int
+    """All disks that are up, if they held nothing but stripes of full width."""
+    usable_free_bytes: int
+    """What can still be written: free rows, and slabs of full width in what the disks have free above the reserve."""
     reserve_bytes: int
     """What new slabs leave free on each disk."""
 
@@ -81,16 +87,40 @@ class Slabs:
         return self._slabs[slab_id]
 
     def space(self) -> StripeSpace:
-        """Room now."""
+        """Room now; the disks' as the pool saw it last."""
         suspect = raw = raw_free = data = data_free = 0
         for state in self._slabs.values():
-            size, free = state.slab.chunk_bytes, state.rows.free * ROW_BYTES
             suspect += state.is_suspect
-            raw += size * state.units
-            raw_free += free * state.units
-            data += size * state.slab.data_units
-            data_free += free * state.slab.data_units
-        return StripeSpace(len(self._slabs), suspect, raw, raw_free, data, data_free, self._reserve_bytes)
+            raw += state.slab.chunk_bytes * state.units
+            data += state.slab.chunk_bytes * state.slab.data_units
+            if self._is_up(state.slab):
+                free = state.backed_free_rows * ROW_BYTES
+                raw_free += free * state.units
+                data_free += free * state.slab.data_units
+        total, free = self._disk_bytes()
+        k, units = self._data_units, self._data_units + self._parity_units
+        return StripeSpace(
+            slabs=len(self._slabs),
+            suspect_slabs=suspect,
+            raw_bytes=raw,
+            raw_free_bytes=raw_free,
+            data_bytes=data,
+            data_free_bytes=data_free,
+            usable_total_bytes=total * k // units,
+            usable_free_bytes=data_free + free * k // units,
+            reserve_bytes=self._reserve_bytes,
+        )
+
+    def _disk_bytes(self) -> tuple[int, int]:
+        """(total, free above the reserve) of the disks that are up; disks on one device share its room."""
+        total: dict[int, int] = {}
+        free: dict[int, int] = {}
+        for status in self._pool.status():
+            space = status.space
+            if space is not None and self._pool.is_up(status.disk_id):
+                total[space.device] = space.total_bytes
+                free[space.device] = free.get(space.device, space.free_bytes) - self._reserve_bytes
+        return sum(total.values()), sum(max(0, left) for left in free.values())
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
@@ -101,8 +131,19 @@ class Slabs:
         ``use_reserve`` a new slab may leave less free, which is for what makes room (settle, rebuild). The caller
         gives the rows back or commits a stripe there. Raises TooFewDisks, or NoSpace with nothing taken.
         """
+        placement = await self._place(size, set(avoid), use_reserve=use_reserve)
+        if placement is None and await self.punch_free({Backing.UNKNOWN}):
+            # Of the gaps found at open nobody knows whether writing them takes room. Now they do, and it was given back.
+            placement = await self._place(size, set(avoid), use_reserve=use_reserve)
+        if placement is None:
+            raise NoSpace(
+                f"no room for {size} bytes: no slab on healthy disks has it, and a new one would leave less than "
+                f"{self._reserve(use_reserve)} bytes on a disk; delete something or add disks"
+            )
+        return placement
+
+    async def _place(self, size: int, avoid: set[SlabId], *, use_reserve: bool) -> Placement | None:
         width_max = self._width_now()
-        avoid = set(avoid)
         for is_last_resort in (False, True):
             for width in range(width_max, 0, -1):
                 if size > width * self._chunk_bytes:
@@ -117,10 +158,7 @@ class Slabs:
                     else:
                         self.give_back(placement.stripe_id, placement.rows)
                         avoid.add(placement.state.slab_id)
-        raise NoSpace(
-            f"no room for {size} bytes: no slab on healthy disks has it, and a new one would leave less than "
-            f"{self._reserve(use_reserve)} bytes on a disk; delete something or add disks"
-        )
+        return None
 
     def give_back(self, stripe_id: StripeId, rows: int) -> None:
         """Make the rows of a stripe free: from now on others may be written there."""
@@ -141,12 +179,15 @@ class Slabs:
             state = self._slabs[rooms[index][1]]
             if state.slab_id in avoid or (state.is_suspect and not is_last_resort):
                 continue
-            if all(self._pool.is_up(disk_id) for disk_id in state.slab.disks):
+            if self._is_up(state.slab):
                 row = state.rows.take(rows)
                 assert row is not None
                 self._index(state)
                 return Placement(state, row, unit_bytes)
         return None
+
+    def _is_up(self, slab: Slab) -> bool:
+        return all(map(self._pool.is_up, slab.disks))
 
     def _index(self, state: SlabState) -> None:
         """Keep the index of rooms in step with a slab whose rows or phase changed."""
@@ -322,14 +363,14 @@ class Slabs:
                     count += await self._delete(disk_id, entry.name)
         return count
 
-    async def punch_free(self) -> int:
-        """Give back the blocks behind free rows that were used; returns raw bytes punched.
+    async def punch_free(self, backings: set[Backing]) -> int:
+        """Give back the blocks behind free rows that were used and have one of these backings; raw bytes punched.
 
         The rows are held while they are punched, so that nothing is written there meanwhile.
         """
         punched = 0
         for state in list(self._open_states()):
-            for start, count in state.unpunched_runs():
+            for start, count in state.free_runs(backings):
                 if state.phase is not SlabPhase.OPEN or not state.rows.is_free(start, count):
                     continue  # it was taken, or the slab retired, while others were punched
                 state.rows.take_at(start, count)

@@ -17,7 +17,7 @@ from siltstone.engine.stripe.codec import codec_for
 from siltstone.engine.stripe.encode import EncodedStripe, encode_stripe
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, chunk_offset
 from siltstone.engine.stripe.reader import StripeAddress, StripeReader
-from siltstone.engine.stripe.slab import Placement
+from siltstone.engine.stripe.slab import Backing, Placement
 from siltstone.engine.stripe.slabs import Slabs, StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
 from siltstone.limits import UNIT_BYTES_MAX
@@ -212,7 +212,7 @@ class StripeStore:
 
     async def punch_released(self) -> int:
         """Give the disks back the blocks of rows that are free; raw bytes punched."""
-        return await self._slabs.punch_free()
+        return await self._slabs.punch_free({Backing.PRESENT, Backing.UNKNOWN})
 
     def take_empty_slabs(self, *, keep: int = 1) -> list[SlabId]:
         """Retire the slabs that hold nothing, but ``keep`` of them. The caller deletes their records, waits until that

@@ -3,6 +3,7 @@
 PY := .venv/bin/python
 SEED ?= 0
 MINUTES ?= 10
+PROFILE ?= default
 
 .PHONY: help setup check test demo bench sim soak clean
 
@@ -32,7 +33,7 @@ bench: setup
 	$(PY) tools/bench.py
 
 sim: setup
-	$(PY) -m pytest tests/stateful --hypothesis-seed=$(SEED)
+	$(PY) -m pytest tests/stateful --hypothesis-profile=$(PROFILE) --hypothesis-seed=$(SEED)
 
 soak: setup
 	$(PY) tools/soak.py --minutes $(MINUTES)

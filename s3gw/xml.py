@@ -21,7 +21,7 @@ ELEMENTS_MAX = 100_000
 """More than 10,000 parts with nine elements each."""
 
 Element = tuple[str, str | int | bool | Sequence["Element"]]
-"""A name with its text, or with its children in order."""
+"""A name with its text, or with its children in order; attributes may stand behind the name of one with children."""
 
 
 class XmlInvalid(Refused):
@@ -138,7 +138,7 @@ def _append(parts: list[str], children: Iterable[Element]) -> None:
         elif value:
             parts.append(f"<{name}>")
             _append(parts, value)
-            parts.append(f"</{name}>")
+            parts.append(f"</{name.partition(' ')[0]}>")
         else:
             parts.append(f"<{name}/>")
 

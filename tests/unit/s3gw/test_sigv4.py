@@ -7,10 +7,10 @@ from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlsplit
 
-import botocore.auth
+import botocore.auth  # type: ignore[import-untyped]
 import pytest
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
+from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+from botocore.credentials import Credentials  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,0 +1,124 @@
+"""Handlers for buckets and for the service: who owns what, and what there is."""
+
+from __future__ import annotations
+
+from siltstone.core.object_types import BucketInfo
+from siltstone.errors import AlreadyExists
+from siltstone.s3gw.dates import iso_date
+from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.reply import Reply, xml_reply
+from siltstone.s3gw.request import Request, refuse_what_is_not_there
+from siltstone.s3gw.router import check_new_bucket_name
+from siltstone.s3gw.xml import NAMESPACE, Element
+
+DEFAULT_REGION = "us-east-1"
+"""The region whose name S3 does not say, and where creating one's own bucket again is success."""
+
+_GRANTEE = 'Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"'
+"""The one place in S3 where an attribute matters: clients read the kind of grantee from it."""
+
+
+async def list_buckets(request: Request) -> Reply:
+    """ListBuckets: the sender's own, by name, in pages if the client asks."""
+    prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
+    limit = request.number("max-buckets", 10_000, largest=10_000)
+    own = sorted((info for info in request.objects.list_buckets() if request.owns(info)), key=lambda info: info.name)
+    found = [info for info in own if info.name.startswith(prefix) and info.name > token]
+    page: list[Element] = [
+        (
+            "Bucket",
+            [("Name", info.name), ("CreationDate", iso_date(info.created_ns)), ("BucketRegion", request.region)],
+        )
+        for info in found[:limit]
+    ]
+    children: list[Element] = [
+        ("Owner", owner_elements(request, request.identity.owner)),
+        ("Buckets", page),
+    ]
+    if prefix:
+        children.append(("Prefix", prefix))
+    if len(found) > limit > 0:
+        children.append(("ContinuationToken", found[limit - 1].name))
+    return xml_reply("ListAllMyBucketsResult", children)
+
+
+def owner_elements(request: Request, owner: str) -> list[Element]:
+    """An owner's id and name; what the mount made is shown as the sender's own."""
+    owner = owner or request.identity.owner
+    return [("ID", owner), ("DisplayName", request.display_name(owner))]
+
+
+async def create_bucket(request: Request) -> Reply:
+    """CreateBucket."""
+    name = request.target.bucket
+    check_new_bucket_name(name)
+    refuse_what_is_not_there(request.headers)
+    if request.headers.get("x-amz-bucket-object-lock-enabled", "").lower() == "true":
+        raise S3Error("NotImplemented", "Object lock is not implemented.", Header="x-amz-bucket-object-lock-enabled")
+    document = await request.document(may_be_empty=True)
+    if document is not None:
+        if document.name != "CreateBucketConfiguration":
+            raise S3Error("MalformedXML")
+        location = document.text_of("LocationConstraint")
+        if location and location != request.region:
+            raise S3Error(
+                "IllegalLocationConstraintException",
+                f"The {location} location constraint is incompatible for the region specific endpoint this request "
+                "was sent to.",
+            )
+    try:
+        await request.objects.create_bucket(name, owner=request.identity.owner)
+    except AlreadyExists:
+        if not request.owns(request.objects.bucket(name)):
+            raise S3Error("BucketAlreadyExists", BucketName=name) from None
+        if request.region != DEFAULT_REGION:
+            raise S3Error("BucketAlreadyOwnedByYou", BucketName=name) from None
+    return Reply(200, [("Location", f"/{name}")])
+
+
+async def delete_bucket(request: Request) -> Reply:
+    """DeleteBucket."""
+    bucket = request.bucket()
+    await request.objects.delete_bucket(bucket.name)
+    return Reply(204)
+
+
+async def head_bucket(request: Request) -> Reply:
+    """HeadBucket."""
+    request.bucket()
+    return Reply(200, [("x-amz-bucket-region", request.region), ("Content-Type", "application/xml")])
+
+
+async def get_bucket_location(request: Request) -> Reply:
+    """GetBucketLocation: a document whose root is the answer."""
+    request.bucket()
+    region = "" if request.region == DEFAULT_REGION else request.region
+    document = (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<LocationConstraint xmlns="{NAMESPACE}">{region}</LocationConstraint>'
+    )
+    return Reply(200, [("Content-Type", "application/xml")], document.encode())
+
+
+async def get_bucket_versioning(request: Request) -> Reply:
+    """GetBucketVersioning: never turned on."""
+    request.bucket()
+    return xml_reply("VersioningConfiguration", ())
+
+
+async def get_bucket_acl(request: Request) -> Reply:
+    """GetBucketAcl."""
+    return _acl(request, request.bucket())
+
+
+async def get_object_acl(request: Request) -> Reply:
+    """GetObjectAcl: an object belongs to the owner of its bucket."""
+    bucket = request.bucket()
+    await request.objects.head(bucket.name, request.key)
+    return _acl(request, bucket)
+
+
+def _acl(request: Request, bucket: BucketInfo) -> Reply:
+    """The owner has full control, and nobody else has anything."""
+    owner = owner_elements(request, bucket.owner)
+    grant: list[Element] = [(_GRANTEE, owner), ("Permission", "FULL_CONTROL")]
+    return xml_reply("AccessControlPolicy", [("Owner", owner), ("AccessControlList", [("Grant", grant)])])

@@ -1,0 +1,252 @@
+"""One client's connection: heads in, bodies in when they are asked for, replies out, in order.
+
+httptools parses heads only; bodies are received straight into the buffers of whoever reads them. A reply whose
+request's body was not read to its end is followed by reading that away when it is small, and by closing the
+connection gently when it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple
+
+import trio
+
+from siltstone.s3gw.body import Framing, framing_of
+from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.head import CONTINUE, HEAD_BYTES_MAX, HEAD_END, RequestHead, parse_head, render_head
+from siltstone.s3gw.reply import Header, ObjectStream, Reply
+from siltstone.s3gw.transfer import side_by_side
+
+RECEIVE_BYTES = 64 * 1024
+JOIN_BYTES_MAX = 64 * 1024
+"""A body up to this size is joined to its head, one copy for one send; a longer one goes beside it."""
+
+DRAIN_BYTES_MAX = 256 * 1024
+LINGER_SECONDS = 2.0
+LINGER_BYTES_MAX = 64 * 1024 * 1024
+LAST_WORD_SECONDS = 1.0
+
+
+class Timeouts(NamedTuple):
+    """How long a client may be silent, in seconds: between requests, inside a head, inside a body or a reply."""
+
+    idle: float = 75.0
+    head: float = 30.0
+    transfer: float = 60.0
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+class ConnectionLost(Exception):
+    """The client is gone; there is nobody to answer."""
+
+
+Respond = Callable[[RequestHead, Framing], Awaitable[Reply]]
+"""Answers a request; raises nothing but cancellation and ConnectionLost."""
+Refuse = Callable[[S3Error], Reply]
+"""The reply to something that is not even a request."""
+CommonHeaders = Callable[[], list[Header]]
+"""The headers that every reply has."""
+
+
+class Connection:
+    """A socket and its state. ``run`` returns when the connection is over; the caller closes the socket."""
+
+    def __init__(
+        self,
+        socket: trio.socket.SocketType,
+        respond: Respond,
+        refuse: Refuse,
+        common_headers: CommonHeaders,
+        timeouts: Timeouts,
+    ) -> None:
+        self._socket = socket
+        self._respond = respond
+        self._refuse = refuse
+        self._common_headers = common_headers
+        self._timeouts = timeouts
+        self._rest = b""
+        self._scope = trio.CancelScope()
+        self._idle = True
+        self._stopping = False
+        self._sent = False
+        self._owes_continue = False
+
+    def stop(self) -> None:
+        """Close the connection when the request that is under way, if any, is answered."""
+        self._stopping = True
+        if self._idle:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Serve requests until the client leaves, breaks a rule, falls silent, or ``stop`` is called."""
+        try:
+            with self._scope:
+                while await self._serve_one():
+                    pass
+            if self._scope.cancelled_caught and not self._idle and not self._sent:
+                await self._send_last_word(S3Error("RequestTimeout"))
+        except (ConnectionLost, OSError):
+            return
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    async def _serve_one(self) -> bool:
+        """Serve one request; returns whether another may follow."""
+        try:
+            head = await self._read_head()
+            if head is None:
+                return False
+        except S3Error as error:
+            await self._send_last_word(error)
+            return False
+        self._owes_continue = head.expects_continue
+        framing = framing_of(head, self)
+        self._scope.deadline = math.inf
+        reply = await self._respond(head, framing)
+        try:
+            goes_on = head.keep_alive and not self._stopping and self._can_drain(framing)
+            await self._send(reply, with_body=head.method != "HEAD", keep_alive=goes_on)
+            if goes_on:
+                await self._drain(framing)
+            elif not framing.complete:
+                await self._linger()
+        except S3Error:
+            return False  # what was left of the body is not in the form that it should have; the reply is out
+        finally:
+            if reply.stream is not None:
+                reply.stream.close()
+        return goes_on
+
+    async def _read_head(self) -> RequestHead | None:
+        """The next head, None when the client closed the connection or fell silent between two requests."""
+        self._sent = False
+        self._idle = not self._rest
+        data = self._rest
+        self._rest = b""
+        self._scope.deadline = trio.current_time() + (self._timeouts.idle if self._idle else self._timeouts.head)
+        while True:
+            if data[:1] in (b"\r", b"\n"):
+                data = data.lstrip(b"\r\n")
+            end = data.find(HEAD_END)
+            if end >= 0:
+                break
+            if len(data) > HEAD_BYTES_MAX:
+                raise S3Error("RequestHeaderSectionTooLarge")
+            if self._stopping and not data:
+                return None
+            more = await self._socket.recv(RECEIVE_BYTES)
+            if not more:
+                return None
+            if self._idle:
+                self._idle = False
+                self._scope.deadline = trio.current_time() + self._timeouts.head
+            data = data + more if data else more
+        end += len(HEAD_END)
+        if end > HEAD_BYTES_MAX:
+            raise S3Error("RequestHeaderSectionTooLarge")
+        self._rest = data[end:]
+        return parse_head(data[:end] if self._rest else data)
+
+    # --- bodies: this is the source that framings read from ---------------------------------------------------------
+
+    async def read_into(self, view: memoryview) -> int:
+        """See body.Source."""
+        if self._rest:
+            count = min(len(view), len(self._rest))
+            view[:count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            return count
+        self._scope.deadline = trio.current_time() + self._timeouts.transfer
+        try:
+            if self._owes_continue:
+                self._owes_continue = False
+                await self._send_all(CONTINUE)
+            return await self._socket.recv_into(view)
+        except OSError as error:
+            raise ConnectionLost from error
+        finally:
+            self._scope.deadline = math.inf
+
+    async def finish(self, rest: memoryview) -> None:
+        """See body.Source: what was read beyond a body begins the next request."""
+        self._rest = bytes(rest) + self._rest
+
+    def _can_drain(self, framing: Framing) -> bool:
+        """Whether what was not read of a body is little enough to be read away; a client that still waits for
+        100-continue may send it or not, so nothing behind it could be understood."""
+        if framing.complete:
+            return True
+        remaining = getattr(framing, "remaining", None)
+        return not self._owes_continue and remaining is not None and remaining <= DRAIN_BYTES_MAX
+
+    async def _drain(self, framing: Framing) -> None:
+        if framing.complete:
+            return
+        buffer = memoryview(bytearray(RECEIVE_BYTES))
+        while await framing.read_into(buffer):
+            pass
+
+    async def _linger(self) -> None:
+        """Let the client read the reply while it still sends: closing at once would reset the connection under it."""
+        self._socket.shutdown(trio.socket.SHUT_WR)
+        buffer = bytearray(RECEIVE_BYTES)
+        left = LINGER_BYTES_MAX
+        with trio.move_on_after(LINGER_SECONDS):
+            while left > 0 and (count := await self._socket.recv_into(buffer)):
+                left -= count
+
+    # --- replies ---------------------------------------------------------------------------------------------------
+
+    async def _send(self, reply: Reply, *, with_body: bool, keep_alive: bool) -> None:
+        self._sent = True
+        headers = self._common_headers() + reply.headers
+        if reply.status not in (204, 304):
+            headers.append(("Content-Length", str(reply.content_length)))
+        if not keep_alive:
+            headers.append(("Connection", "close"))
+        head = render_head(reply.status, headers)
+        if not with_body or reply.status in (204, 304):
+            await self._send_all(head)
+        elif len(reply.body) <= JOIN_BYTES_MAX:
+            await self._send_all(head + reply.body)
+        else:
+            await self._send_both(head, reply.body)
+        if with_body and reply.stream is not None:
+            await self._send_stream(reply.stream)
+
+    async def _send_stream(self, stream: ObjectStream) -> None:
+        """Send piece by piece, reading one while the one before it is sent. An error cannot be told any more: the
+        connection ends short of the promised length, which the client notices."""
+        piece = await stream.next_piece()
+        while piece:
+            piece, _ = await side_by_side(stream.next_piece, partial(self._send_all, piece))
+
+    async def _send_both(self, head: bytes, body: bytes) -> None:
+        self._scope.deadline = trio.current_time() + self._timeouts.transfer
+        count = await self._socket.sendmsg([head, body])
+        self._scope.deadline = math.inf
+        if count < len(head):
+            await self._send_all(head[count:])
+            count = len(head)
+        await self._send_all(memoryview(body)[count - len(head) :])
+
+    async def _send_all(self, data: bytes | memoryview) -> None:
+        view: bytes | memoryview = data
+        while view:
+            self._scope.deadline = trio.current_time() + self._timeouts.transfer
+            count = await self._socket.send(view)
+            if count == len(view):
+                break
+            view = memoryview(view)[count:]
+        self._scope.deadline = math.inf
+
+    async def _send_last_word(self, error: S3Error) -> None:
+        """Tell what was wrong and end the connection."""
+        with trio.move_on_after(LAST_WORD_SECONDS):
+            await self._send(self._refuse(error), with_body=True, keep_alive=False)
+            await self._linger()

@@ -1,0 +1,378 @@
+"""Handlers for objects: PUT, GET, HEAD, DELETE, multi-delete, copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import trio
+
+from siltstone.core.object_types import Conditions, ObjectInfo, PutAttributes
+from siltstone.errors import PreconditionFailed, SiltstoneError
+from siltstone.limits import FILE_BYTES_MAX, KEY_BYTES_MAX
+from siltstone.s3gw.checksums import FULL_OBJECT, Digests, Expectation, expectation
+from siltstone.s3gw.dates import http_date, iso_date
+from siltstone.s3gw.errors import S3Error, s3_error
+from siltstone.s3gw.ranges import parse_range
+from siltstone.s3gw.reply import PIECE_BYTES as SEND_BYTES
+from siltstone.s3gw.reply import Header, ObjectStream, Reply, xml_reply
+from siltstone.s3gw.request import (
+    META_PREFIX,
+    STORED_HEADERS,
+    Request,
+    conditions,
+    copy_source,
+    refuse_what_is_not_there,
+    stored_headers,
+    user_metadata,
+    write_conditions,
+)
+from siltstone.s3gw.store import Writer
+from siltstone.s3gw.transfer import receive
+from siltstone.s3gw.xml import Element
+
+PUT_BYTES_MAX = 5 * 1024**3
+"""A single PUT or part; longer objects are multipart, as on S3."""
+
+DELETE_KEYS_MAX = 1000
+DELETES_AT_ONCE = 32
+"""So that the deletes of one request share log writes."""
+
+_OVERRIDES = {f"response-{name}": name for name in STORED_HEADERS}
+_ABORT_SECONDS = 10.0
+assert PUT_BYTES_MAX <= FILE_BYTES_MAX
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+async def put_object(request: Request) -> Reply:
+    """PutObject."""
+    bucket = request.bucket()
+    check_key(request.key)
+    headers = request.headers
+    refuse_what_is_not_there(headers)
+    expected = expectation(headers)
+    kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
+    writer = request.objects.begin_put(bucket.name, request.key, size_hint=request.body.size)
+    try:
+        digests, _ = await receive_checked(request, writer, expected)
+        checksums = {expected.algorithm: digests.base64(expected.algorithm)}
+        info = await writer.commit(
+            PutAttributes(
+                etag=digests.digest("MD5").hex(),
+                owner=request.identity.owner,
+                headers=kept,
+                metadata=metadata,
+                checksums=checksums,
+                checksum_type=FULL_OBJECT,
+            ),
+            wanted,
+        )
+    except BaseException:
+        await abort(writer)
+        raise
+    return Reply(200, [("ETag", f'"{info.etag}"'), *checksum_headers(info.checksums, info.checksum_type)])
+
+
+async def receive_checked(request: Request, writer: Writer, expected: Expectation) -> tuple[Digests, int]:
+    """Write the request's body and verify everything that was announced of it; nothing is committed yet."""
+    algorithms = {"MD5", expected.algorithm}
+    is_hashed = len(request.payload) == 64
+    if is_hashed:
+        algorithms.add("SHA256")
+    digests, size = await receive(request.body, writer, algorithms, request.workers, PUT_BYTES_MAX)
+    if is_hashed and digests.digest("SHA256").hex() != request.payload:
+        raise S3Error("XAmzContentSHA256Mismatch")
+    expected.check(digests, request.body.trailers)
+    return digests, size
+
+
+async def abort(writer: Writer) -> None:
+    """Forget what was written, also while the request is being cancelled."""
+    with trio.CancelScope(shield=True), trio.move_on_after(_ABORT_SECONDS):
+        await writer.abort()
+
+
+def check_key(key: bytes) -> None:
+    """Raise KeyTooLongError for a key that S3 would not take."""
+    if len(key) > KEY_BYTES_MAX:
+        raise S3Error("KeyTooLongError", Size=str(len(key)), MaxSizeAllowed=str(KEY_BYTES_MAX))
+
+
+async def copy_object(request: Request) -> Reply:
+    """CopyObject: shares the bytes, moves none."""
+    bucket = request.bucket()
+    check_key(request.key)
+    headers = request.headers
+    refuse_what_is_not_there(headers)
+    source = copy_source(request)
+    directive = headers.get("x-amz-metadata-directive", "COPY")
+    if directive not in ("COPY", "REPLACE"):
+        raise S3Error("InvalidArgument", f"Unknown metadata directive: {directive}")
+    if directive == "COPY" and source == request.target:
+        raise S3Error(
+            "InvalidRequest",
+            "This copy request is illegal because it is trying to copy an object to itself without changing the "
+            "object's metadata, storage class, website redirect location or encryption attributes.",
+        )
+    source_conditions = conditions(headers, "x-amz-copy-source-")
+    attributes = None
+    if directive == "REPLACE":
+        attributes, source_conditions = await _replaced_attributes(request, source_conditions)
+    info = await request.objects.copy(
+        source.bucket,
+        source.key,
+        bucket.name,
+        request.key,
+        attributes,
+        write_conditions(headers),
+        source_conditions,
+    )
+    result: list[Element] = [("LastModified", iso_date(info.modified_ns)), ("ETag", f'"{info.etag}"')]
+    return xml_reply("CopyObjectResult", result + checksum_elements(info.checksums, info.checksum_type))
+
+
+async def _replaced_attributes(request: Request, wanted: Conditions) -> tuple[PutAttributes, Conditions]:
+    """The source's digests with the request's headers and metadata, and conditions that hold the source to them."""
+    source = copy_source(request)
+    info = await request.objects.head(source.bucket, source.key)
+    wanted.check(info)
+    attributes = PutAttributes(
+        etag=info.etag,
+        owner=request.identity.owner,
+        headers=stored_headers(request.headers),
+        metadata=user_metadata(request.headers),
+        checksums=info.checksums,
+        checksum_type=info.checksum_type,
+        part_sizes=info.part_sizes,
+        part_numbers=info.part_numbers,
+    )
+    return attributes, Conditions(if_match=info.etag)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+class Selection(NamedTuple):
+    """The bytes [start, end) of an object that a request asks for, with the status and headers that say so."""
+
+    start: int
+    end: int
+    status: int
+    headers: tuple[Header, ...]
+
+
+async def get_object(request: Request) -> Reply:
+    """GetObject. The first piece is read before the head is sent, so that an error still has a status."""
+    bucket = request.bucket()
+    _check_version(request.query)
+    overrides = _overrides(request)
+    reader = await request.objects.open(bucket.name, request.key)
+    stream = None
+    try:
+        info = reader.info
+        if _is_unchanged(request.headers, info):
+            return Reply(304, _validators(info))
+        selection = _select(request, info)
+        length = selection.end - selection.start
+        first = b""
+        if length:
+            first = await reader.read(selection.start, min(length, SEND_BYTES))
+            assert len(first) == min(length, SEND_BYTES), "an object is shorter than its size says"
+        if len(first) < length:
+            stream = ObjectStream(reader, selection.start + len(first), selection.end)
+        headers = _object_headers(request, info, selection, overrides)
+        return Reply(selection.status, headers, first, content_length=length, stream=stream)
+    finally:
+        if stream is None:
+            reader.close()
+
+
+async def head_object(request: Request) -> Reply:
+    """HeadObject."""
+    bucket = request.bucket()
+    _check_version(request.query)
+    overrides = _overrides(request)
+    info = await request.objects.head(bucket.name, request.key)
+    if _is_unchanged(request.headers, info):
+        return Reply(304, _validators(info))
+    selection = _select(request, info)
+    headers = _object_headers(request, info, selection, overrides)
+    return Reply(selection.status, headers, content_length=selection.end - selection.start)
+
+
+def _check_version(query: Mapping[str, str]) -> None:
+    version = query.get("versionId")
+    if version not in (None, "", "null"):
+        raise S3Error("NoSuchVersion", VersionId=version or "")
+
+
+def _is_unchanged(headers: Mapping[str, str], info: ObjectInfo) -> bool:
+    """Evaluate the conditions of a read: True means 304. Raises PreconditionFailed."""
+    wanted = conditions(headers) if any(name.startswith("if-") for name in headers) else None
+    if wanted is None:
+        return False
+    try:
+        Conditions(if_match=wanted.if_match, if_unmodified_since_ns=wanted.if_unmodified_since_ns).check(info)
+    except PreconditionFailed as error:
+        raise S3Error("PreconditionFailed", Condition=str(error)) from None
+    try:
+        Conditions(if_none_match=wanted.if_none_match, if_modified_since_ns=wanted.if_modified_since_ns).check(info)
+    except PreconditionFailed:
+        return True
+    return False
+
+
+def _select(request: Request, info: ObjectInfo) -> Selection:
+    """Which bytes: all, a range, or a part. Raises S3Error."""
+    text = request.headers.get("range")
+    if "partNumber" in request.query:
+        if text is not None:
+            raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+        return _select_part(request.part_number(), info)
+    found = None if text is None else parse_range(text, info.size)
+    if found is None:
+        return Selection(0, info.size, 200, ())
+    return Selection(found.start, found.end, 206, (_content_range(found.start, found.end, info.size),))
+
+
+def _select_part(number: int, info: ObjectInfo) -> Selection:
+    if not info.part_sizes:
+        if number != 1:
+            raise S3Error("InvalidPart", "The requested part number is not satisfiable.")
+        return Selection(0, info.size, 200, ())
+    if number not in info.part_numbers:
+        raise S3Error("InvalidPart", "The requested part number is not satisfiable.")
+    index = info.part_numbers.index(number)
+    start = sum(info.part_sizes[:index])
+    end = start + info.part_sizes[index]
+    headers = [("x-amz-mp-parts-count", str(len(info.part_sizes)))]
+    if end > start:
+        headers.append(_content_range(start, end, info.size))
+    return Selection(start, end, 206, tuple(headers))
+
+
+def _content_range(start: int, end: int, size: int) -> Header:
+    return ("Content-Range", f"bytes {start}-{end - 1}/{size}")
+
+
+def _validators(info: ObjectInfo) -> list[Header]:
+    return [("ETag", f'"{info.etag}"'), ("Last-Modified", http_date(info.modified_ns))]
+
+
+def _object_headers(
+    request: Request, info: ObjectInfo, selection: Selection, overrides: Mapping[str, str]
+) -> list[Header]:
+    headers = [*_validators(info), ("Accept-Ranges", "bytes"), *selection.headers]
+    stored = {"content-type": "binary/octet-stream", **info.headers, **overrides}
+    headers += [(_spelled(name), value) for name, value in stored.items()]
+    headers += [(META_PREFIX + name, value) for name, value in info.metadata.items()]
+    if selection.status == 200 and request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
+        headers += checksum_headers(info.checksums, info.checksum_type)
+    return headers
+
+
+_SPELLED = {name: name.title() for name in STORED_HEADERS}
+
+
+def _spelled(name: str) -> str:
+    return _SPELLED.get(name, name)
+
+
+def _overrides(request: Request) -> dict[str, str]:
+    """The headers that the query replaces. Raises InvalidArgument for a value that is not one line."""
+    values = {}
+    for parameter, name in _OVERRIDES.items():
+        text = request.query.get(parameter)
+        if text is not None:
+            if not text.isprintable():
+                raise S3Error("InvalidArgument", f"{parameter} is not a header's value.", ArgumentName=parameter)
+            values[name] = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return values
+
+
+def checksum_headers(checksums: Mapping[str, str], kind: str) -> list[Header]:
+    """An object's checksums as headers of a reply."""
+    headers = [(f"x-amz-checksum-{name.lower()}", value) for name, value in checksums.items()]
+    return [*headers, ("x-amz-checksum-type", kind)] if headers and kind else headers
+
+
+def checksum_elements(checksums: Mapping[str, str], kind: str = "") -> list[Element]:
+    """An object's or part's checksums as elements of a reply."""
+    elements: list[Element] = [(f"Checksum{name}", value) for name, value in checksums.items()]
+    return [*elements, ("ChecksumType", kind)] if elements and kind else elements
+
+
+# --- deleting ------------------------------------------------------------------------------------------------------
+
+
+async def delete_object(request: Request) -> Reply:
+    """DeleteObject; deleting what is not there is success."""
+    bucket = request.bucket()
+    refuse_what_is_not_there(request.headers)
+    _check_version(request.query)
+    await request.objects.delete(bucket.name, request.key, write_conditions(request.headers))
+    return Reply(204)
+
+
+class _Delete(NamedTuple):
+    """One key of a multi-delete."""
+
+    key: str
+    version: str | None
+    etag: str | None
+    is_known: bool
+
+
+async def delete_objects(request: Request) -> Reply:
+    """DeleteObjects: each key by itself, many at a time, results in the order of the request."""
+    bucket = request.bucket()
+    document = await request.document(needs_digest=True)
+    assert document is not None
+    if document.name != "Delete":
+        raise S3Error("MalformedXML")
+    quiet = (document.text_of("Quiet") or "").strip().lower() == "true"
+    deletes = []
+    for node in document.all("Object"):
+        key = node.text_of("Key")
+        if not key:
+            raise S3Error("MalformedXML")
+        is_known = node.child("LastModifiedTime") is None and node.child("Size") is None
+        deletes.append(_Delete(key, node.text_of("VersionId"), node.text_of("ETag"), is_known))
+    if not 1 <= len(deletes) <= DELETE_KEYS_MAX:
+        raise S3Error("MalformedXML")
+    errors: list[S3Error | None] = [None] * len(deletes)
+    pending = iter(enumerate(deletes))
+
+    async def work() -> None:
+        for index, delete in pending:
+            try:
+                await _delete_one(request, bucket.name, delete)
+            except SiltstoneError as error:
+                errors[index] = s3_error(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(DELETES_AT_ONCE, len(deletes))):
+            nursery.start_soon(work)
+    return xml_reply("DeleteResult", _delete_results(deletes, errors, quiet))
+
+
+async def _delete_one(request: Request, bucket: str, delete: _Delete) -> None:
+    if not delete.is_known:
+        raise S3Error("NotImplemented")
+    if delete.version not in (None, "", "null"):
+        raise S3Error("NoSuchVersion")
+    etag = None if delete.etag is None else delete.etag.strip('"')
+    await request.objects.delete(bucket, delete.key.encode("utf-8", "surrogatepass"), Conditions(if_match=etag))
+
+
+def _delete_results(deletes: list[_Delete], errors: list[S3Error | None], quiet: bool) -> list[Element]:
+    results: list[Element] = []
+    for delete, error in zip(deletes, errors, strict=True):
+        if error is not None:
+            children: list[Element] = [("Key", delete.key), ("Code", error.code), ("Message", error.message)]
+            results.append(("Error", children))
+        elif not quiet:
+            results.append(("Deleted", [("Key", delete.key)]))
+    return results

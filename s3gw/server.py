@@ -1,0 +1,137 @@
+"""The door itself: listens, hands each connection to its task, and stops in order."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import socket
+
+import trio
+
+from siltstone.errors import Refused
+from siltstone.ports import Clock, Workers
+from siltstone.s3gw.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
+from siltstone.s3gw.gateway import Gateway
+from siltstone.s3gw.sigv4 import Lookup
+from siltstone.s3gw.store import Objects
+
+log = logging.getLogger("siltstone.s3gw")
+
+BACKLOG = 1024
+CONNECTIONS_MAX = 4096
+"""More wait in the backlog of the listening socket."""
+
+GRACE_SECONDS = 5.0
+"""What requests in flight get to end when the door closes."""
+
+ACCEPT_RETRY_SECONDS = 0.1
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+async def serve_s3(
+    objects: Objects,
+    lookup: Lookup,
+    *,
+    host: str,
+    port: int,
+    clock: Clock,
+    workers: Workers,
+    region: str = "us-east-1",
+    domain: str = "",
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    grace_seconds: float = GRACE_SECONDS,
+    task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve S3 until cancelled; reports (host, port) when connections are taken.
+
+    When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get
+    ``grace_seconds``. Raises Refused when the address cannot be listened at.
+    """
+    gateway = Gateway(objects, lookup, clock=clock, workers=workers, region=region, domain=domain)
+    listeners = await _listen(host, port)
+    door = _Door(gateway, timeouts)
+    try:
+        async with trio.open_nursery() as nursery:
+            connections = await nursery.start(door.run)
+            try:
+                address = listeners[0].getsockname()
+                task_status.started((address[0], address[1]))
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(door.accept, listener, connections)
+            finally:
+                for listener in listeners:
+                    listener.close()
+                door.stop(grace_seconds)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def _listen(host: str, port: int) -> list[trio.socket.SocketType]:
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host or None, backlog=BACKLOG)
+    except OSError as error:
+        text = error.strerror or str(error)
+        raise Refused(f"cannot listen at {host or '*'}:{port} for S3: {text}") from error
+    return [listener.socket for listener in listeners]
+
+
+class _Door:
+    """The connections that are open. They live in a scope that the cancellation of the server does not reach."""
+
+    def __init__(self, gateway: Gateway, timeouts: Timeouts) -> None:
+        self._gateway = gateway
+        self._timeouts = timeouts
+        self._open: set[Connection] = set()
+        self._places = trio.Semaphore(CONNECTIONS_MAX)
+        self._scope = trio.CancelScope(shield=True)
+        self._stopped = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        """Hold the connections until ``stop``, and until they have ended."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                task_status.started(nursery)
+                await self._stopped.wait()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Take leave of every connection."""
+        self._stopped.set()
+        self._scope.deadline = trio.current_time() + grace_seconds if grace_seconds < math.inf else math.inf
+        for connection in list(self._open):
+            connection.stop()
+
+    async def accept(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
+        """Take connections for ever."""
+        while True:
+            await self._places.acquire()
+            try:
+                client, _ = await listener.accept()
+            except OSError as error:
+                self._places.release()
+                if error.errno not in _FULL:
+                    continue  # the client was gone before we got to it
+                log.error("cannot take a connection: %s", error.strerror)
+                await trio.sleep(ACCEPT_RETRY_SECONDS)
+            except BaseException:
+                self._places.release()
+                raise
+            else:
+                connections.start_soon(self._serve, client)
+
+    async def _serve(self, client: trio.socket.SocketType) -> None:
+        connection = Connection(
+            client, self._gateway.respond, self._gateway.refuse, self._gateway.common_headers, self._timeouts
+        )
+        self._open.add(connection)
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await connection.run()
+        except Exception:
+            log.exception("a connection ended in the middle of a reply")
+        finally:
+            self._open.discard(connection)
+            client.close()
+            self._places.release()

@@ -1,0 +1,271 @@
+"""The files of the log on the disks: make, recycle, establish, mark and copy them.
+
+A file that waits to become a segment is called ``log/free-...``; its space is written already (it was a segment, or it
+was filled with zeros), because overwriting is twice as fast to make durable as writing where nothing ever was.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from siltstone.engine.format.segment import (
+    LOG_PREFIX,
+    SECTOR_BYTES,
+    SEGMENT_HEADER_BYTES,
+    Ancestor,
+    SegmentHeader,
+    free_name,
+    pack_lineage,
+    pack_segment_header,
+    parse_free_name,
+    parse_segment_name,
+    segment_name,
+)
+from siltstone.engine.log.segment import Segment
+from siltstone.engine.pool import Pool
+from siltstone.errors import DiskError, TooFewDisks
+from siltstone.limits import MIB
+from siltstone.ports import DiskRead, DiskWrite, Lane
+from siltstone.types import Buffer, DiskId, Lsn
+
+FREE_FILES_MAX = 2
+"""Files kept for reuse on one disk; the rest is deleted."""
+
+ZERO_STEP_BYTES = 1 * MIB
+"""Zeros are written and flushed in steps, so that an append never waits long behind them."""
+
+COPY_STEP_BYTES = 4 * MIB
+
+_ZEROS = bytes(ZERO_STEP_BYTES)
+
+
+class SegmentFiles:
+    """The log's files. ``epoch`` is the highest that any attempt at a segment has used."""
+
+    def __init__(self, pool: Pool, *, volume_uuid: bytes, segment_bytes: int) -> None:
+        assert segment_bytes % SEGMENT_HEADER_BYTES == 0
+        self.pool = pool
+        self.volume_uuid = volume_uuid
+        self.segment_bytes = segment_bytes
+        self.epoch = 0
+        self._free: defaultdict[DiskId, list[str]] = defaultdict(list)
+        self._in_hand: set[tuple[DiskId, str]] = set()
+        self._serial = 0
+        self._standby: list[DiskId] = []
+
+    async def adopt_free(self, disk_id: DiskId) -> None:
+        """Know the waiting files that are on a disk from earlier. Raises DiskError."""
+        for entry in await self.pool.disk(disk_id).list(LOG_PREFIX):
+            serial = parse_free_name(entry.name)
+            known = entry.name in self._free[disk_id] or (disk_id, entry.name) in self._in_hand
+            if serial is None or known:
+                continue
+            self._serial = max(self._serial, serial)
+            self._free[disk_id].append(entry.name)
+            if entry.size != self.segment_bytes or len(self._free[disk_id]) > FREE_FILES_MAX:
+                self._free[disk_id].remove(entry.name)
+                await self.pool.disk(disk_id).delete(entry.name)
+
+    async def establish(
+        self, *, start: Lsn, ancestors: Sequence[Ancestor], replicas: int, minimum: int, exclude: Iterable[DiskId]
+    ) -> Segment:
+        """Make a segment at ``start`` on ``replicas`` disks, or on ``minimum`` at least; frames may go in on return.
+
+        Everything before ``start`` must be durable. Disks that fail are left out and others tried, each time under a
+        new epoch. Raises TooFewDisks.
+        """
+        failed = set(exclude)
+        while True:
+            disks = self._choose(replicas, failed)
+            if len(disks) < minimum:
+                raise TooFewDisks(f"a log segment needs {minimum} disks that work, there are {len(disks)}")
+            self.epoch += 1
+            name = segment_name(start, self.epoch)
+            broken = await self._name_files(disks, name)
+            named = [disk_id for disk_id in disks if disk_id not in broken]
+            if not broken:
+                lineage = pack_lineage(ancestors)
+                broken = await self._write_header(disks, name, start, lineage=lineage, is_established=False)
+            if not broken:
+                broken = await self._write_header(disks, name, start, lineage=None, is_established=True)
+            if not broken:
+                return Segment(start=start, end=start, epoch=self.epoch, disks=disks, segment_bytes=self.segment_bytes)
+            failed |= broken
+            for disk_id in named:
+                await self.release(disk_id, name, is_recyclable=disk_id not in broken)
+
+    async def release(self, disk_id: DiskId, name: str, *, is_recyclable: bool) -> None:
+        """Recycle or delete a segment's file. A disk that fails is reported and keeps the file as a stray."""
+        try:
+            disk = self.pool.disk(disk_id)
+            if is_recyclable and len(self._free[disk_id]) < FREE_FILES_MAX:
+                free = self._next_free_name()
+                self._in_hand.add((disk_id, free))
+                try:
+                    await disk.rename(name, free)
+                finally:
+                    self._in_hand.discard((disk_id, free))
+                self._free[disk_id].append(free)
+            else:
+                await disk.delete(name)
+        except DiskError as error:
+            self.pool.report(error)
+
+    async def prepare_standby(self, replicas: int) -> None:
+        """Have files written ahead on the disks that the next segment will take."""
+        if all(self.pool.is_up(disk_id) for disk_id in self._standby) and len(self._standby) == replicas:
+            chosen = self._standby
+        else:
+            chosen = self.pool.choose(replicas)
+        for disk_id in chosen:
+            try:
+                if not self._free[disk_id]:
+                    self._put_back(disk_id, await self._create(disk_id, is_zeroed=True))
+            except DiskError as error:
+                self.pool.report(error)
+                return
+        self._standby = list(chosen)
+
+    async def mark(self, segment: Segment, lsn: Lsn) -> list[DiskId]:
+        """Note on a segment's disks that it is durable up to ``lsn``, as it must be; returns those that have it now."""
+        assert segment.start <= lsn <= segment.limit
+        up = [disk_id for disk_id in segment.disks if self.pool.is_up(disk_id)]
+        header = self._header(segment.start, segment.epoch, is_established=True, marked_lsn=lsn)
+        writes = [DiskWrite(self.pool.disk(disk_id), segment.name, 0, [header]) for disk_id in up]
+        broken = self._broken(up, await self.pool.fanout.write_durable(writes, Lane.LOG))
+        segment.marked_lsn = max(segment.marked_lsn, lsn)
+        return [disk_id for disk_id in up if disk_id not in broken]
+
+    async def copy(self, segment: Segment, target: DiskId) -> None:
+        """Copy a segment that takes no more frames to a further disk, whole and durable on return.
+
+        The file gets its name last, so that half a copy is never taken for one. Raises DiskError if the target fails
+        or no replica can be read.
+        """
+        disk = self.pool.disk(target)
+        name = await self._take_free(target)
+        try:
+            header = self._header(segment.start, segment.epoch, is_established=True, marked_lsn=segment.end)
+            end = segment.offset_of(segment.end)
+            offset = SECTOR_BYTES
+            await self._write(disk_id=target, name=name, offset=0, data=header)
+            while offset < end:
+                data = await self._read_any(segment, offset, min(COPY_STEP_BYTES, end - offset))
+                await self._write(disk_id=target, name=name, offset=offset, data=data)
+                offset += len(data)
+            await disk.rename(name, segment.name)
+        except BaseException:
+            self._put_back(target, name)
+            raise
+        self._in_hand.discard((target, name))
+
+    async def strays(self, disk_id: DiskId, segments: Iterable[Segment], epoch_end: int) -> list[str]:
+        """Segment files on a disk, of epochs below ``epoch_end``, that no segment counts on. Raises DiskError."""
+        wanted = {segment.name for segment in segments if disk_id in segment.disks}
+        entries = await self.pool.disk(disk_id).list(LOG_PREFIX)
+        names = [(entry.name, parse_segment_name(entry.name)) for entry in entries]
+        return [name for name, parsed in names if parsed and parsed.epoch < epoch_end and name not in wanted]
+
+    def _choose(self, count: int, failed: set[DiskId]) -> list[DiskId]:
+        standby, self._standby = self._standby, []
+        if len(standby) == count and all(self.pool.is_up(disk_id) and disk_id not in failed for disk_id in standby):
+            return standby
+        return list(self.pool.choose(count, exclude=failed))
+
+    async def _name_files(self, disks: Sequence[DiskId], name: str) -> set[DiskId]:
+        """Give a waiting file on each disk this name; returns the disks where that failed."""
+        broken: set[DiskId] = set()
+
+        async def name_one(disk_id: DiskId) -> None:
+            try:
+                free = await self._take_free(disk_id)
+                try:
+                    await self.pool.disk(disk_id).rename(free, name)
+                finally:
+                    self._in_hand.discard((disk_id, free))
+            except DiskError as error:
+                self.pool.report(error)
+                broken.add(disk_id)
+
+        async with trio.open_nursery() as nursery:
+            for disk_id in disks:
+                nursery.start_soon(name_one, disk_id)
+        return broken
+
+    async def _write_header(
+        self, disks: Sequence[DiskId], name: str, start: Lsn, *, lineage: bytes | None, is_established: bool
+    ) -> set[DiskId]:
+        page = self._header(start, self.epoch, is_established=is_established, marked_lsn=start) + (lineage or b"")
+        writes = [DiskWrite(self.pool.disk(disk_id), name, 0, [page]) for disk_id in disks if self.pool.is_up(disk_id)]
+        if len(writes) < len(disks):
+            return {disk_id for disk_id in disks if not self.pool.is_up(disk_id)}
+        return self._broken(disks, await self.pool.fanout.write_durable(writes, Lane.LOG))
+
+    def _header(self, start: Lsn, epoch: int, *, is_established: bool, marked_lsn: Lsn) -> bytes:
+        return pack_segment_header(
+            SegmentHeader(
+                volume_uuid=self.volume_uuid,
+                epoch=epoch,
+                start=start,
+                is_established=is_established,
+                marked_lsn=marked_lsn,
+            )
+        )
+
+    def _broken(self, disks: Sequence[DiskId], errors: Sequence[DiskError | None]) -> set[DiskId]:
+        assert len(disks) == len(errors)
+        for error in errors:
+            if error is not None:
+                self.pool.report(error)
+        return {disk_id for disk_id, error in zip(disks, errors, strict=True) if error is not None}
+
+    async def _take_free(self, disk_id: DiskId) -> str:
+        if self._free[disk_id]:
+            name = self._free[disk_id].pop()
+            self._in_hand.add((disk_id, name))
+            return name
+        return await self._create(disk_id, is_zeroed=False)
+
+    def _put_back(self, disk_id: DiskId, name: str) -> None:
+        self._in_hand.discard((disk_id, name))
+        self._free[disk_id].append(name)
+
+    async def _create(self, disk_id: DiskId, *, is_zeroed: bool) -> str:
+        name = self._next_free_name()
+        disk = self.pool.disk(disk_id)
+        self._in_hand.add((disk_id, name))
+        try:
+            await disk.create(name, self.segment_bytes)
+            for offset in range(0, self.segment_bytes if is_zeroed else 0, ZERO_STEP_BYTES):
+                step = min(ZERO_STEP_BYTES, self.segment_bytes - offset)
+                await self._write(disk_id=disk_id, name=name, offset=offset, data=memoryview(_ZEROS)[:step])
+        except BaseException:
+            self._in_hand.discard((disk_id, name))
+            raise
+        return name
+
+    def _next_free_name(self) -> str:
+        self._serial += 1
+        return free_name(self._serial)
+
+    async def _write(self, *, disk_id: DiskId, name: str, offset: int, data: Buffer) -> None:
+        write = DiskWrite(self.pool.disk(disk_id), name, offset, [data])
+        (error,) = await self.pool.fanout.write_durable([write], Lane.BULK)
+        if error is not None:
+            raise error
+
+    async def _read_any(self, segment: Segment, offset: int, size: int) -> bytes:
+        """The bytes from the first replica that can read them. Raises what the last one raised."""
+        failure = DiskError(DiskId(0), "read", segment.name, "no replica is on a disk that is up")
+        for disk_id in segment.disks:
+            if self.pool.is_up(disk_id):
+                read = DiskRead(self.pool.disk(disk_id), segment.name, offset, size)
+                (result,) = await self.pool.fanout.read([read], Lane.BULK)
+                if not isinstance(result, DiskError):
+                    return result
+                self.pool.report(result)
+                failure = result
+        raise failure

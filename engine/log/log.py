@@ -1,0 +1,542 @@
+"""The replicated write-ahead log: append, group commit, read, recover.
+
+LSNs are byte positions in one endless log. An append is in memory and readable at once; it is durable when its bytes
+are written and flushed on every disk of the open segment. One commit is under way at a time (``_commit_lock``) and
+takes all that was gathered until it began, so everybody who waits shares one write and one flush a disk.
+
+When a disk fails a write, the open segment ends at the last durable LSN and another begins there on disks that work;
+the frames that were not durable are written again under its epoch. Their LSNs, and so the addresses of their payloads,
+stay.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import trio
+
+from siltstone.engine.format.frame import FRAME_HEADER_BYTES, Frame, volume_seed
+from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_name
+from siltstone.engine.log.files import SegmentFiles
+from siltstone.engine.log.pending import Pending, PendingFrame, joined
+from siltstone.engine.log.recovery import ancestors_of, recover_segments
+from siltstone.engine.log.segment import Segment, SegmentEvent, SegmentState, SegmentStatus
+from siltstone.engine.log.upkeep import Upkeep
+from siltstone.engine.pool import Pool
+from siltstone.errors import AlreadyExists, Corrupt, DiskError, SiltstoneError, TooFewDisks, VolumeClosed
+from siltstone.limits import FRAME_BYTES_MAX, MIB
+from siltstone.ports import Clock, DiskWrite, Lane
+from siltstone.types import Buffer, DiskId, Lsn
+
+EARLY_COMMIT_BYTES = 4 * MIB
+"""Commit without being asked when this much is pending."""
+
+RETRY_SECONDS = 1.0
+"""A log without disks to go on looks again this often, besides when the pool says that a disk is up."""
+
+COMMIT_INTERVAL_SECONDS = 1.0
+
+
+class LogStatistics(NamedTuple):
+    """What the log has done since it was opened, and how it is."""
+
+    appends: int
+    flushes: int
+    flushed_bytes: int
+    waits: int
+    segments_opened: int
+    segments_failed: int
+    mended_bytes: int
+    marked_lsn: Lsn
+    is_degraded: bool
+    is_stalled: bool
+
+
+class Log:
+    """See the module's text. Make one with ``create`` or ``recover``, then keep ``run`` running."""
+
+    def __init__(
+        self,
+        files: SegmentFiles,
+        clock: Clock,
+        *,
+        replicas: int,
+        minimum: int,
+        commit_interval: float,
+        segments: list[Segment],
+        active: Segment,
+        mended_bytes: int,
+    ) -> None:
+        self._pool = files.pool
+        self._files = files
+        self._clock = clock
+        self._replicas = replicas
+        self._minimum = minimum
+        self._commit_interval = commit_interval
+        self._sealed = segments
+        self._active = active
+        self._seed = volume_seed(files.volume_uuid)
+        self._pending = Pending()
+        self._next_lsn = self._durable_lsn = active.start
+        self._demanded_lsn = active.start
+        self._kick = trio.Event()
+        self._appended = trio.Event()
+        self._commit_lock = trio.Lock()
+        self._disks_changed = trio.Event()
+        self._failing: set[DiskId] = set()
+        self._is_stalled = self._is_closing = False
+        self._may_widen = False
+        self._failure: SiltstoneError | None = None
+        self._appends = self._flushes = self._flushed_bytes = self._waits = self._failed = 0
+        self._opened = 1
+        self._mended_bytes = mended_bytes
+        self._upkeep = Upkeep(files, self._sealed, replicas=replicas)
+        self.frame_bytes_max = min(FRAME_BYTES_MAX, files.segment_bytes - SEGMENT_HEADER_BYTES)
+        self._pool.subscribe(self._note_disk)
+
+    # --- making one ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def create(
+        cls,
+        pool: Pool,
+        clock: Clock,
+        *,
+        volume_uuid: bytes,
+        segment_bytes: int,
+        replicas: int,
+        commit_interval: float = COMMIT_INTERVAL_SECONDS,
+    ) -> Log:
+        """An empty log on disks without one; durable on return. Raises AlreadyExists, TooFewDisks."""
+        files = SegmentFiles(pool, volume_uuid=volume_uuid, segment_bytes=segment_bytes)
+        for disk_id in pool.up():
+            for entry in await pool.disk(disk_id).list("log/"):
+                if parse_segment_name(entry.name):
+                    raise AlreadyExists(f"disk {disk_id} has a log already ({entry.name})")
+        minimum = _minimum(pool, replicas)
+        await files.prepare_standby(replicas)
+        active = await files.establish(start=Lsn(0), ancestors=[], replicas=replicas, minimum=minimum, exclude=())
+        return cls(
+            files,
+            clock,
+            replicas=replicas,
+            minimum=minimum,
+            commit_interval=commit_interval,
+            segments=[],
+            active=active,
+            mended_bytes=0,
+        )
+
+    @classmethod
+    async def recover(
+        cls,
+        pool: Pool,
+        clock: Clock,
+        *,
+        volume_uuid: bytes,
+        segment_bytes: int,
+        replicas: int,
+        applied_lsn: Lsn,
+        on_frame: Callable[[Frame], None],
+        commit_interval: float = COMMIT_INTERVAL_SECONDS,
+    ) -> Log:
+        """The log that is on the disks, as some prefix of what was appended that holds all that was durable.
+
+        ``on_frame`` gets every frame that ends after ``applied_lsn``, in order; all of them are durable on return.
+        Raises TooFewDisks, LogDamaged.
+        """
+        files = SegmentFiles(pool, volume_uuid=volume_uuid, segment_bytes=segment_bytes)
+        minimum = _minimum(pool, replicas)
+        recovered = await recover_segments(
+            files, replicas=replicas, minimum=minimum, applied_lsn=applied_lsn, on_frame=on_frame
+        )
+        segments = recovered.segments
+        active = await files.establish(
+            start=recovered.end, ancestors=ancestors_of(segments), replicas=replicas, minimum=minimum, exclude=()
+        )
+        for segment in segments:
+            segment.happen(SegmentEvent.SUCCEED)
+        log = cls(
+            files,
+            clock,
+            replicas=replicas,
+            minimum=minimum,
+            commit_interval=commit_interval,
+            segments=segments,
+            active=active,
+            mended_bytes=recovered.mended_bytes,
+        )
+        log._upkeep.wanted.set()
+        return log
+
+    # --- positions and pictures ------------------------------------------------------------------------------------
+
+    @property
+    def next_lsn(self) -> Lsn:
+        """Where the next frame will start."""
+        return self._next_lsn
+
+    @property
+    def next_payload_lsn(self) -> Lsn:
+        """Where the payload of the next frame will start."""
+        return Lsn(self._next_lsn + FRAME_HEADER_BYTES)
+
+    @property
+    def durable_lsn(self) -> Lsn:
+        """Every frame that ends at or before this is durable."""
+        return self._durable_lsn
+
+    @property
+    def pending_bytes(self) -> int:
+        """Appended and not durable; held in memory. Whoever appends must stop somewhere: the log does not."""
+        return self._next_lsn - self._durable_lsn
+
+    def segments(self) -> list[SegmentStatus]:
+        """All segments, oldest first; the last is the open one."""
+        return [segment.status() for segment in (*self._sealed, self._active)]
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether some part of the log has fewer copies on disks that are up than it should have."""
+        return self._is_stalled or any(
+            sum(map(self._pool.is_up, segment.disks)) < self._replicas for segment in (*self._sealed, self._active)
+        )
+
+    def statistics(self) -> LogStatistics:
+        """Counters and state now."""
+        return LogStatistics(
+            appends=self._appends,
+            flushes=self._flushes,
+            flushed_bytes=self._flushed_bytes,
+            waits=self._waits,
+            segments_opened=self._opened,
+            segments_failed=self._failed,
+            mended_bytes=self._mended_bytes,
+            marked_lsn=self._active.marked_lsn,
+            is_degraded=self.is_degraded,
+            is_stalled=self._is_stalled,
+        )
+
+    # --- appending -------------------------------------------------------------------------------------------------
+
+    def append_nowait(self, kind: int, payload: Sequence[Buffer], body: Buffer) -> Lsn:
+        """Add a frame at ``next_lsn`` and return where it ends. It is readable at once and not durable yet.
+
+        The buffers (of bytes) are kept, not copied: they must not change until the frame is durable.
+        Raises VolumeClosed after close.
+        """
+        if self._is_closing:
+            raise VolumeClosed("the log is closed")
+        lsn = self._next_lsn
+        frame = PendingFrame(lsn, kind, payload, body, self._seed)
+        end_lsn = frame.end_lsn
+        assert end_lsn - lsn <= self.frame_bytes_max, f"a frame of {end_lsn - lsn} bytes is longer than a frame may be"
+        self._pending.append(frame)
+        self._next_lsn = end_lsn
+        self._appends += 1
+        if end_lsn - self._durable_lsn >= EARLY_COMMIT_BYTES and not self._kick.is_set():
+            self._kick.set()
+        if not self._appended.is_set():
+            self._appended.set()
+        return end_lsn
+
+    async def wait_durable(self, lsn: Lsn) -> None:
+        """Return when everything before ``lsn`` is durable; at once if it is. Needs ``run`` to be running.
+
+        Without enough disks this waits until some come back; raises TooFewDisks if the log is closed meanwhile.
+        """
+        assert lsn <= self._next_lsn
+        if lsn <= self._durable_lsn:
+            return
+        self._waits += 1
+        while lsn > self._durable_lsn:
+            if self._failure is not None:
+                raise self._failure
+            batch = self._pending.batch_of(lsn)
+            self._demand(batch.end_lsn)
+            await batch.done.wait()
+
+    def _demand(self, lsn: Lsn) -> None:
+        if lsn > self._demanded_lsn:
+            self._demanded_lsn = lsn
+            if not self._kick.is_set():
+                self._kick.set()
+
+    # --- in the background -----------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what is waited for, and everything within ``commit_interval``; keep the segments in order.
+
+        Ends when the log is closed. A failing disk raises nothing here.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit_when_due)
+            nursery.start_soon(self._demand_in_time)
+            nursery.start_soon(self._keep_up)
+            task_status.started()
+
+    async def _commit_when_due(self) -> None:
+        while True:
+            while not self._is_due():
+                self._kick = trio.Event()
+                await self._kick.wait()
+            try:
+                await self._commit(self._is_due)
+            except TooFewDisks:
+                if not self._is_closing:
+                    raise
+                return
+
+    def _is_due(self) -> bool:
+        has_frames = bool(self._pending.batches)
+        return has_frames and (self._demanded_lsn > self._durable_lsn or self.pending_bytes >= EARLY_COMMIT_BYTES)
+
+    async def _demand_in_time(self) -> None:
+        """What is appended waits half an interval at the most before it is demanded; then, if it is quiet, mark it.
+
+        The mark lets recovery tell damage from a torn tail even in the last frames that were written.
+        """
+        while True:
+            await self._appended.wait()
+            self._appended = trio.Event()
+            await self._clock.sleep(self._commit_interval / 2)
+            self._demand(self._next_lsn)
+            await self._clock.sleep(self._commit_interval / 2)
+            if self._durable_lsn < self._next_lsn:
+                self._appended.set()
+            elif not self._appended.is_set() and not self._is_closing:
+                await self._upkeep.mark(self._active, self._durable_lsn)
+
+    async def _keep_up(self) -> None:
+        while True:
+            with trio.move_on_after(RETRY_SECONDS if self._upkeep.is_behind else float("inf")):
+                await self._upkeep.wanted.wait()
+            self._upkeep.wanted = trio.Event()
+            if self._may_widen and self._has_too_few_disks() and not self._is_closing:
+                self._may_widen = False
+                await self._commit(self._has_too_few_disks, rotate=True)
+            await self._upkeep.heal(self._active)
+            if self._active.end - self._active.start > self._files.segment_bytes // 4:
+                await self._upkeep.prepare_standby()
+
+    def _has_too_few_disks(self) -> bool:
+        return len(self._active.disks) < self._replicas
+
+    def _note_disk(self, _disk_id: DiskId, is_up: bool) -> None:
+        self._may_widen = is_up and len(self._pool.up()) >= self._replicas
+        self._disks_changed.set()
+        self._upkeep.wanted.set()
+
+    # --- committing ------------------------------------------------------------------------------------------------
+
+    async def _commit(self, is_wanted: Callable[[], bool], *, rotate: bool = False) -> None:
+        """Once it is our turn, if it is still wanted: make the oldest batch durable, or all and open a new segment."""
+        try:
+            self._commit_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._commit_lock.acquire()
+        try:
+            if not is_wanted():
+                return
+            if not rotate:
+                await self._commit_oldest()
+                return
+            while self._pending.batches:
+                await self._commit_oldest()
+            if self._durable_lsn > self._active.start or self._has_too_few_disks():
+                await self._replace_active()
+        finally:
+            self._commit_lock.release()
+
+    async def _commit_oldest(self) -> None:
+        """Make the oldest batch durable, on as many segments as it takes."""
+        batch = self._pending.take()
+        frames = batch.frames
+        while self._durable_lsn < batch.end_lsn:
+            first = bisect_left(frames, self._durable_lsn, key=lambda frame: frame.lsn)
+            assert frames[first].lsn == self._durable_lsn
+            if frames[first].end_lsn > self._active.limit or self._active.state is not SegmentState.OPEN:
+                await self._replace_active()
+            stop = bisect_right(frames, self._active.limit, key=lambda frame: frame.end_lsn)
+            assert stop > first
+            if not await self._write_frames(frames[first:stop]):
+                self._failed += 1
+                self._active.happen(SegmentEvent.CLOSE)
+        self._failing.clear()
+        self._pending.drop_taken()
+        batch.done.set()
+
+    async def _write_frames(self, frames: Sequence[PendingFrame]) -> bool:
+        """Write and flush frames on every disk of the open segment; False if one of them failed."""
+        active = self._active
+        parts: list[Buffer] = []
+        for frame in frames:
+            frame.append_to(parts, epoch=active.epoch, durable_lsn=self._durable_lsn, seed=self._seed)
+        offset = active.offset_of(self._durable_lsn)
+        buffers = joined(parts, offset)
+        up = [disk_id for disk_id in active.disks if self._pool.is_up(disk_id)]
+        if len(up) < len(active.disks):
+            self._failing.update(disk_id for disk_id in active.disks if disk_id not in up)
+            return False
+        writes = [DiskWrite(self._pool.disk(disk_id), active.name, offset, buffers) for disk_id in up]
+        with trio.CancelScope(shield=True):
+            errors = await self._pool.fanout.write_durable(writes, Lane.LOG)
+        self._flushes += 1
+        for disk_id, error in zip(up, errors, strict=True):
+            if error is not None:
+                self._failing.add(disk_id)
+                self._pool.report(error)
+        if any(error is not None for error in errors):
+            return False
+        active.end = self._durable_lsn = frames[-1].end_lsn
+        self._flushed_bytes += active.end - frames[0].lsn
+        if active.end - active.start > self._files.segment_bytes // 4 and not self._upkeep.has_standby:
+            self._upkeep.wanted.set()
+        return True
+
+    async def _replace_active(self) -> None:
+        """Open a segment at the durable LSN; the active one is sealed there, or void if it holds nothing.
+
+        Waits while there are too few disks; raises TooFewDisks instead when the log is being closed.
+        """
+        old = self._active
+        if old.state is SegmentState.OPEN:
+            old.happen(SegmentEvent.CLOSE)
+        assert old.end == self._durable_lsn
+        ancestors = ancestors_of([*self._sealed, old] if old.end > old.start else self._sealed)
+        while True:
+            self._disks_changed = trio.Event()
+            try:
+                with trio.CancelScope(shield=True):
+                    self._active = await self._files.establish(
+                        start=self._durable_lsn,
+                        ancestors=ancestors,
+                        replicas=self._replicas,
+                        minimum=self._minimum,
+                        exclude=self._failing,
+                    )
+                break
+            except TooFewDisks:
+                self._failing.clear()
+                if self._is_closing:
+                    raise
+                self._is_stalled = True
+                with trio.move_on_after(RETRY_SECONDS):
+                    await self._disks_changed.wait()
+        self._is_stalled = False
+        self._opened += 1
+        if old.end > old.start:
+            old.happen(SegmentEvent.SUCCEED)
+            self._sealed.append(old)
+        else:
+            old.happen(SegmentEvent.VOID)
+        self._upkeep.has_standby = False
+        self._upkeep.wanted.set()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read_nowait(self, lsn: Lsn, size: int) -> bytes | None:
+        """Payload bytes if they are at hand: pending in memory, or in a disk's cache. Not verified: the caller does."""
+        if lsn + size > self._durable_lsn:
+            return self._pending.payload(lsn, size)
+        segment = self._segment_of(lsn, size)
+        if segment is None:
+            return None
+        for disk_id in segment.disks:
+            if self._pool.is_up(disk_id):
+                return self._pool.disk(disk_id).read_nowait(segment.name, segment.offset_of(lsn), size)
+        return None
+
+    async def read(self, lsn: Lsn, size: int, verify: Callable[[bytes], bool]) -> bytes:
+        """Payload bytes for which ``verify`` is true, from whichever replica has them; replicas that differ are mended.
+
+        Raises Corrupt if every replica that can be read has something else, TooFewDisks if none can be read.
+        """
+        pending = self._pending.payload(lsn, size)
+        if pending is not None:
+            return pending
+        segment = self._segment_of(lsn, size)
+        if segment is None:
+            raise Corrupt(f"the log does not hold {size} bytes at LSN {lsn} any more")
+        with segment:
+            return await self._read_replicas(segment, lsn, size, verify)
+
+    async def _read_replicas(self, segment: Segment, lsn: Lsn, size: int, verify: Callable[[bytes], bool]) -> bytes:
+        offset = segment.offset_of(lsn)
+        wrong: list[DiskId] = []
+        for disk_id in list(segment.disks):
+            try:
+                data = await self._pool.disk(disk_id).read(segment.name, offset, size)
+            except DiskError as error:
+                self._pool.report(error)
+                continue
+            if verify(data):
+                await self._mend(segment, wrong, offset, data)
+                return data
+            wrong.append(disk_id)
+        if wrong:
+            raise Corrupt(f"{size} bytes at LSN {lsn} match their checksum on none of disks {wrong} ({segment.name})")
+        raise TooFewDisks(f"no disk with LSN {lsn} of the log is up (disks {segment.disks})")
+
+    async def _mend(self, segment: Segment, wrong: Sequence[DiskId], offset: int, data: bytes) -> None:
+        up = [disk_id for disk_id in wrong if self._pool.is_up(disk_id)]
+        if not up:
+            return
+        writes = [DiskWrite(self._pool.disk(disk_id), segment.name, offset, [data]) for disk_id in up]
+        for error in await self._pool.fanout.write_durable(writes, Lane.BULK):
+            if error is not None:
+                self._pool.report(error)
+        self._mended_bytes += len(data) * len(up)
+
+    def _segment_of(self, lsn: Lsn, size: int) -> Segment | None:
+        """The segment that holds the durable range, or None if it was retired."""
+        assert lsn >= 0 and size >= 0
+        if lsn >= self._active.start:
+            segment = self._active
+        else:
+            index = bisect_right(self._sealed, lsn, key=lambda segment: segment.start) - 1
+            if index < 0:
+                return None
+            segment = self._sealed[index]
+        return segment if lsn + size <= segment.end else None
+
+    # --- what becomes of segments ----------------------------------------------------------------------------------
+
+    async def seal(self) -> None:
+        """Make all that is pending durable, seal the open segment and go on in a new one; nothing if it is empty."""
+        await self._commit(lambda: True, rotate=True)
+
+    async def retire(self, start: Lsn) -> None:
+        """Recycle the sealed segment at ``start``: all of it is applied, and nobody will read it any more."""
+        await self._upkeep.retire(start)
+
+    async def punch(self, start: Lsn, end: Lsn) -> None:
+        """Give back the space of dead payload in sealed segments. All of [start, end) must be applied."""
+        await self._upkeep.punch(start, end)
+
+    async def heal(self) -> None:
+        """Bring sealed segments back to their number of copies, and recycle what disks that returned hold in vain."""
+        await self._upkeep.heal(self._active)
+
+    async def close(self) -> None:
+        """Make everything durable and let go. Raises TooFewDisks, as waiters get it, if that cannot be; never hangs."""
+        self._is_closing = True
+        self._disks_changed.set()
+        try:
+            while self._pending.batches:
+                await self._commit(lambda: bool(self._pending.batches))
+            await self._upkeep.mark(self._active, self._durable_lsn)
+        except TooFewDisks as error:
+            self._failure = error
+            raise
+        finally:
+            self._upkeep.close()
+            for batch in self._pending.batches:
+                batch.done.set()
+
+
+def _minimum(pool: Pool, replicas: int) -> int:
+    """Copies below which the log rather waits: two, where the volume has them."""
+    return min(2, replicas, len(pool.status()))

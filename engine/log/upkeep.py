@@ -1,0 +1,124 @@
+"""What happens to segments that take no more frames: mark, re-replicate, punch, retire; and files written ahead.
+
+One of these at a time (a lock), so that a file is never recycled under another's hands. Disk failures are reported to
+the pool and leave the upkeep *behind*: it is tried again.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from siltstone.engine.log.files import SegmentFiles
+from siltstone.engine.log.segment import Segment, SegmentEvent
+from siltstone.errors import DiskError
+from siltstone.limits import ROW_BYTES
+from siltstone.types import Lsn
+
+
+class Upkeep:
+    """Keeps ``sealed``, the log's own list of sealed segments, in order. ``wanted`` is set when there may be work."""
+
+    def __init__(self, files: SegmentFiles, sealed: list[Segment], *, replicas: int) -> None:
+        self._files = files
+        self._pool = files.pool
+        self._sealed = sealed
+        self._replicas = replicas
+        self._lock = trio.Lock()
+        self._is_closed = False
+        self.wanted = trio.Event()
+        self.is_behind = False
+        self.has_standby = False
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        self._is_closed = True
+
+    async def mark(self, segment: Segment, lsn: Lsn) -> None:
+        """Note that a segment is durable up to ``lsn``, if that is news."""
+        async with self._lock:
+            if lsn > segment.marked_lsn and lsn <= segment.end:
+                await self._files.mark(segment, lsn)
+
+    async def heal(self, active: Segment) -> None:
+        """Recycle strays, mark what is sealed, and copy what has too few copies on disks that are up."""
+        async with self._lock:
+            self.is_behind = False
+            await self._recycle_strays(active)
+            for segment in list(self._sealed):
+                if self._is_closed:
+                    return
+                if segment.marked_lsn < segment.end:
+                    await self._files.mark(segment, segment.end)
+                await self._replicate(segment)
+
+    async def prepare_standby(self) -> None:
+        """Have the files of the next segment written ahead."""
+        if not self.has_standby and not self._is_closed:
+            self.has_standby = True
+            await self._files.prepare_standby(self._replicas)
+
+    async def retire(self, start: Lsn) -> None:
+        """Forget a sealed segment and recycle its files."""
+        async with self._lock:
+            segment = next(segment for segment in self._sealed if segment.start == start)
+            segment.happen(SegmentEvent.RETIRE)
+            self._sealed.remove(segment)
+            await segment.wait_unread()
+            for disk_id in segment.disks:
+                if self._pool.is_up(disk_id):
+                    await self._files.release(disk_id, segment.name, is_recyclable=not segment.was_punched)
+
+    async def punch(self, start: Lsn, end: Lsn) -> None:
+        """Give back whole pages inside [start, end) of sealed segments, on the disks that are up."""
+        async with self._lock:
+            for segment in self._sealed:
+                first = max(start, segment.start)
+                last = min(end, segment.end)
+                if first >= last:
+                    continue
+                offset = -(-segment.offset_of(Lsn(first)) // ROW_BYTES) * ROW_BYTES
+                stop = segment.offset_of(Lsn(last)) // ROW_BYTES * ROW_BYTES
+                if offset < stop:
+                    await self._punch_file(segment, offset, stop - offset)
+
+    async def _punch_file(self, segment: Segment, offset: int, size: int) -> None:
+        segment.was_punched = True
+        for disk_id in segment.disks:
+            try:
+                await self._pool.disk(disk_id).punch(segment.name, offset, size)
+            except DiskError as error:
+                self._pool.report(error)
+
+    async def _recycle_strays(self, active: Segment) -> None:
+        """Files of earlier epochs than the open segment's that nobody counts on: what a disk held while it was away.
+
+        Files of later epochs may be about to become the next segment.
+        """
+        for disk_id in self._pool.up():
+            try:
+                await self._files.adopt_free(disk_id)
+                names = await self._files.strays(disk_id, self._sealed, active.epoch)
+            except DiskError as error:
+                self._pool.report(error)
+                self.is_behind = True
+                continue
+            for name in names:
+                await self._files.release(disk_id, name, is_recyclable=False)
+
+    async def _replicate(self, segment: Segment) -> None:
+        up = [disk_id for disk_id in segment.disks if self._pool.is_up(disk_id)]
+        lacking = self._replicas - len(up)
+        if lacking <= 0 or not up:
+            return
+        for target in self._pool.choose(lacking, exclude=segment.disks):
+            try:
+                await self._files.copy(segment, target)
+            except DiskError as error:
+                self._pool.report(error)
+                self.is_behind = True
+                return
+            up.append(target)
+            segment.disks.append(target)
+        if len(up) >= self._replicas:
+            # What is on the disks that are away is not counted on from here: when they return it is a stray.
+            segment.disks = [disk_id for disk_id in segment.disks if disk_id in up]

@@ -117,6 +117,13 @@ class Disk(Protocol):
     async def space(self) -> DiskSpace:
         """Room now."""
 
+    async def probe(self) -> None:
+        """Look whether the disk is there and is the one that was opened.
+
+        Raises DiskMissing when it is not, and from then on every other method does too; a probe that finds it again
+        puts it back in service.
+        """
+
     async def close(self) -> None:
         """Let go of files and threads. No calls after that."""
 

@@ -1,0 +1,338 @@
+"""A deterministic disk in memory that is as bad as the Disk port allows.
+
+A write is durable only by a flush that began after it; at ``crash`` each unflushed 512-byte sector survives or not on
+its own, a delete may be undone, and a create, rename or replace that had not returned happened or not. Every async
+method is a checkpoint before and after its effect; an effect that has begun is not cancelled, as with threads.
+Faults are injected by methods that return a Fault, which counts how often it struck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
+from siltstone.ports import DiskSpace, FileEntry, Random
+from siltstone.types import Buffer, DiskId
+from sim.faults import Fault, FaultKind
+from sim.file import BLOCK_BYTES, SimFile
+
+CAPACITY_BYTES_DEFAULT = 256 * 1024 * 1024
+
+NameChange = dict[str, SimFile | None]
+"""What names mean after a change of the directory: a file, or nothing. Happens as a whole or not at all."""
+
+
+class SimDisk:
+    """The Disk port in memory. ``cache_random`` makes ``read_nowait`` miss every second time, by its seed."""
+
+    def __init__(
+        self,
+        disk_id: DiskId,
+        *,
+        capacity_bytes: int = CAPACITY_BYTES_DEFAULT,
+        device: int | None = None,
+        cache_random: Random | None = None,
+    ) -> None:
+        self._disk_id = disk_id
+        self.capacity_bytes = capacity_bytes
+        self.faults: list[Fault] = []
+        self.operations = 0
+        """Operations begun so far: what a sweep over the N-th counts."""
+        self._device = disk_id if device is None else device
+        self._cache_random = cache_random
+        self._files: dict[str, SimFile] = {}
+        self._durable_names: dict[str, SimFile] = {}
+        self._pending_names: list[NameChange] = []
+        self._away = ""
+        self._life = 0
+        self._closed = False
+
+    @property
+    def disk_id(self) -> DiskId:
+        """The slot of this disk in its volume."""
+        return self._disk_id
+
+    # --- the port ---------------------------------------------------------------------------------------------------
+
+    async def create(self, name: str, size: int) -> None:
+        """Make a file of zeros; durable on return."""
+        await self._begin("create", name)
+        if name in self._files:
+            raise DiskError(self.disk_id, "create", name, "exists")
+        self._need_room(size, "create", name)
+        await self._change_names({name: SimFile(bytes(size))}, "create", name)
+
+    async def delete(self, name: str) -> None:
+        """Remove a file; after a crash it may be back."""
+        await self._begin("delete", name)
+        self._file(name, "delete")
+        del self._files[name]
+        self._pending_names.append({name: None})
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def rename(self, source: str, target: str) -> None:
+        """Give a file another name; durable on return."""
+        await self._begin("rename", source)
+        _check_name(target)
+        file = self._file(source, "rename")
+        if source != target:
+            await self._change_names({source: None, target: file}, "rename", source)
+
+    async def list(self, prefix: str) -> list[FileEntry]:
+        """Files whose name starts so, sorted."""
+        await self._begin("list", prefix, is_name=False)
+        entries = [FileEntry(name, len(file.data)) for name, file in self._files.items() if name.startswith(prefix)]
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return sorted(entries)
+
+    def read_nowait(self, name: str, offset: int, size: int) -> bytes | None:
+        """The bytes, unless the cache misses, something is wrong or a read fault waits."""
+        _check_name(name)
+        file = self._files.get(name)
+        if self._away or self._closed or file is None or offset + size > len(file.data):
+            return None
+        if self._cache_random is not None and self._cache_random.below(2):
+            return None
+        if any(fault.would_strike("read", name) for fault in self.faults):
+            return None
+        return bytes(file.data[offset : offset + size])
+
+    async def read(self, name: str, offset: int, size: int) -> bytes:
+        """Exactly ``size`` bytes."""
+        await self._begin("read", name)
+        file = self._file(name, "read")
+        if offset + size > len(file.data):
+            raise DiskError(self.disk_id, "read", name, f"short file: {len(file.data)} bytes, want {offset}+{size}")
+        data = bytes(file.data[offset : offset + size])
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return data
+
+    async def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write the buffers one after the other. Not durable yet."""
+        fault = await self._begin("write", name)
+        file = self._file(name, "write")
+        size = sum(len(buffer) for buffer in buffers)
+        if fault is not None and fault.kind is FaultKind.MISDIRECTED:
+            offset = max(0, offset + fault.offset)
+        if fault is None or fault.kind is not FaultKind.LOST:
+            self._need_room(file.bytes_to_allocate(offset, size), "write", name)
+            file.write(offset, buffers)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._still_there("write", name)
+
+    async def flush(self, name: str) -> None:
+        """Make durable what was written before this call began to act."""
+        await self._begin("flush", name)
+        file = self._file(name, "flush")
+        covered = file.begin_flush()
+        life = self._life
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._still_there("flush", name, life)
+        file.end_flush(covered)
+
+    async def punch(self, name: str, offset: int, size: int) -> None:
+        """Give back the space of a range; it reads as zeros. Not durable before a flush."""
+        await self._begin("punch", name)
+        self._file(name, "punch").punch(offset, size)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def replace(self, name: str, data: Buffer) -> None:
+        """Write a small file whole, durably."""
+        await self._begin("replace", name)
+        self._need_room(len(data), "replace", name)
+        await self._change_names({name: SimFile(data)}, "replace", name)
+
+    async def space(self) -> DiskSpace:
+        """Room now."""
+        await self._begin("space", "", is_name=False)
+        space = DiskSpace(self.capacity_bytes, max(0, self.capacity_bytes - self.used_bytes), self._device)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return space
+
+    async def probe(self) -> None:
+        """Look whether the disk is there."""
+        await self._begin("probe", "", is_name=False)
+
+    async def close(self) -> None:
+        """No calls after that, until ``crash`` or ``reopen``."""
+        self._closed = True
+        await trio.lowlevel.checkpoint()
+
+    # --- what a test does -------------------------------------------------------------------------------------------
+
+    @property
+    def used_bytes(self) -> int:
+        """Room that the files take."""
+        return sum(file.allocated_bytes for file in self._files.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files that are there, in order."""
+        return tuple(sorted(self._files))
+
+    @property
+    def pending_writes(self) -> int:
+        """Writes and punches that a crash could undo."""
+        return sum(file.pending_writes for file in self._files.values())
+
+    def contents(self, name: str) -> bytes:
+        """What a reader of the whole file would see."""
+        return bytes(self._files[name].data)
+
+    def power_off(self) -> None:
+        """From now on nothing has an effect, operations under way included; ``crash`` turns it on again."""
+        self._away = self._away or "power is off"
+        self._life += 1
+
+    def crash(self, random: Random) -> None:
+        """Lose power and come back: what was not durable survives or not, as ``random`` decides.
+
+        The caller sees to it that nobody who used the disk before goes on using it.
+        """
+        self._life += 1
+        for change in self._pending_names:
+            if random.below(2):
+                _apply(self._durable_names, change)
+        self._pending_names.clear()
+        self._files = dict(self._durable_names)
+        for name in sorted(self._files):
+            self._files[name].crash(random)
+        self._away = ""
+        self._closed = False
+
+    def reopen(self) -> None:
+        """Make a disk that was closed usable again, as a new process would; nothing is lost."""
+        self._closed = False
+
+    def disappear(self) -> None:
+        """The disk is pulled out: every operation raises DiskMissing. What was written stays as it is."""
+        self._away = "disk is away"
+        self._life += 1
+
+    def return_(self) -> None:
+        """The disk is back as it was."""
+        self._away = ""
+
+    def wipe(self) -> None:
+        """Another, empty disk is in its place."""
+        self._life += 1
+        self._files.clear()
+        self._durable_names.clear()
+        self._pending_names.clear()
+
+    def rot(self, name: str, offset: int, size: int = 1) -> None:
+        """Invert stored bytes."""
+        assert offset < len(self._files[name].data), "rot beyond the end of a file would not be seen"
+        self._files[name].rot(offset, size)
+
+    def fail(
+        self, operation: str, prefix: str = "", *, skip: int = 0, count: int | None = 1, cause: str = "EIO"
+    ) -> Fault:
+        """Let operations fail without an effect."""
+        return self._add(Fault(FaultKind.ERROR, operation, prefix, skip, count, cause))
+
+    def fail_full(self, operation: str, prefix: str = "", *, skip: int = 0, count: int | None = 1) -> Fault:
+        """Let operations fail with DiskFull, whatever room there is."""
+        return self._add(Fault(FaultKind.FULL, operation, prefix, skip, count, "ENOSPC"))
+
+    def lose_write(self, prefix: str = "", *, skip: int = 0, count: int | None = 1) -> Fault:
+        """Let writes report success and do nothing."""
+        return self._add(Fault(FaultKind.LOST, "write", prefix, skip, count))
+
+    def misdirect_write(self, offset: int, prefix: str = "", *, skip: int = 0, count: int | None = 1) -> Fault:
+        """Let writes land ``offset`` bytes from where they belong."""
+        return self._add(Fault(FaultKind.MISDIRECTED, "write", prefix, skip, count, offset=offset))
+
+    def slow(self, seconds: float, operation: str = "*", prefix: str = "", *, count: int | None = None) -> Fault:
+        """Let operations take longer."""
+        return self._add(Fault(FaultKind.SLOW, operation, prefix, 0, count, seconds=seconds))
+
+    def heal(self) -> None:
+        """No more faults. Damage that is done stays."""
+        self.faults.clear()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _add(self, fault: Fault) -> Fault:
+        self.faults.append(fault)
+        return fault
+
+    async def _begin(self, operation: str, name: str, *, is_name: bool = True) -> Fault | None:
+        """The checkpoint before an effect, and the faults; returns one that changes the effect."""
+        if is_name:
+            _check_name(name)
+        assert not self._closed, f"disk {self.disk_id}: {operation} {name} after close"
+        life = self._life
+        await trio.lowlevel.checkpoint()
+        self.operations += 1
+        changing: Fault | None = None
+        for fault in list(self.faults):
+            if not fault.strikes(operation, name):
+                continue
+            if fault.kind is FaultKind.ERROR:
+                raise DiskError(self.disk_id, operation, name, fault.cause)
+            if fault.kind is FaultKind.FULL:
+                raise DiskFull(self.disk_id, operation, name, fault.cause)
+            if fault.kind is FaultKind.SLOW:
+                await trio.sleep(fault.seconds)
+            else:
+                changing = fault
+        self._still_there(operation, name, life)
+        return changing
+
+    def _still_there(self, operation: str, name: str, life: int | None = None) -> None:
+        if self._away or self._closed:
+            raise DiskMissing(self.disk_id, operation, name, self._away or "closed")
+        if life is not None and life != self._life:
+            raise DiskMissing(self.disk_id, operation, name, "disk went away during the operation")
+
+    def _file(self, name: str, operation: str) -> SimFile:
+        file = self._files.get(name)
+        if file is None:
+            raise FileMissing(self.disk_id, operation, name, "no such file")
+        return file
+
+    def _need_room(self, size: int, operation: str, name: str) -> None:
+        needed = -(-size // BLOCK_BYTES) * BLOCK_BYTES
+        if needed and self.used_bytes + needed > self.capacity_bytes:
+            raise DiskFull(self.disk_id, operation, name, f"capacity of {self.capacity_bytes} bytes is used up")
+
+    async def _change_names(self, change: NameChange, operation: str, name: str) -> None:
+        """Visible at once, durable after a checkpoint; a crash in between leaves one or the other."""
+        life = self._life
+        _apply(self._files, change)
+        self._pending_names.append(change)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._still_there(operation, name, life)
+        if any(pending is change for pending in self._pending_names):
+            _settle(self._durable_names, self._pending_names, change)
+
+
+def _apply(names: dict[str, SimFile], change: NameChange) -> None:
+    for name, file in change.items():
+        if file is None:
+            names.pop(name, None)
+        else:
+            names[name] = file
+
+
+def _settle(names: dict[str, SimFile], pending: list[NameChange], change: NameChange) -> None:
+    """Make a change durable, after the earlier ones of the same names, which a journal keeps in order."""
+    index = next(index for index, other in enumerate(pending) if other is change)
+    touched = set(change)
+    settled = [index]
+    for earlier in range(index - 1, -1, -1):
+        if touched & set(pending[earlier]):
+            touched |= set(pending[earlier])
+            settled.append(earlier)
+    for at in reversed(settled):
+        _apply(names, pending[at])
+    for at in settled:
+        del pending[at]
+
+
+def _check_name(name: str) -> None:
+    parts = name.split("/")
+    assert all(part and not part.startswith(".") for part in parts) and "\0" not in name, f"invalid name {name!r}"

@@ -1,0 +1,122 @@
+"""One file of a simulated disk: what readers see, what is durable, and what is left after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from siltstone.ports import Random
+from siltstone.types import Buffer
+
+SECTOR_BYTES = 512
+"""A disk writes this much whole or not at all."""
+
+BLOCK_BYTES = 4096
+"""Room is taken and given back in this step."""
+
+
+class PendingWrite(NamedTuple):
+    """A change of the contents that no flush has covered yet."""
+
+    offset: int
+    data: bytes
+
+
+class SimFile:
+    """``data`` is what readers see; ``_durable`` what every crash leaves; ``_pending`` leads from one to the other."""
+
+    def __init__(self, data: Buffer = b"") -> None:
+        self.data = bytearray(data)
+        self._durable = bytearray(data)
+        self._pending: list[PendingWrite] = []
+        self._blocks = bytearray(b"\1" * (-(-len(data) // BLOCK_BYTES)))
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Room that the file takes."""
+        return self._blocks.count(1) * BLOCK_BYTES
+
+    @property
+    def pending_writes(self) -> int:
+        """Writes and punches that no flush has covered."""
+        return len(self._pending)
+
+    def bytes_to_allocate(self, offset: int, size: int) -> int:
+        """Room that a write there would take beyond what the file has."""
+        if not size:
+            return 0
+        first, last = offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES)
+        return (last - first - self._blocks[first:last].count(1)) * BLOCK_BYTES
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Change what readers see; extends the file when it passes its end."""
+        data = b"".join(buffers)
+        if not data:
+            return
+        end = offset + len(data)
+        _put(self.data, offset, data)
+        first, last = offset // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+        if len(self._blocks) < last:
+            self._blocks.extend(bytes(last - len(self._blocks)))
+        self._blocks[first:last] = b"\1" * (last - first)
+        self._pending.append(PendingWrite(offset, data))
+
+    def punch(self, offset: int, size: int) -> None:
+        """Zeros for readers; whole blocks of the range are given back."""
+        size = min(size, len(self.data) - offset)
+        if size <= 0:
+            return
+        zeros = bytes(size)
+        self.data[offset : offset + size] = zeros
+        first, last = -(-offset // BLOCK_BYTES), (offset + size) // BLOCK_BYTES
+        if last > first:
+            self._blocks[first:last] = bytes(last - first)
+        self._pending.append(PendingWrite(offset, zeros))
+
+    def begin_flush(self) -> int:
+        """What a flush that begins now covers; hand it to ``end_flush``."""
+        return len(self._pending)
+
+    def end_flush(self, covered: int) -> None:
+        """Make durable what was written before ``begin_flush``."""
+        for write in self._pending[:covered]:
+            _put(self._durable, write.offset, write.data)
+        del self._pending[:covered]
+
+    def rot(self, offset: int, size: int) -> None:
+        """Invert stored bytes, for readers now and after every crash."""
+        for content in (self.data, self._durable):
+            for index in range(offset, min(offset + size, len(content))):
+                content[index] ^= 0xFF
+
+    def crash(self, random: Random) -> None:
+        """Decide what is left: each sector on its own is as flushed, or as one of the writes since then left it."""
+        running = bytearray(self._durable)
+        versions: dict[int, list[bytes]] = {}
+        for write in self._pending:
+            _put(running, write.offset, write.data)
+            end = write.offset + len(write.data)
+            for sector in range(write.offset // SECTOR_BYTES, -(-end // SECTOR_BYTES)):
+                start = sector * SECTOR_BYTES
+                versions.setdefault(sector, []).append(bytes(running[start : start + SECTOR_BYTES]))
+        for sector, candidates in versions.items():
+            if random.below(2):
+                _put(self._durable, sector * SECTOR_BYTES, candidates[-1 - random.below(len(candidates))])
+        self.data = bytearray(self._durable)
+        self._pending.clear()
+        self._allocate_what_came_back()
+
+    def _allocate_what_came_back(self) -> None:
+        count = -(-len(self.data) // BLOCK_BYTES)
+        del self._blocks[count:]
+        self._blocks.extend(bytes(count - len(self._blocks)))
+        for block in range(count):
+            if not self._blocks[block] and any(self.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]):
+                self._blocks[block] = 1
+
+
+def _put(content: bytearray, offset: int, data: bytes) -> None:
+    """Lay bytes over a content, with zeros up to there when it is shorter."""
+    if len(content) < offset:
+        content.extend(bytes(offset - len(content)))
+    content[offset : offset + len(data)] = data

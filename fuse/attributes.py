@@ -1,0 +1,96 @@
+"""Attributes, as the volume has them and as the kernel wants them. Pure translation.
+
+The kernel may keep names and attributes for ``TIMEOUT_SECONDS``: changes made elsewhere are invalidated one by one
+(invalidate.py), so the time only bounds how long a lost invalidation could matter.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
+
+from siltstone.core.types import Attributes, SetAttributes, VolumeSpace
+from siltstone.limits import KIB, NAME_BYTES_MAX
+from siltstone.types import Ino
+
+TIMEOUT_SECONDS = 300.0
+
+BLOCK_BYTES = 4 * KIB
+"""Unit of the numbers of statfs."""
+
+PREFERRED_IO_BYTES = 64 * KIB
+"""st_blksize: how much buffered readers and writers (stdio, Python) take at a time. Larger asks less often, but from
+128 KiB on every open file of a C program costs an mmap of its own."""
+
+STAT_BLOCK_BYTES = 512
+
+INODE_BYTES = 512
+"""What statfs assumes that a further inode takes when it tells how many are left."""
+
+
+def entry_of(attributes: Attributes, timeout_seconds: float) -> EntryAttributes:
+    """The kernel's form of an inode's attributes. The generation stays 0: inode numbers are never used again."""
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(attributes.ino)
+    entry.st_mode = ModeT(attributes.mode)
+    entry.st_nlink = attributes.nlink
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_rdev = attributes.rdev
+    entry.st_size = attributes.size
+    entry.st_blksize = PREFERRED_IO_BYTES
+    entry.st_blocks = -(-attributes.allocated_bytes // STAT_BLOCK_BYTES)
+    entry.st_atime_ns = attributes.atime_ns
+    entry.st_mtime_ns = attributes.mtime_ns
+    entry.st_ctime_ns = attributes.ctime_ns
+    if timeout_seconds != TIMEOUT_SECONDS:
+        # A new EntryAttributes has pyfuse3's default, which is ours too (a test says so).
+        entry.entry_timeout = entry.attr_timeout = timeout_seconds
+    return entry
+
+
+def absent_entry(timeout_seconds: float) -> EntryAttributes:
+    """The answer "no such name", which the kernel may remember."""
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(0)
+    entry.entry_timeout = timeout_seconds
+    return entry
+
+
+def directory_stub(ino: Ino) -> EntryAttributes:
+    """What a listing tells of "." and "..": the kernel looks at number and type only, and counts no lookup."""
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(ino)
+    entry.st_mode = ModeT(stat.S_IFDIR)
+    return entry
+
+
+def changes_of(wanted: EntryAttributes, fields: SetattrFields) -> SetAttributes:
+    """What a setattr request asks the volume to change.
+
+    A truncate brings the kernel's coarse idea of now as mtime: left out, so that the volume's own clock sets it and
+    times of one file never run backwards. utimensat(2), which brings times that count, never comes with a size.
+    """
+    resized = fields.update_size
+    return SetAttributes(
+        mode=stat.S_IMODE(wanted.st_mode) if fields.update_mode else None,
+        uid=wanted.st_uid if fields.update_uid else None,
+        gid=wanted.st_gid if fields.update_gid else None,
+        size=wanted.st_size if resized else None,
+        atime_ns=wanted.st_atime_ns if fields.update_atime and not resized else None,
+        mtime_ns=wanted.st_mtime_ns if fields.update_mtime and not resized else None,
+    )
+
+
+def statvfs_of(space: VolumeSpace) -> StatvfsData:
+    """The numbers of statfs, in blocks of BLOCK_BYTES of usable space."""
+    data = StatvfsData()
+    data.f_bsize = data.f_frsize = BLOCK_BYTES
+    data.f_blocks = space.total_bytes // BLOCK_BYTES
+    data.f_bfree = space.free_bytes // BLOCK_BYTES
+    data.f_bavail = space.available_bytes // BLOCK_BYTES
+    data.f_ffree = data.f_favail = space.available_bytes // INODE_BYTES
+    data.f_files = space.inodes + data.f_ffree
+    data.f_namemax = NAME_BYTES_MAX
+    return data

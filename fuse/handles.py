@@ -1,0 +1,199 @@
+"""What the kernel holds: open files, open directories, and inodes that it has looked up.
+
+Open files are named by small numbers (``fh``) that the kernel hands back. An inode that has lost its last name must
+stay while the kernel may use it: a file while it is open, a directory while the kernel knows it at all (it may be
+somebody's working directory). Files that are known but not open need not stay: the kernel forgets them with their last
+name, and keeping each until then would cost every unlink a second batch in the log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from siltstone.core.types import DirEntry
+from siltstone.types import Ino
+
+DOT_NAMES = (b".", b"..")
+
+PAGE_ENTRIES_MIN = 24
+"""Entries fetched at first: about what a request of 4 KiB, the smallest, has room for."""
+
+Fetch = Callable[[bytes | None, int], list[DirEntry]]
+"""``fetch(after, limit)``: the entries behind a name; fewer than the limit means that there are no more."""
+
+EmitDot = Callable[[bytes, int], bool]
+Emit = Callable[[DirEntry, int], bool]
+"""``emit(entry, cookie)`` puts an entry in the answer; False: no room, it is not in it."""
+
+
+class FileHandle(NamedTuple):
+    """An open file."""
+
+    ino: Ino
+    writable: bool
+    synchronous: bool
+    """Opened with O_SYNC or O_DSYNC: a write answers when it is durable."""
+
+
+class DirectoryHandle:
+    """An open directory and the names it has served, so that every position it gave out stays good.
+
+    A position (cookie) c means "behind the c-th name that was served"; it goes on from that name in byte order even if
+    that name is gone. So a listing in pieces, under concurrent changes, has every entry that was there all the time
+    exactly once. Position 0 is the beginning; going back there forgets the positions given out before.
+    """
+
+    __slots__ = ("_cookies", "_names", "_page", "ino")
+
+    def __init__(self, ino: Ino) -> None:
+        self.ino = ino
+        self._names: list[bytes] = []
+        self._cookies: dict[bytes, int] | None = None
+        self._page = PAGE_ENTRIES_MIN
+
+    def serve(self, cookie: int, fetch: Fetch, emit_dot: EmitDot, emit: Emit) -> None:
+        """Put what is behind a position in the answer, until there is no room or no more.
+
+        Entries are fetched and emitted without an await between, so that the kernel never remembers attributes that
+        have already changed. A position that was never given out has nothing behind it.
+        """
+        if cookie == 0:
+            self._names.clear()
+            self._cookies = None
+        elif cookie > len(self._names):
+            return
+        elif cookie < len(self._names) and self._cookies is None:
+            self._cookies = {name: index + 1 for index, name in enumerate(self._names)}
+        for index in range(cookie, len(DOT_NAMES)):
+            if not self._emit_dot(DOT_NAMES[index], emit_dot):
+                return
+        after = self._names[cookie - 1] if cookie > len(DOT_NAMES) else None
+        served = 0
+        while True:
+            entries = fetch(after, self._page)
+            for entry in entries:
+                if not emit(entry, self._cookie_of(entry.name)):
+                    self._page = max(PAGE_ENTRIES_MIN, served + 1)
+                    return
+                self._served(entry.name)
+                served += 1
+            if len(entries) < self._page:
+                return
+            after = entries[-1].name
+
+    def _emit_dot(self, name: bytes, emit_dot: EmitDot) -> bool:
+        if not emit_dot(name, self._cookie_of(name)):
+            return False
+        self._served(name)
+        return True
+
+    def _cookie_of(self, name: bytes) -> int:
+        if self._cookies is not None and name in self._cookies:
+            return self._cookies[name]
+        return len(self._names) + 1
+
+    def _served(self, name: bytes) -> None:
+        if self._cookies is None:
+            self._names.append(name)
+        elif name not in self._cookies:
+            self._names.append(name)
+            self._cookies[name] = len(self._names)
+
+
+class Handles:
+    """The tables of one mount. Implements the volume's Holder; ``released`` hears of inodes that are let go."""
+
+    def __init__(self, released: Callable[[Ino], None]) -> None:
+        self._released = released
+        self.files: dict[int, FileHandle] = {}
+        self.directories: dict[int, DirectoryHandle] = {}
+        self._last = 0
+        self._open: dict[Ino, int] = {}
+        self._lookups: dict[Ino, int] = {}
+        self._known_directories: set[Ino] = set()
+
+    # --- for the volume and the invalidator ------------------------------------------------------------------------
+
+    def holds(self, ino: Ino) -> bool:
+        """Whether the inode must stay although it has no name."""
+        return ino in self._open or ino in self._known_directories
+
+    def knows(self, ino: Ino) -> bool:
+        """Whether the kernel has looked the inode up and not forgotten it."""
+        return ino in self._lookups
+
+    # --- lookups ---------------------------------------------------------------------------------------------------
+
+    def looked_up(self, ino: Ino, *, is_directory: bool) -> None:
+        """The kernel was told of an inode by an entry: it counts one lookup more."""
+        lookups = self._lookups
+        lookups[ino] = lookups.get(ino, 0) + 1
+        if is_directory:
+            self._known_directories.add(ino)
+
+    def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
+        """The kernel has given back lookups: pairs of inode and count."""
+        for number, count in forgotten:
+            ino = Ino(number)
+            left = self._lookups.get(ino, 0) - count
+            if left > 0:
+                self._lookups[ino] = left
+                continue
+            self._lookups.pop(ino, None)
+            if ino in self._known_directories:
+                self._known_directories.discard(ino)
+                self._let_go(ino)
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def open_file(self, ino: Ino, flags: int) -> int:
+        """Make a handle for a file opened with ``flags``."""
+        self._hold(ino)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self.files[self._last] = FileHandle(ino, writable, bool(flags & os.O_DSYNC))
+        return self._last
+
+    def close_file(self, fh: int) -> None:
+        """The last user of a handle has gone."""
+        self._unhold(self.files.pop(fh).ino)
+
+    def open_directory(self, ino: Ino) -> int:
+        """Make a handle for a directory."""
+        self._hold(ino)
+        self.directories[self._last] = DirectoryHandle(ino)
+        return self._last
+
+    def close_directory(self, fh: int) -> None:
+        """The last user of a handle has gone."""
+        self._unhold(self.directories.pop(fh).ino)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The mount is gone: nothing is held any more."""
+        held = {*self._open, *self._known_directories}
+        self.files.clear()
+        self.directories.clear()
+        self._open.clear()
+        self._lookups.clear()
+        self._known_directories.clear()
+        for ino in held:
+            self._released(ino)
+
+    def _hold(self, ino: Ino) -> None:
+        self._last += 1
+        self._open[ino] = self._open.get(ino, 0) + 1
+
+    def _unhold(self, ino: Ino) -> None:
+        count = self._open[ino] - 1
+        if count:
+            self._open[ino] = count
+        else:
+            del self._open[ino]
+            self._let_go(ino)
+
+    def _let_go(self, ino: Ino) -> None:
+        if not self.holds(ino):
+            self._released(ino)

@@ -1,0 +1,150 @@
+"""Tells the kernel what has changed behind its back: names, attributes and pages that it caches.
+
+A change made through the mount itself needs no word. Every other one is noted by ``hear``, in the step that made it,
+and carried out in a worker thread: the kernel takes the lock of the directory or page first, and whoever holds that may
+be waiting for an answer from our loop. That lock also makes the order right: an answer that was on its way when the
+change came is in the kernel's cache before it is invalidated there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from siltstone.core.types import AttributesChanged, Change, DataChanged, EntryChanged
+from siltstone.types import ROOT_INO, Ino
+
+PENDING_MAX = 1 << 17
+"""Notes kept. More pile up only while the kernel holds a lock and others go on changing hundreds of thousands of names;
+what is lost then stays in its cache until it times out."""
+
+RETRY_SECONDS = 0.02
+"""How long after a miss an inode is tried again: its lookup may have been answered and not yet taken in."""
+
+logger = logging.getLogger("siltstone.fuse")
+
+
+class Kernel(Protocol):
+    """The kernel's side. Methods block and are called in a worker thread; False: it does not have such a thing."""
+
+    def invalidate_entry(self, parent: Ino, name: bytes) -> bool:
+        """Forget a name, or that there is none."""
+
+    def invalidate_attributes(self, ino: Ino) -> bool:
+        """Forget the attributes of an inode."""
+
+    def invalidate_data(self, ino: Ino) -> bool:
+        """Forget the attributes and all pages of an inode."""
+
+
+class Notes:
+    """What is to be invalidated; a thing that changed several times stands once. Sets that keep their order."""
+
+    __slots__ = ("attributes", "data", "entries")
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[Ino, bytes], None] = {}
+        self.attributes: dict[Ino, None] = {}
+        self.data: dict[Ino, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries) + len(self.attributes) + len(self.data)
+
+
+def carry_out(notes: Notes, kernel: Kernel) -> Notes:
+    """Invalidate what is noted. Returns the inodes that the kernel did not have. Blocks."""
+    missed = Notes()
+    for parent, name in notes.entries:
+        kernel.invalidate_entry(parent, name)
+    for ino in notes.data:
+        if not kernel.invalidate_data(ino):
+            missed.data[ino] = None
+    for ino in notes.attributes:
+        if ino not in notes.data and not kernel.invalidate_attributes(ino):
+            missed.attributes[ino] = None
+    return missed
+
+
+class Invalidator:
+    """Listens to the volume on behalf of one mount.
+
+    ``origin`` is what the mount's own changes carry; ``knows`` says whether the kernel may have an inode in its cache.
+    """
+
+    def __init__(self, origin: object, knows: Callable[[Ino], bool], kernel: Kernel) -> None:
+        self._origin = origin
+        self._knows = knows
+        self._kernel = kernel
+        self._pending = Notes()
+        self._busy = False
+        self._wakeup = trio.Event()
+        self._idle = trio.Event()
+        self.lost = 0
+        """Changes that found no room; an error in the log names the first of a row."""
+
+    def hear(self, origin: object, change: Change) -> None:
+        """Note a change. This is the volume's Listener."""
+        if origin is self._origin:
+            return
+        pending, knows = self._pending, self._known
+        match change:
+            case EntryChanged(parent, name, ino):
+                if knows(parent):
+                    pending.entries[parent, name] = None
+                    pending.attributes[parent] = None
+                if knows(ino):
+                    pending.attributes[ino] = None
+            case DataChanged(ino):
+                if knows(ino):
+                    pending.data[ino] = None
+            case AttributesChanged(ino):
+                if knows(ino):
+                    pending.attributes[ino] = None
+        if pending:
+            if len(pending) > PENDING_MAX:
+                self._drop()
+            self._wakeup.set()
+
+    async def wait_idle(self) -> None:
+        """Return when the kernel has taken in every change heard of so far (and perhaps later ones)."""
+        while self._pending or self._busy:
+            await self._idle.wait()
+
+    async def run(self) -> None:
+        """Carry out what is noted, for ever. A thread that is at work when this is cancelled is waited for."""
+        while True:
+            await self._wakeup.wait()
+            self._wakeup = trio.Event()
+            notes, self._pending = self._pending, Notes()
+            self._busy = True
+            try:
+                missed = await trio.to_thread.run_sync(carry_out, notes, self._kernel)
+                missed = self._still_known(missed)
+                if missed:
+                    await trio.sleep(RETRY_SECONDS)
+                    await trio.to_thread.run_sync(carry_out, missed, self._kernel)
+            finally:
+                self._busy = False
+                self._idle.set()
+                self._idle = trio.Event()
+
+    def _known(self, ino: Ino) -> bool:
+        return ino == ROOT_INO or self._knows(ino)
+
+    def _still_known(self, missed: Notes) -> Notes:
+        still = Notes()
+        still.attributes.update((ino, None) for ino in missed.attributes if self._known(ino))
+        still.data.update((ino, None) for ino in missed.data if self._known(ino))
+        return still
+
+    def _drop(self) -> None:
+        count = len(self._pending)
+        if not self.lost:
+            logger.error(
+                "the kernel takes no invalidations: %d dropped, the mount may show old names for a while", count
+            )
+        self.lost += count
+        self._pending = Notes()

@@ -1,0 +1,181 @@
+"""Serves a volume as a mount, from the checks of the directory to a clean unmount."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterable
+
+import pyfuse3
+import trio
+from pyfuse3 import FileNameT, InodeT
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from siltstone.core.volume import Volume
+from siltstone.errors import Refused, SiltstoneError
+from siltstone.fuse import mountpoint as mountpoints
+from siltstone.fuse.attributes import TIMEOUT_SECONDS
+from siltstone.fuse.invalidate import Invalidator
+from siltstone.fuse.operations import Operations
+from siltstone.types import Ino
+
+READ_AHEAD_KIB = 4096
+"""Readahead of the mount when it can be set: four requests of 1 MiB under way keep the disks of a stripe busy."""
+
+MAX_BACKGROUND = 64
+"""Readahead and writeback requests that the kernel keeps under way; its default of 12 is for slow media."""
+
+IDLE_TASKS = 4
+"""Tasks that wait for requests; a busy mount would otherwise end and start one with every other request."""
+
+READY_SECONDS = 30.0
+UNMOUNT_SECONDS = 30.0
+"""How long the kernel may write back before a mount is taken away from under its users."""
+
+logger = logging.getLogger("siltstone.fuse")
+
+
+async def serve_mount(
+    volume: Volume,
+    mountpoint: str,
+    *,
+    options: Iterable[str] = (),
+    writeback: bool = False,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount the volume and serve it until it is unmounted (by us, on cancel, or by umount(8)).
+
+    ``options`` are mount options beside the standing ones ("fsname=..." replaces ours). ``task_status`` is told the
+    real path when files can be used. On cancel the kernel's data is written back and the mount taken away, lazily if
+    programs still use it; the volume is not closed. Raises Refused, with nothing mounted, when the directory is
+    missing, not a directory, not empty, or the system does not let us mount. One mount per process, as pyfuse3 has it.
+    """
+    path = mountpoints.prepare(mountpoint)
+    operations = Operations(volume, writeback=writeback, timeout_seconds=timeout_seconds)
+    handles = operations.handles
+    invalidator = Invalidator(operations, handles.knows, KernelCache())
+    try:
+        pyfuse3.init(operations, path, mount_options(options, is_root=os.geteuid() == 0))
+    except RuntimeError as error:
+        raise Refused(f"cannot mount on {mountpoint}: {error}; libfuse has told why on stderr") from error
+    volume.register_holder(handles)
+    volume.subscribe(invalidator.hear)
+    try:
+        async with trio.open_nursery() as nursery:
+            ended = trio.Event()
+            nursery.start_soon(_serve, ended)
+            nursery.start_soon(invalidator.run)
+            try:
+                await _become_ready(path)
+                task_status.started(path)
+                await ended.wait()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await _unmount(path, ended)
+            nursery.cancel_scope.cancel()
+    finally:
+        # Only now, with no thread at work that uses the session.
+        pyfuse3.close(unmount=True)
+        volume.unsubscribe(invalidator.hear)
+        volume.unregister_holder(handles)
+        handles.close()
+
+
+def mount_options(extra: Iterable[str], *, is_root: bool) -> set[str]:
+    """The options of a mount. ``noatime`` tells what is true: reading a file changes nothing."""
+    options = {"default_permissions", "noatime", f"subtype={mountpoints.SUBTYPE}", *extra}
+    if not any(option.startswith("fsname=") for option in options):
+        options.add(f"fsname={mountpoints.SUBTYPE}")
+    if is_root:
+        # Others may ask only root to look into their mounts; a mount made by root is for everybody, like any disk.
+        options.add("allow_other")
+    return options
+
+
+class KernelCache:
+    """The kernel's cache of this mount; see invalidate.Kernel."""
+
+    def invalidate_entry(self, parent: Ino, name: bytes) -> bool:
+        """Forget a name."""
+        try:
+            pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name))
+        except OSError as error:
+            return _missing(error)
+        return True
+
+    def invalidate_attributes(self, ino: Ino) -> bool:
+        """Forget attributes."""
+        return self._invalidate_inode(ino, attr_only=True)
+
+    def invalidate_data(self, ino: Ino) -> bool:
+        """Forget attributes and pages."""
+        return self._invalidate_inode(ino, attr_only=False)
+
+    def _invalidate_inode(self, ino: Ino, *, attr_only: bool) -> bool:
+        try:
+            pyfuse3.invalidate_inode(InodeT(ino), attr_only=attr_only)
+        except OSError as error:
+            return _missing(error)
+        return True
+
+
+def _missing(error: OSError) -> bool:
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        # The mount is being taken away; there is no cache any more.
+        logger.info("an invalidation failed: %s", error)
+    return False
+
+
+async def _serve(ended: trio.Event) -> None:
+    """Answer requests until the mount is gone. Shielded: unmounting needs answers too."""
+    try:
+        with trio.CancelScope(shield=True):
+            await pyfuse3.main(min_tasks=IDLE_TASKS)
+    finally:
+        ended.set()
+
+
+async def _become_ready(path: str) -> None:
+    with trio.move_on_after(READY_SECONDS) as scope:
+        await trio.to_thread.run_sync(os.stat, path, abandon_on_cancel=True)
+    if scope.cancelled_caught:
+        raise Refused(f"the mount on {path} does not answer")
+    await trio.to_thread.run_sync(_tune, path)
+
+
+def _tune(path: str) -> None:
+    if os.geteuid() == 0:
+        for failure in mountpoints.tune(path, read_ahead_kib=READ_AHEAD_KIB, max_background=MAX_BACKGROUND):
+            logger.info("the mount is not tuned: %s", failure)
+
+
+async def _unmount(path: str, ended: trio.Event) -> None:
+    """Take the mount away and end ``_serve``, which answers the kernel's last writes meanwhile."""
+    if ended.is_set():
+        return
+    with trio.move_on_after(UNMOUNT_SECONDS):
+        try:
+            if await trio.to_thread.run_sync(_take_away, path, abandon_on_cancel=True):
+                await ended.wait()
+        except SiltstoneError as error:
+            logger.warning("unmounting: %s", error)
+    if not ended.is_set():
+        # Requests that have begun are still answered; pyfuse3.close() takes away what is left of the mount.
+        pyfuse3.terminate()
+        await ended.wait()
+
+
+def _take_away(path: str) -> bool:
+    """Unmount with everything written back. False: programs use the mount, so it is only taken off the tree."""
+    try:
+        mountpoints.unmount(path)
+    except Refused as error:
+        logger.warning("%s; its open files end with the mount", error)
+        mountpoints.write_back(path)
+        mountpoints.unmount(path, lazy=True)
+        return False
+    return True

@@ -133,7 +133,7 @@ class Slabs:
         """
         placement = await self._place(size, set(avoid), use_reserve=use_reserve)
         if placement is None and await self.punch_free({Backing.UNKNOWN}):
-            # Of the gaps found at open nobody knows whether writing them takes room. Now they do, and it was given back.
+            # Nobody knows whether writing a gap found at open takes room. Once punched it does, and the room is free.
             placement = await self._place(size, set(avoid), use_reserve=use_reserve)
         if placement is None:
             raise NoSpace(

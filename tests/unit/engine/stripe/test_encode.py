@@ -13,7 +13,7 @@ from siltstone.engine.stripe.checksum import checksums_of, damaged_blocks, is_in
 from siltstone.engine.stripe.encode import cut_into_units, encode_stripe
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, parse_chunk_name, unit_bytes_for
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
-from siltstone.types import DiskId, SlabId
+from siltstone.types import Buffer, DiskId, SlabId
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 
@@ -30,11 +30,11 @@ def test_units_hold_the_bytes_in_order_with_zeros_behind(lengths: list[int], k: 
     if not size:
         return
     whole = pattern(size)
-    buffers: list[bytes | bytearray | memoryview] = []
+    buffers: list[Buffer] = []
     for index, length in enumerate(lengths):
         start = sum(lengths[:index])
         piece = whole[start : start + length]
-        buffers.append([piece, bytearray(piece), memoryview(piece)][index % 3])
+        buffers.append((bytes, bytearray, memoryview)[index % 3](piece))
     unit_bytes = unit_bytes_for(size, k)
     units = cut_into_units(buffers, k, unit_bytes)
     assert [len(unit) for unit in units] == [unit_bytes] * k

@@ -1,0 +1,174 @@
+"""A StripeStore on simulated disks, beside a plain dict of what it must hold."""
+
+from __future__ import annotations
+
+import random
+
+from siltstone.engine.stripe.layout import Slab, chunk_name, chunk_offset
+from siltstone.engine.stripe.store import StripeStore, WrittenStripe
+from siltstone.limits import ROW_BYTES
+from siltstone.types import SlabId, StripeId, row_of, slab_of
+from sim.disk import SimDisk
+from sim.faults import Fault, FaultKind
+from sim.pool import crash_sim_pool, make_sim_pool
+from sim.randomness import SimRandom
+from sim.workers import SimWorkers
+
+
+class NthOperation:
+    """Counts the operations of several disks."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def is_now(self) -> bool:
+        """Count one; whether it is the one."""
+        self.left -= 1
+        return self.left == 0
+
+
+class Vanish(Fault):
+    """At the N-th operation of several disks the disk that it is for is pulled out."""
+
+    def __init__(self, disk: SimDisk, nth: NthOperation) -> None:
+        super().__init__(FaultKind.SLOW, "*", count=None)
+        self._disk = disk
+        self._nth = nth
+
+    def would_strike(self, operation: str, name: str) -> bool:
+        """Not for reads of the cache, which are not counted."""
+        return False
+
+    def strikes(self, operation: str, name: str) -> bool:
+        """Pull the disk out when it is time."""
+        if not self._nth.is_now():
+            return False
+        self._disk.disappear()
+        self.fired += 1
+        return True
+
+
+class StripeRig:
+    """Disks, pool and store; ``live`` and ``slabs`` are what the metadata of a volume would hold.
+
+    ``chunk_bytes`` is small; ``capacity_bytes`` is that of each disk.
+    """
+
+    def __init__(
+        self,
+        data_units: int,
+        parity_units: int,
+        disk_count: int,
+        *,
+        chunk_bytes: int,
+        capacity_bytes: int = 1 << 30,
+        seed: int = 0,
+    ) -> None:
+        self.data_units, self.parity_units, self.chunk_bytes = data_units, parity_units, chunk_bytes
+        self.random = random.Random(seed)
+        self.sim = make_sim_pool(disk_count, seed=seed, capacity_bytes=capacity_bytes, cache_misses=True)
+        self.disks = self.sim.disks
+        self.pool = self.sim.pool
+        self.store = self._new_store()
+        self.live: dict[StripeId, tuple[WrittenStripe, bytes]] = {}
+        self.slabs: dict[SlabId, Slab] = {}
+        self.faults: list[Fault] = []
+
+    def _new_store(self) -> StripeStore:
+        return StripeStore(
+            self.pool,
+            data_units=self.data_units,
+            parity_units=self.parity_units,
+            chunk_bytes=self.chunk_bytes,
+            workers=SimWorkers(),
+        )
+
+    # --- what a volume does -----------------------------------------------------------------------------------------
+
+    async def write(self, size: int, *, use_reserve: bool = False) -> WrittenStripe:
+        """Write random bytes, in two buffers, and record the stripe like a committed batch."""
+        data = self.random.randbytes(size)
+        cut = self.random.randrange(size + 1)
+        written = await self.store.write([data[:cut], memoryview(data)[cut:]], size, use_reserve=use_reserve)
+        if written.new_slab:
+            self.slabs[written.slab_id] = written.slab
+            self.store.note_slab(written.slab_id)
+        assert self.slabs[written.slab_id] == written.slab
+        self._check_apart(written)
+        self.live[written.stripe_id] = (written, data)
+        return written
+
+    def _check_apart(self, written: WrittenStripe) -> None:
+        """The rows exist, and no other live stripe has any of them."""
+        start = row_of(written.stripe_id)
+        end = start + written.stripe.rows
+        assert end * ROW_BYTES <= written.slab.chunk_bytes
+        for other_id, (other, _) in self.live.items():
+            first = row_of(other_id)
+            assert slab_of(other_id) != written.slab_id or first + other.stripe.rows <= start or end <= first
+
+    def release(self, stripe_id: StripeId) -> None:
+        """Delete a stripe like a durable batch without readers."""
+        written, _ = self.live.pop(stripe_id)
+        self.store.release(stripe_id, written.stripe)
+
+    async def read(self, written: WrittenStripe, offset: int, size: int) -> bytes:
+        """Read through the store."""
+        return await self.store.read(written.slab, written.stripe_id, written.stripe, written.checksums, offset, size)
+
+    async def verify(self, written: WrittenStripe) -> list[int]:
+        """Units that are not right."""
+        return await self.store.verify(written.slab, written.stripe_id, written.stripe, written.checksums)
+
+    async def check_all(self, ranges: int = 2) -> None:
+        """Every live stripe reads back, whole and in random ranges."""
+        for written, data in list(self.live.values()):
+            assert await self.read(written, 0, len(data)) == data
+            for _ in range(ranges):
+                start = self.random.randrange(len(data))
+                end = self.random.randrange(start + 1, len(data) + 1)
+                assert await self.read(written, start, end - start) == data[start:end]
+                nowait = self.store.read_nowait(
+                    written.slab, written.stripe_id, written.stripe, written.checksums, start, end - start
+                )
+                assert nowait in (None, data[start:end])
+
+    def live_raw_bytes(self) -> int:
+        """Bytes of chunk files that the live stripes take, parity included."""
+        return sum(written.stripe.unit_bytes * len(written.slab.disks) for written, _ in self.live.values())
+
+    # --- what the world does ----------------------------------------------------------------------------------------
+
+    def rot(self, written: WrittenStripe, unit: int, offset: int) -> None:
+        """Change a byte of a unit behind the store's back."""
+        disk = self.disks[written.slab.disks[unit]]
+        disk.rot(chunk_name(written.slab_id, unit), chunk_offset(written.stripe_id) + offset)
+
+    def fail_operation(self, number: int, kind: FaultKind | None) -> None:
+        """Let the N-th operation from now on, on whichever disk, fail; with None its disk vanishes."""
+        if kind is None:
+            nth = NthOperation(number)
+            self.faults = [Vanish(disk, nth) for disk in self.disks]
+        else:
+            self.faults = [Fault(kind, "*", skip=number - 1, cause="EIO", offset=2 * ROW_BYTES)] * len(self.disks)
+        for disk, fault in zip(self.disks, self.faults, strict=True):
+            disk.faults.append(fault)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the fault of ``fail_operation`` has struck."""
+        return any(fault.fired for fault in self.faults)
+
+    def crash(self, seed: int) -> None:
+        """Lose power on all disks; what the volume recorded is known to a new store."""
+        for disk in self.disks:
+            disk.heal()
+        self.sim = crash_sim_pool(self.sim, SimRandom(seed))
+        self.pool = self.sim.pool
+        self.store = self.reopened()
+
+    def reopened(self) -> StripeStore:
+        """A new store that knows only the records."""
+        store = self._new_store()
+        store.load(self.slabs.items(), [(stripe_id, written.stripe) for stripe_id, (written, _) in self.live.items()])
+        return store

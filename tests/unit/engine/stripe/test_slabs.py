@@ -1,0 +1,304 @@
+"""Room for stripes: nothing leaks, nothing is given twice, and a full or failing disk breaks nothing."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siltstone.engine.stripe.layout import chunk_name
+from siltstone.engine.stripe.slab import NEXT_PHASES, SlabPhase
+from siltstone.errors import Corrupt, NoSpace
+from siltstone.limits import KIB, RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES
+from siltstone.types import SlabId
+from sim.faults import FaultKind
+from sim.stripes import StripeRig
+
+CHUNK = 128 * KIB
+
+
+def test_every_phase_of_a_slab_has_its_row_in_the_table() -> None:
+    assert set(NEXT_PHASES) == set(SlabPhase)
+
+
+@given(seed=st.integers(0, 9999), code=st.sampled_from([(2, 1), (4, 2), (1, 1)]))
+@settings(max_examples=25, deadline=None)
+def test_rows_come_and_go_and_a_reopened_store_agrees(seed: int, code: tuple[int, int]) -> None:
+    async def main() -> None:
+        rig = StripeRig(*code, sum(code) + 1, chunk_bytes=CHUNK, seed=seed)
+        for _ in range(40):
+            if rig.live and rig.random.random() < 0.45:
+                rig.release(rig.random.choice(sorted(rig.live)))
+            else:
+                await rig.write(rig.random.randrange(1, CHUNK))
+        await rig.check_all(ranges=1)
+        now, then = rig.store.space(), rig.reopened().space()
+        assert (now.raw_free_bytes, now.data_free_bytes) == (then.raw_free_bytes, then.data_free_bytes)
+        assert now.raw_bytes - now.raw_free_bytes == rig.live_raw_bytes()
+        for stripe_id in list(rig.live):
+            rig.release(stripe_id)
+        assert rig.store.space().raw_free_bytes == rig.store.space().raw_bytes
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("use_reserve", [False, True])
+def test_a_full_pool_refuses_before_the_reserve_and_allocates_nothing(use_reserve: bool) -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
+        count = 0
+        with pytest.raises(NoSpace, match="delete something or add disks"):
+            while True:
+                await rig.write(100_000, use_reserve=use_reserve)
+                count += 1
+        kept = RESERVE_CHUNKS_FOR_LOG if use_reserve else RESERVE_CHUNKS
+        assert rig.store.space().slabs == 10 - kept
+        for disk in rig.disks:
+            assert (await disk.space()).free_bytes == kept * CHUNK
+        free = rig.store.space().raw_free_bytes
+        with pytest.raises(NoSpace):
+            await rig.write(100_000, use_reserve=use_reserve)
+        assert rig.store.space().raw_free_bytes == free
+        await rig.check_all(ranges=1)
+        for stripe_id in list(rig.live):
+            rig.release(stripe_id)
+        for _ in range(count):
+            await rig.write(100_000)
+
+    trio.run(main)
+
+
+def test_a_pool_with_one_full_disk_goes_on_narrower() -> None:
+    async def main() -> None:
+        rig = StripeRig(4, 2, 6, chunk_bytes=CHUNK, capacity_bytes=40 * CHUNK)
+        await rig.disks[2].create("other", 37 * CHUNK)
+        written = await rig.write(CHUNK)
+        assert written.slab.data_units == 3
+        assert 2 not in written.slab.disks
+        await rig.check_all()
+
+    trio.run(main)
+
+
+def test_room_for_use_is_what_can_be_written() -> None:
+    async def main() -> None:
+        rig = StripeRig(4, 2, 6, chunk_bytes=CHUNK, capacity_bytes=20 * CHUNK)
+        await rig.pool.probe()
+        promised = rig.store.space().usable_free_bytes
+        assert rig.store.space().usable_total_bytes == 20 * CHUNK * 4
+        assert promised == (20 - RESERVE_CHUNKS) * CHUNK * 4
+        written = 0
+        with pytest.raises(NoSpace):
+            while True:
+                await rig.write(CHUNK)
+                written += CHUNK
+        assert written == promised
+        await rig.pool.probe()
+        assert rig.store.space().usable_free_bytes == 0
+        for stripe_id in sorted(rig.live)[::2]:
+            rig.release(stripe_id)
+        assert rig.store.space().usable_free_bytes == written // 2
+        await rig.store.punch_released()
+        await rig.pool.probe()
+        assert rig.store.space().usable_free_bytes == written // 2, "punched rows count once"
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.ERROR, FaultKind.FULL, FaultKind.LOST, FaultKind.MISDIRECTED, None])
+def test_whichever_operation_of_a_write_fails_the_stripe_is_durable(kind: FaultKind | None) -> None:
+    async def run(number: int) -> bool:
+        """Let one operation fail; whether it came to that."""
+        rig = StripeRig(2, 1, 4, chunk_bytes=CHUNK, seed=number)
+        await rig.write(20_000)
+        rig.release(min(rig.live))
+        await rig.write(CHUNK)
+        rig.fail_operation(number, kind)
+        await rig.write(90_000)
+        await rig.write(90_000)
+        failed = rig.has_failed
+        if len(rig.pool.up()) == len(rig.disks):
+            space = rig.store.space()
+            assert space.raw_bytes - space.raw_free_bytes == rig.live_raw_bytes()
+        away = [disk for disk in rig.disks if not rig.pool.is_up(disk.disk_id)]
+        rig.crash(number)
+        for disk in away:
+            disk.disappear()
+        await rig.check_all(ranges=1)
+        await rig.store.collect_strays()
+        for disk in rig.disks:
+            if disk not in away:
+                assert {entry.name for entry in await disk.list("slab/")} == {
+                    chunk_name(slab_id, unit)
+                    for slab_id, slab in rig.slabs.items()
+                    for unit, disk_id in enumerate(slab.disks)
+                    if disk_id == disk.disk_id
+                }
+        return failed
+
+    number = 1
+    while trio.run(run, number):
+        number += 1
+        assert number < 500
+    assert number > (2 if kind in (FaultKind.LOST, FaultKind.MISDIRECTED) else 16), "the faults did strike"
+
+
+def test_a_write_in_which_m_disks_vanish_goes_to_the_others() -> None:
+    async def main() -> None:
+        rig = StripeRig(4, 2, 6, chunk_bytes=CHUNK)
+        first = await rig.write(50_000)
+        for disk_id in first.slab.disks[1:3]:
+            rig.disks[disk_id].disappear()
+        second = await rig.write(50_000)
+        assert second.slab.data_units == 2
+        assert second.slab_id != first.slab_id
+        assert rig.store.statistics().failed_writes == 1
+        await rig.check_all()
+
+    trio.run(main)
+
+
+def test_strays_of_a_crash_are_deleted_and_nothing_else() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
+        await rig.write(50_000)
+        for disk in rig.disks:
+            await disk.create("slab/0000ffff.1", CHUNK)
+            await disk.create("slab/not-ours", 4096)
+        names = [entry.name for entry in await rig.disks[0].list("slab/")]
+        store = rig.reopened()
+        assert await store.collect_strays() == 3
+        assert [entry.name for entry in await rig.disks[0].list("slab/")] == [
+            name for name in names if name != "slab/0000ffff.1"
+        ]
+        await rig.check_all()
+        assert await store.collect_strays() == 0
+
+    trio.run(main)
+
+
+def test_a_written_slab_that_nobody_recorded_is_a_stray_after_reopening() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
+        written = await rig.store.write([b"x" * 5000], 5000)
+        again = await rig.store.write([b"x" * 5000], 5000)
+        assert written.new_slab and again.new_slab, "until note_slab every batch must carry the record"
+        rig.store.note_slab(written.slab_id)
+        assert not (await rig.store.write([b"x" * 5000], 5000)).new_slab
+        assert await rig.reopened().collect_strays() == 3
+
+    trio.run(main)
+
+
+def test_an_abandoned_write_gives_its_rows_back() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
+        await rig.write(5000)
+        free = rig.store.space().raw_free_bytes
+        rig.store.abandon(await rig.store.write([b"x" * 9000], 9000))
+        assert rig.store.space().raw_free_bytes == free
+
+    trio.run(main)
+
+
+def test_empty_slabs_are_dropped_but_the_one_to_keep() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
+        for _ in range(12):
+            await rig.write(CHUNK)
+        kept = max(rig.live)
+        for stripe_id in list(rig.live):
+            if stripe_id != kept:
+                rig.release(stripe_id)
+        before = rig.store.space().slabs
+        empty = rig.store.take_empty_slabs(keep=1)
+        assert len(empty) == before - 2
+        assert rig.store.take_empty_slabs(keep=1) == []
+        for slab_id in empty:
+            del rig.slabs[slab_id]
+            await rig.store.drop_slab(slab_id)
+        assert rig.store.space().slabs == 2
+        for disk in rig.disks:
+            assert len(await disk.list("slab/")) == 2
+        await rig.check_all()
+        for _ in range(6):
+            assert SlabId((await rig.write(CHUNK)).slab_id) not in empty
+
+    trio.run(main)
+
+
+@given(seed=st.integers(0, 999))
+@settings(max_examples=15, deadline=None)
+def test_punching_gives_room_back_and_leaves_live_stripes_alone(seed: int) -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, seed=seed)
+        for _ in range(20):
+            await rig.write(rig.random.randrange(1, CHUNK))
+        before = [(await disk.space()).free_bytes for disk in rig.disks]
+        released = 0
+        for stripe_id in sorted(rig.live)[::2]:
+            released += rig.live[stripe_id][0].stripe.unit_bytes * 3
+            rig.release(stripe_id)
+        assert await rig.store.punch_released() == released
+        assert await rig.store.punch_released() == 0
+        after = [(await disk.space()).free_bytes for disk in rig.disks]
+        assert sum(after) - sum(before) == released
+        await rig.check_all(ranges=1)
+        for _ in range(10):
+            await rig.write(rig.random.randrange(1, CHUNK))
+        await rig.check_all(ranges=1)
+        rig.store = rig.reopened()
+        for _ in range(10):
+            await rig.write(rig.random.randrange(1, CHUNK))
+        await rig.check_all(ranges=1)
+
+    trio.run(main)
+
+
+def test_punched_rows_are_not_written_into_the_reserve() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
+        with pytest.raises(NoSpace):
+            while True:
+                await rig.write(CHUNK)
+        for stripe_id in list(rig.live)[:8]:
+            rig.release(stripe_id)
+        await rig.store.punch_released()
+        for disk in rig.disks:  # something else takes what was given back
+            await disk.create("other", (await disk.space()).free_bytes - RESERVE_CHUNKS * CHUNK)
+        with pytest.raises(NoSpace):
+            await rig.write(CHUNK)
+        for disk in rig.disks:
+            await disk.delete("other")
+        await rig.write(CHUNK)
+        await rig.check_all()
+
+    trio.run(main)
+
+
+def test_gaps_found_at_open_can_be_written_when_the_pool_is_full() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
+        with pytest.raises(NoSpace):
+            while True:
+                await rig.write(CHUNK)
+        for stripe_id in sorted(rig.live)[:4]:
+            rig.release(stripe_id)
+        rig.store = rig.reopened()
+        for _ in range(4):
+            await rig.write(CHUNK)
+        await rig.check_all()
+
+    trio.run(main)
+
+
+def test_records_that_contradict_each_other_are_corrupt() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
+        await rig.write(ROW_BYTES)
+        rig.slabs.clear()
+        with pytest.raises(Corrupt, match="run fsck"):
+            rig.reopened()
+
+    trio.run(main)

@@ -62,7 +62,7 @@ async def create_multipart_upload(request: Request) -> Reply:
             f"valid types: [{', '.join(ALGORITHMS)}]",
         )
     kind = upload_type(algorithm, headers.get("x-amz-checksum-type", "").upper())
-    upload_id = await request.objects.create_upload(
+    upload_id = await request.uploads.create_upload(
         bucket.name,
         request.key,
         owner=request.identity.owner,
@@ -83,7 +83,7 @@ async def create_multipart_upload(request: Request) -> Reply:
 
 def _upload(request: Request) -> UploadInfo:
     """The upload that the request names, in a bucket of the sender. Raises NoSuchUpload."""
-    return request.objects.upload(request.bucket().name, request.key, request.query["uploadId"])
+    return request.uploads.upload(request.bucket().name, request.key, request.query["uploadId"])
 
 
 async def upload_part(request: Request) -> Reply:
@@ -98,11 +98,11 @@ async def upload_part(request: Request) -> Reply:
             f"Checksum Type mismatch occurred, expected checksum Type: {upload.checksum_algorithm.lower()}, actual "
             f"checksum Type: {expected.algorithm.lower()}",
         )
-    writer = request.objects.begin_part(request.target.bucket, request.key, upload.upload_id, number)
+    writer = request.uploads.begin_part(request.target.bucket, request.key, upload.upload_id, number)
     try:
         digests, _ = await receive_checked(request, writer, expected)
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
-        part = await writer.commit(digests.digest("MD5").hex(), checksums)
+        part = await writer.commit(etag=digests.digest("MD5").hex(), checksums=checksums)
     except BaseException:
         await abort(writer)
         raise
@@ -119,8 +119,9 @@ async def upload_part_copy(request: Request) -> Reply:
     wanted: tuple[int, int] | None = None
     if text is not None:
         info = await request.objects.head(source.bucket, source.key)
-        wanted = parse_copy_range(text, info.size)
-    part = await request.objects.copy_part(
+        start, end = parse_copy_range(text, info.size)
+        wanted = (start, end - 1)
+    part = await request.uploads.copy_part(
         source.bucket,
         source.key,
         wanted,
@@ -137,7 +138,7 @@ async def upload_part_copy(request: Request) -> Reply:
 async def abort_multipart_upload(request: Request) -> Reply:
     """AbortMultipartUpload."""
     upload = _upload(request)
-    await request.objects.abort_upload(request.target.bucket, request.key, upload.upload_id)
+    await request.uploads.abort_upload(request.target.bucket, request.key, upload.upload_id)
     return Reply(204)
 
 
@@ -156,13 +157,14 @@ async def complete_multipart_upload(request: Request) -> Reply:
     except NoSuchUpload:
         info = await _completed_before(request, parts)
     else:
-        checksums = _final_checksums(request, upload, parts)
-        info = await request.objects.complete_upload(
+        checksums, kind = _final_checksums(request, upload, parts)
+        info = await request.uploads.complete_upload(
             bucket.name,
             request.key,
             upload.upload_id,
             parts,
             checksums=checksums,
+            checksum_type=kind,
             conditions=write_conditions(request.headers),
         )
     host = request.headers.get("host", "")
@@ -206,8 +208,8 @@ async def _completed_before(request: Request, parts: Sequence[CompletePart]) -> 
     return info
 
 
-def _final_checksums(request: Request, upload: UploadInfo, parts: Sequence[CompletePart]) -> dict[str, str]:
-    """The checksum of the whole object from its parts', {} when a part has none (a copied one).
+def _final_checksums(request: Request, upload: UploadInfo, parts: Sequence[CompletePart]) -> tuple[dict[str, str], str]:
+    """The checksum of the whole object from its parts' and its type; nothing when a part has none (a copied one).
 
     Raises BadDigest when the client announced another, InvalidRequest when it announced another size. Parts that do not
     exist are left to the completion itself.
@@ -221,13 +223,13 @@ def _final_checksums(request: Request, upload: UploadInfo, parts: Sequence[Compl
     kind = upload.checksum_type or FULL_OBJECT
     values = [(part.checksums[algorithm], part.size) for part in found if algorithm in part.checksums]
     if len(values) != len(parts):
-        return {}
+        return {}, ""
     checksum = combine(algorithm, kind, values)
     for header, name in HEADERS.items():
         announced = request.headers.get(header)
         if announced is not None and name == algorithm and not _same_checksum(announced, checksum):
             raise S3Error("BadDigest", f"The {name} you specified did not match the calculated checksum.")
-    return {algorithm: checksum}
+    return {algorithm: checksum}, kind
 
 
 def _same_checksum(announced: str, checksum: str) -> bool:
@@ -239,7 +241,7 @@ def _uploaded_parts(request: Request, upload: UploadInfo) -> dict[int, PartInfo]
     found: dict[int, PartInfo] = {}
     after, is_truncated = 0, True
     while is_truncated:
-        page, is_truncated = request.objects.list_parts(
+        page, is_truncated = request.uploads.list_parts(
             request.target.bucket, request.key, upload.upload_id, after=after, limit=PAGE_MAX
         )
         found.update((part.number, part) for part in page)
@@ -259,7 +261,7 @@ async def list_parts(request: Request) -> Reply:
     page: list[PartInfo] = []
     is_truncated = False
     if limit:
-        page, is_truncated = request.objects.list_parts(
+        page, is_truncated = request.uploads.list_parts(
             request.target.bucket, request.key, upload.upload_id, after=after, limit=limit
         )
     children: list[Element] = [
@@ -296,7 +298,7 @@ async def list_multipart_uploads(request: Request) -> Reply:
     prefix, delimiter = raw(query.get("prefix", "")), raw(query.get("delimiter", ""))
     key_marker = raw(query.get("key-marker", ""))
     id_marker = query.get("upload-id-marker", "") if key_marker else ""
-    found = request.objects.list_uploads(
+    found = request.uploads.list_uploads(
         bucket.name,
         prefix=prefix,
         delimiter=delimiter,

@@ -15,7 +15,7 @@ from siltstone.s3gw.dates import parse_http_date
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.router import Target, parse_copy_source
 from siltstone.s3gw.sigv4 import Identity
-from siltstone.s3gw.store import Objects
+from siltstone.s3gw.store import Objects, Uploads
 from siltstone.s3gw.xml import Node, parse
 
 DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
@@ -56,6 +56,7 @@ class Request(NamedTuple):
     body (see sigv4.Verified)."""
 
     objects: Objects
+    uploads: Uploads
     workers: Workers
     identity: Identity
     region: str

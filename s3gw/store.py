@@ -1,11 +1,12 @@
-"""What the door needs of the core's objects: a port, so that handlers are tested against a store in memory.
+"""What the door needs of the core: two ports, so that handlers are tested against a store in memory.
 
-``siltstone.core.objects.ObjectStore`` is the real one; its documentation holds.
+``siltstone.core.objects.ObjectStore`` and ``siltstone.core.uploads.Uploads`` are the real ones; their documentation
+holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from siltstone.core.object_types import (
@@ -42,7 +43,7 @@ class ObjectWriter(Writer, Protocol):
 class PartWriter(Writer, Protocol):
     """The body of a part."""
 
-    async def commit(self, etag: str, checksums: Mapping[str, str]) -> PartInfo:
+    async def commit(self, *, etag: str, checksums: dict[str, str]) -> PartInfo:
         """Make it the part of its number; durable on return."""
 
 
@@ -61,7 +62,7 @@ class ObjectReader(Protocol):
 
 
 class Objects(Protocol):
-    """Buckets, objects and uploads."""
+    """Buckets and objects."""
 
     async def create_bucket(self, name: str, *, owner: str) -> BucketInfo: ...
     async def delete_bucket(self, name: str) -> None: ...
@@ -84,14 +85,19 @@ class Objects(Protocol):
     async def list_keys(
         self, bucket: str, *, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
     ) -> Listing: ...
+
+
+class Uploads(Protocol):
+    """Multipart uploads."""
+
     async def create_upload(
         self,
         bucket: str,
         key: bytes,
         *,
         owner: str,
-        headers: Mapping[str, str],
-        metadata: Mapping[str, str],
+        headers: dict[str, str],
+        metadata: dict[str, str],
         checksum_algorithm: str,
         checksum_type: str,
     ) -> str: ...
@@ -121,7 +127,8 @@ class Objects(Protocol):
         upload_id: str,
         parts: Sequence[CompletePart],
         *,
-        checksums: Mapping[str, str],
+        checksums: dict[str, str],
+        checksum_type: str,
         conditions: Conditions = ...,
     ) -> ObjectInfo: ...
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None: ...

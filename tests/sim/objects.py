@@ -1,0 +1,442 @@
+"""Buckets, objects and uploads in memory: the ports of ``siltstone.s3gw.store``, for tests of the door alone.
+
+Rules that the door relies on are kept (conditions, owners, part checks, versions that readers hold); directories are
+not: a key is a string of bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from siltstone.core.object_types import (
+    BucketInfo,
+    CompletePart,
+    Conditions,
+    Listing,
+    ObjectInfo,
+    PartInfo,
+    PutAttributes,
+    UploadInfo,
+    UploadListing,
+)
+from siltstone.errors import (
+    AlreadyExists,
+    DirectoryNotEmpty,
+    InvalidPart,
+    InvalidPartOrder,
+    NoSuchBucket,
+    NoSuchUpload,
+    NotFound,
+    PartTooSmall,
+    SiltstoneError,
+)
+from siltstone.limits import MULTIPART_PART_BYTES_MIN
+from siltstone.types import Buffer, Ino
+
+NO_CONDITIONS = Conditions()
+Stored = tuple[ObjectInfo, bytes]
+
+
+@dataclass
+class SimBucket:
+    """A bucket with its keys."""
+
+    info: BucketInfo
+    objects: dict[bytes, Stored] = field(default_factory=dict)
+
+
+@dataclass
+class SimUpload:
+    """An upload with its parts."""
+
+    bucket: str
+    info: UploadInfo
+    parts: dict[int, tuple[PartInfo, bytes]] = field(default_factory=dict)
+
+
+class SimWriter:
+    """Bytes on their way in. ``open_writers`` of the store counts those that were neither committed nor aborted."""
+
+    def __init__(self, store: SimObjects) -> None:
+        self._store = store
+        self._pieces: list[bytes] = []
+        self._is_open = True
+        store.open_writers += 1
+
+    async def write(self, buffer: Buffer) -> None:
+        """Take more bytes."""
+        assert self._is_open
+        await trio.lowlevel.checkpoint()
+        if self._store.fail_write is not None:
+            raise self._store.fail_write
+        self._store.written += len(buffer)
+        if not self._store.forgets:
+            self._pieces.append(bytes(buffer))
+
+    async def abort(self) -> None:
+        """Forget everything."""
+        await trio.lowlevel.checkpoint()
+        self._end()
+
+    def _end(self) -> bytes:
+        if self._is_open:
+            self._is_open = False
+            self._store.open_writers -= 1
+        return b"".join(self._pieces)
+
+
+class SimObjectWriter(SimWriter):
+    """The body of an object."""
+
+    def __init__(self, store: SimObjects, bucket: str, key: bytes) -> None:
+        store.find(bucket)
+        super().__init__(store)
+        self._bucket = bucket
+        self._key = key
+
+    async def commit(self, attributes: PutAttributes, conditions: Conditions = NO_CONDITIONS) -> ObjectInfo:
+        """Make it the object."""
+        await trio.lowlevel.checkpoint()
+        return self._store.put(self._bucket, self._key, self._end(), attributes, conditions)
+
+
+class SimPartWriter(SimWriter):
+    """The body of a part."""
+
+    def __init__(self, store: SimObjects, upload: SimUpload, number: int) -> None:
+        super().__init__(store)
+        self._upload = upload
+        self._number = number
+
+    async def commit(self, *, etag: str, checksums: dict[str, str]) -> PartInfo:
+        """Make it the part."""
+        await trio.lowlevel.checkpoint()
+        data = self._end()
+        info = PartInfo(self._number, len(data), etag, self._store.now_ns(), checksums)
+        self._upload.parts[self._number] = (info, data)
+        return info
+
+
+class SimReader:
+    """One version of an object."""
+
+    def __init__(self, store: SimObjects, stored: Stored) -> None:
+        self._store = store
+        self.info, self._data = stored
+        self._is_open = True
+        store.open_readers += 1
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Bytes of it; ``fail_read_at`` of the store makes the read of that offset fail."""
+        assert self._is_open
+        assert size <= 4 * 1024 * 1024
+        await trio.lowlevel.checkpoint()
+        failure = self._store.fail_read_at
+        if failure is not None and offset <= failure[0] < offset + size:
+            raise failure[1]
+        return self._data[offset : offset + size]
+
+    def close(self) -> None:
+        """Let go."""
+        if self._is_open:
+            self._is_open = False
+            self._store.open_readers -= 1
+
+
+class SimObjects:
+    """Buckets and objects. ``forgets``: bodies are counted, not kept."""
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self.now_ns = now_ns
+        self.buckets: dict[str, SimBucket] = {}
+        self.open_writers = 0
+        self.open_readers = 0
+        self.written = 0
+        self.forgets = False
+        self.fail_write: SiltstoneError | None = None
+        self.fail_read_at: tuple[int, SiltstoneError] | None = None
+        self._ino = 256
+
+    def find(self, name: str) -> SimBucket:
+        """The bucket. Raises NoSuchBucket."""
+        found = self.buckets.get(name)
+        if found is None:
+            raise NoSuchBucket(name)
+        return found
+
+    def put(
+        self, bucket: str, key: bytes, data: bytes, attributes: PutAttributes, conditions: Conditions
+    ) -> ObjectInfo:
+        """Make ``data`` the object."""
+        objects = self.find(bucket).objects
+        conditions.check(objects[key][0] if key in objects else None)
+        self._ino += 256
+        info = ObjectInfo(
+            key=key,
+            ino=Ino(self._ino),
+            size=len(data),
+            modified_ns=self.now_ns(),
+            etag=attributes.etag,
+            owner=attributes.owner,
+            headers=attributes.headers,
+            metadata=attributes.metadata,
+            checksums=attributes.checksums,
+            checksum_type=attributes.checksum_type,
+            part_sizes=attributes.part_sizes,
+            part_numbers=attributes.part_numbers,
+        )
+        objects[key] = (info, data)
+        return info
+
+    def get(self, bucket: str, key: bytes) -> Stored:
+        """The object. Raises NoSuchBucket, NotFound."""
+        found = self.find(bucket).objects.get(key)
+        if found is None:
+            raise NotFound(repr(key))
+        return found
+
+    async def create_bucket(self, name: str, *, owner: str) -> BucketInfo:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        if name in self.buckets:
+            raise AlreadyExists(name)
+        info = BucketInfo(name, self.now_ns(), owner)
+        self.buckets[name] = SimBucket(info)
+        return info
+
+    async def delete_bucket(self, name: str) -> None:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        if self.find(name).objects:
+            raise DirectoryNotEmpty(name)
+        del self.buckets[name]
+
+    def list_buckets(self) -> list[BucketInfo]:
+        """See ObjectStore."""
+        return [found.info for found in self.buckets.values()]
+
+    def bucket(self, name: str) -> BucketInfo:
+        """See ObjectStore."""
+        return self.find(name).info
+
+    def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None) -> SimObjectWriter:
+        """See ObjectStore."""
+        return SimObjectWriter(self, bucket, key)
+
+    async def head(self, bucket: str, key: bytes) -> ObjectInfo:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        return self.get(bucket, key)[0]
+
+    async def open(self, bucket: str, key: bytes) -> SimReader:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        return SimReader(self, self.get(bucket, key))
+
+    async def delete(self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS) -> bool:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        objects = self.find(bucket).objects
+        conditions.check(objects[key][0] if key in objects else None)
+        return objects.pop(key, None) is not None
+
+    async def copy(
+        self,
+        source_bucket: str,
+        source_key: bytes,
+        bucket: str,
+        key: bytes,
+        attributes: PutAttributes | None,
+        conditions: Conditions = NO_CONDITIONS,
+        source_conditions: Conditions = NO_CONDITIONS,
+    ) -> ObjectInfo:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        source, data = self.get(source_bucket, source_key)
+        source_conditions.check(source)
+        if attributes is None:
+            attributes = PutAttributes(
+                etag=source.etag,
+                owner=source.owner,
+                headers=source.headers,
+                metadata=source.metadata,
+                checksums=source.checksums,
+                checksum_type=source.checksum_type,
+                part_sizes=source.part_sizes,
+                part_numbers=source.part_numbers,
+            )
+        return self.put(bucket, key, data, attributes, conditions)
+
+    async def list_keys(
+        self, bucket: str, *, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
+    ) -> Listing:
+        """See ObjectStore: a sort of everything."""
+        await trio.lowlevel.checkpoint()
+        objects = self.find(bucket).objects
+        names: dict[bytes, ObjectInfo | None] = {}
+        for key in sorted(objects):
+            if key.startswith(prefix):
+                at = key.find(delimiter, len(prefix)) if delimiter else -1
+                name = key if at < 0 else key[: at + len(delimiter)]
+                if name > start_after:
+                    names.setdefault(name, objects[key][0] if at < 0 else None)
+        page = list(names.items())[:limit]
+        return Listing(
+            [info for _, info in page if info is not None],
+            [name for name, info in page if info is None],
+            len(names) > limit,
+            page[-1][0] if page else start_after,
+        )
+
+
+class SimUploads:
+    """Multipart uploads beside a SimObjects."""
+
+    def __init__(self, objects: SimObjects) -> None:
+        self._objects = objects
+        self.uploads: dict[str, SimUpload] = {}
+        self._serial = 0
+
+    def _find(self, bucket: str, key: bytes, upload_id: str) -> SimUpload:
+        self._objects.find(bucket)
+        found = self.uploads.get(upload_id)
+        if found is None or found.bucket != bucket or found.info.key != key:
+            raise NoSuchUpload(upload_id)
+        return found
+
+    async def create_upload(
+        self,
+        bucket: str,
+        key: bytes,
+        *,
+        owner: str,
+        headers: dict[str, str],
+        metadata: dict[str, str],
+        checksum_algorithm: str,
+        checksum_type: str,
+    ) -> str:
+        """See Uploads."""
+        await trio.lowlevel.checkpoint()
+        self._objects.find(bucket)
+        self._serial += 1
+        upload_id = f"{self._serial:032x}"
+        info = UploadInfo(
+            key=key,
+            upload_id=upload_id,
+            owner=owner,
+            created_ns=self._objects.now_ns(),
+            headers=headers,
+            metadata=metadata,
+            checksum_algorithm=checksum_algorithm,
+            checksum_type=checksum_type,
+        )
+        self.uploads[upload_id] = SimUpload(bucket, info)
+        return upload_id
+
+    def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
+        """See Uploads."""
+        return self._find(bucket, key, upload_id).info
+
+    def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> SimPartWriter:
+        """See Uploads."""
+        return SimPartWriter(self._objects, self._find(bucket, key, upload_id), number)
+
+    async def copy_part(
+        self,
+        source_bucket: str,
+        source_key: bytes,
+        source_range: tuple[int, int] | None,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        source_conditions: Conditions = NO_CONDITIONS,
+    ) -> PartInfo:
+        """See Uploads."""
+        await trio.lowlevel.checkpoint()
+        upload = self._find(bucket, key, upload_id)
+        source, data = self._objects.get(source_bucket, source_key)
+        source_conditions.check(source)
+        if source_range is not None:
+            data = data[source_range[0] : source_range[1] + 1]
+        info = PartInfo(number, len(data), hashlib.md5(data).hexdigest(), self._objects.now_ns(), {})
+        upload.parts[number] = (info, data)
+        return info
+
+    def list_parts(
+        self, bucket: str, key: bytes, upload_id: str, *, after: int, limit: int
+    ) -> tuple[list[PartInfo], bool]:
+        """See Uploads."""
+        parts = self._find(bucket, key, upload_id).parts
+        numbers = sorted(number for number in parts if number > after)
+        return [parts[number][0] for number in numbers[:limit]], len(numbers) > limit
+
+    def list_uploads(
+        self, bucket: str, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_upload: str, limit: int
+    ) -> UploadListing:
+        """See Uploads; without delimiter only."""
+        self._objects.find(bucket)
+        assert not delimiter
+        found = sorted(
+            (upload.info for upload in self.uploads.values() if upload.bucket == bucket),
+            key=lambda info: (info.key, info.upload_id),
+        )
+        found = [info for info in found if info.key.startswith(prefix) and _is_behind(info, after_key, after_upload)]
+        return UploadListing(found[:limit], [], len(found) > limit)
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        parts: Sequence[CompletePart],
+        *,
+        checksums: dict[str, str],
+        checksum_type: str,
+        conditions: Conditions = NO_CONDITIONS,
+    ) -> ObjectInfo:
+        """See Uploads."""
+        await trio.lowlevel.checkpoint()
+        upload = self._find(bucket, key, upload_id)
+        numbers = [part.number for part in parts]
+        if numbers != sorted(set(numbers)):
+            raise InvalidPartOrder("order")
+        chosen = [upload.parts.get(number) for number in numbers]
+        found = [part for part in chosen if part is not None]
+        for part, uploaded in zip(parts, chosen, strict=True):
+            if uploaded is None or uploaded[0].etag != part.etag:
+                raise InvalidPart(str(part.number))
+            if any(uploaded[0].checksums.get(name, value) != value for name, value in part.checksums.items()):
+                raise InvalidPart(str(part.number))
+        if any(info.size < MULTIPART_PART_BYTES_MIN for info, _ in found[:-1]):
+            raise PartTooSmall("a part is too small")
+        digest = hashlib.md5(b"".join(bytes.fromhex(info.etag) for info, _ in found)).hexdigest()
+        attributes = PutAttributes(
+            etag=f"{digest}-{len(found)}",
+            owner=upload.info.owner,
+            headers=upload.info.headers,
+            metadata=upload.info.metadata,
+            checksums=checksums,
+            checksum_type=checksum_type,
+            part_sizes=tuple(info.size for info, _ in found),
+            part_numbers=tuple(numbers),
+        )
+        info = self._objects.put(bucket, key, b"".join(data for _, data in found), attributes, conditions)
+        del self.uploads[upload_id]
+        return info
+
+    async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
+        """See Uploads."""
+        await trio.lowlevel.checkpoint()
+        self._find(bucket, key, upload_id)
+        del self.uploads[upload_id]
+
+
+def _is_behind(info: UploadInfo, after_key: bytes, after_upload: str) -> bool:
+    if not after_key or info.key > after_key:
+        return True
+    return info.key == after_key and bool(after_upload) and info.upload_id > after_upload

@@ -1,7 +1,8 @@
 """The one place where batches are committed, and what follows from a commit.
 
 A batch that frees stripes hands them to the reclaimer, forgets them in the cache, and tells the engine which slabs it
-made known. Nothing between the first read of a transaction and its commit may await: operations are atomic between tasks.
+made known. Nothing between the first read of a transaction and its commit may await: that makes operations atomic
+between tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import trio
 
 from siltstone.core.reclaim import ReadFence, Reclaimer
 from siltstone.engine.log.log import Log
+from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
 from siltstone.errors import Corrupt, NoSpace, VolumeClosed
@@ -22,7 +24,7 @@ from siltstone.meta import keys, space
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import decode
 from siltstone.meta.store.store import Store, Transaction
-from siltstone.ports import Clock
+from siltstone.ports import Clock, Random
 from siltstone.types import Lsn, SlabId, StripeId, slab_of
 
 PENDING_BYTES_MAX = 32 * MIB
@@ -43,11 +45,15 @@ class StripeInfo(NamedTuple):
 class Ledger:
     """Store, log and stripes, and the rules that tie them together."""
 
-    def __init__(self, store: Store, log: Log, stripes: StripeStore, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, log: Log, stripes: StripeStore, pool: Pool, clock: Clock, random: Random
+    ) -> None:
         self.store = store
         self.log = log
         self.stripes = stripes
+        self.pool = pool
         self.clock = clock
+        self.random = random
         self.fence = ReadFence()
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
@@ -55,6 +61,8 @@ class Ledger:
         self.failure: BaseException | None = None
         self._writers_go = trio.Event()
         self._writers_go.set()
+        self._changes_go = trio.Event()
+        self._changes_go.set()
         self.waits = 0
         """How often a change had to wait because the log was over its high-water mark."""
         self._slabs: dict[SlabId, Slab] = {}
@@ -98,8 +106,9 @@ class Ledger:
         """
         if self.failure is not None:
             raise VolumeClosed(f"the volume has stopped: {self.failure}")
-        if size > 0 and size > self.room_bytes:
-            raise NoSpace("the pool is full up to its reserve; delete files or add disks")
+        if not self._changes_go.is_set():
+            await self._changes_go.wait()
+        self.check_room(size)
         if size > 0 and not self._writers_go.is_set():
             self.waits += 1
             await self._writers_go.wait()
@@ -108,12 +117,24 @@ class Ledger:
         while self.store.pressure:
             await self.store.wait_room()
 
+    def check_room(self, size: int) -> None:
+        """Raise NoSpace if ``size`` more bytes do not fit; a size of 0 always does."""
+        if size > 0 and size > self.room_bytes:
+            raise NoSpace(f"no room for {size} bytes: the pool is full up to its reserve; delete files or add disks")
+
     def hold_writers(self, hold: bool) -> None:
         """Let changes that add bytes wait (the log is over its high-water mark), or go on."""
         if not hold:
             self._writers_go.set()
         elif self._writers_go.is_set():
             self._writers_go = trio.Event()
+
+    def hold_changes(self, hold: bool) -> None:
+        """Let every change wait (somebody walks the metadata), or go on."""
+        if not hold:
+            self._changes_go.set()
+        elif self._changes_go.is_set():
+            self._changes_go = trio.Event()
 
     async def sync(self) -> None:
         """Return when everything committed so far is durable."""

@@ -1,13 +1,14 @@
 """Settling: live small extents move from the log into stripes, and log segments that nobody needs go.
 
-Pure planning (``plan_stripes``) decides which extents share a stripe and where; the Settler reads, writes and commits. A
-stripe's batch moves an extent only if its record is still what was read, so writers never wait for settling, and what
+Pure planning (``plan_stripes``) decides which extents share a stripe and where; the Settler reads, writes and commits.
+A stripe's batch moves an extent only if its record is still what was read, so writers never wait for settling, and what
 died young never costs parity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -106,7 +107,9 @@ def _continues(previous: LogExtent | None, extent: LogExtent) -> bool:
 class Settler:
     """Moves what the log holds into stripes."""
 
-    def __init__(self, ledger: Ledger, reader: Reader, *, stripe_bytes: int, log_bytes_low: int, log_bytes_high: int) -> None:
+    def __init__(
+        self, ledger: Ledger, reader: Reader, *, stripe_bytes: int, log_bytes_low: int, log_bytes_high: int
+    ) -> None:
         self._ledger = ledger
         self._reader = reader
         self._stripe_bytes = stripe_bytes
@@ -142,6 +145,12 @@ class Settler:
             except SiltstoneError as error:
                 self.last_error = str(error)
             self._ledger.hold_writers(self.log_bytes() > self._log_bytes_high)
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Move nothing for as long as the context lasts."""
+        async with self._lock:
+            yield
 
     def log_bytes(self) -> int:
         """Bytes of the log that are kept: from the oldest segment's start, what retired segments held left out."""

@@ -8,22 +8,30 @@ news of its own changes.
 from __future__ import annotations
 
 import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
 
 from siltstone.core.dirty import read_run_into
 from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
+from siltstone.core.settle import Settler
+from siltstone.core.status import VolumeStatus, volume_status
 from siltstone.core.types import (
     Attributes,
     AttributesChanged,
     DataChanged,
     DirEntry,
     EntryChanged,
+    ProgressListener,
     SetAttributes,
     VolumeSpace,
     attributes_of,
 )
+from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.write_back import WriteBack
 from siltstone.errors import InvalidArgument, IsADirectory
 from siltstone.meta import attributes, counters, inodes, names, rename, xattrs
@@ -39,11 +47,21 @@ class Volume:
     """Files, directories and their bytes. Opened by ``siltstone.core.opening.open_volume``."""
 
     def __init__(
-        self, ledger: Ledger, write_back: WriteBack, reader: Reader, orphans: Orphans, subscribers: Subscribers
+        self,
+        ledger: Ledger,
+        write_back: WriteBack,
+        reader: Reader,
+        orphans: Orphans,
+        settler: Settler,
+        upload_cleaner: UploadCleaner,
+        subscribers: Subscribers,
     ) -> None:
         self.ledger = ledger
         self.write_back = write_back
         self.orphans = orphans
+        self.settler = settler
+        self.upload_cleaner = upload_cleaner
+        self._checking = trio.Lock()
         self._reader = reader
         self._subscribers = subscribers
         self.subscribe = subscribers.subscribe
@@ -51,6 +69,7 @@ class Volume:
         self.register_holder = orphans.register_holder
         self.unregister_holder = orphans.unregister_holder
         self.released = orphans.released
+        self.publish = subscribers.publish
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -62,6 +81,17 @@ class Volume:
     def attributes(self, ino: Ino) -> Attributes:
         """An inode's attributes, with what is written but not yet committed. Raises NotFound."""
         return self._seen(ino, inodes.get_inode(self.ledger.store, ino))
+
+    def seen(self, ino: Ino, inode: Inode) -> Inode:
+        """A record that was just read, with what is written but not yet committed laid over it."""
+        file = self.write_back.files.get(ino)
+        if file is not None:
+            inode.size = file.size
+            inode.mtime_ns = file.mtime_ns
+            inode.ctime_ns = max(inode.ctime_ns, file.ctime_ns)
+            inode.allocated_bytes += file.dirty.size
+            inode.version += 1
+        return inode
 
     def readlink(self, ino: Ino) -> bytes:
         """The target of a symbolic link. Raises NotFound, InvalidArgument."""
@@ -142,6 +172,18 @@ class Volume:
         self.ledger.commit(transaction)
         self._subscribers.publish(origin, EntryChanged(parent, name, ino, False))
         return attributes_of(ino, inode)
+
+    async def create_anonymous(self, near: Ino, *, mode: int) -> Ino:
+        """A file without a name in the partition of ``near``, with its owner; held until the caller lets go of it."""
+        await self.ledger.admit(1)
+        transaction = self.ledger.begin()
+        owner = inodes.get_inode(transaction, near)
+        now_ns = self.ledger.clock.now_ns()
+        ino, _ = inodes.create_anonymous(transaction, near, mode=mode, uid=owner.uid, gid=owner.gid, now_ns=now_ns)
+        self.ledger.commit(transaction)
+        self.orphans.hold(ino)
+        self.orphans.add(ino)
+        return ino
 
     async def link(self, ino: Ino, parent: Ino, name: bytes, *, origin: object = None) -> Attributes:
         """Give an inode another name; a name for an anonymous inode makes it an ordinary one.
@@ -337,6 +379,30 @@ class Volume:
         await self.write_back.flush_all()
         await self.ledger.sync()
 
+    # --- as a whole ------------------------------------------------------------------------------------------------
+
+    async def settle(self, progress: ProgressListener | None = None) -> None:
+        """Move everything that is in the log now into stripes and let the log's segments go."""
+        await self.write_back.flush_all()
+        await self.settler.settle(progress)
+
+    def status(self) -> VolumeStatus:
+        """A picture of the volume now."""
+        return volume_status(self.ledger, self.write_back, self.orphans, self.settler)
+
+    @asynccontextmanager
+    async def quiesced(self) -> AsyncIterator[None]:
+        """Hold every change back for as long as the context lasts; reads go on."""
+        async with self._checking:
+            await self.write_back.flush_all()
+            self.ledger.hold_changes(True)
+            try:
+                async with self.settler.paused():
+                    await self.write_back.wait_clean()
+                    yield
+            finally:
+                self.ledger.hold_changes(False)
+
     # --- inside ----------------------------------------------------------------------------------------------------
 
     async def _set_size(self, ino: Ino, size: int, origin: object) -> None:
@@ -345,14 +411,7 @@ class Volume:
         self._subscribers.publish(origin, DataChanged(ino, size, 0))
 
     def _seen(self, ino: Ino, inode: Inode) -> Attributes:
-        file = self.write_back.files.get(ino)
-        if file is not None:
-            inode.size = file.size
-            inode.mtime_ns = file.mtime_ns
-            inode.ctime_ns = max(inode.ctime_ns, file.ctime_ns)
-            inode.allocated_bytes += file.dirty.size
-            inode.version += 1
-        return attributes_of(ino, inode)
+        return attributes_of(ino, self.seen(ino, inode))
 
 
 __all__ = ["ROOT_INO", "Volume"]

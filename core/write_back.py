@@ -20,7 +20,7 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.reader import payload_checksums
 from siltstone.engine.stripe.store import WrittenStripe
 from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NoSpace, NotFound, SiltstoneError
-from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX, UNIT_BYTES_MAX
+from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
 from siltstone.meta import extents, inodes, objects
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import Extent, Inode, Place
@@ -114,11 +114,11 @@ class OpenFile:
 class WriteBack:
     """The dirty state of all files."""
 
-    def __init__(self, ledger: Ledger, *, dirty_bytes_max: int, frame_bytes_max: int, data_units: int) -> None:
+    def __init__(self, ledger: Ledger, *, dirty_bytes_max: int, payload_bytes_max: int, stripe_bytes: int) -> None:
         self._ledger = ledger
         self._dirty_bytes_max = dirty_bytes_max
-        self._payload_bytes_max = frame_bytes_max // 2
-        self._stripe_bytes = data_units * UNIT_BYTES_MAX
+        self._payload_bytes_max = payload_bytes_max
+        self._stripe_bytes = stripe_bytes
         self._slots = trio.CapacityLimiter(STRIPES_IN_FLIGHT_MAX)
         self._nursery: trio.Nursery | None = None
         self._drained = trio.Event()
@@ -184,6 +184,12 @@ class WriteBack:
         for file in list(self.files.values()):
             if older_than_ns is None or file.changed_ns <= older_than_ns:
                 await self.flush(file.ino)
+
+    async def wait_clean(self) -> None:
+        """Return when nothing is dirty; for a caller that keeps new writes away."""
+        while self.files:
+            await self.flush_all()
+            await trio.lowlevel.checkpoint()
 
     async def set_size(self, ino: Ino, size: int) -> None:
         """Truncate or extend a file; committed on return. Bytes past the new end are gone for good."""

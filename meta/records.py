@@ -131,6 +131,8 @@ class Upload(msgspec.Struct, array_like=True, tag=1):
     metadata: dict[str, str] = {}
     checksum_algorithm: str = ""
     checksum_type: str = ""
+    finished: bool = False
+    """Completed or aborted: what is left of it is being removed in steps, and no request sees it any more."""
 
 
 class Part(msgspec.Struct, array_like=True, tag=1):

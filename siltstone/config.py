@@ -69,6 +69,6 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid("log_bytes_low must be under log_bytes_high")
 
     @property
-    def frame_bytes_max(self) -> int:
-        """Longest log frame that fits a segment of this volume."""
-        return min(FRAME_BYTES_MAX, self.segment_bytes // 2)
+    def payload_bytes_max(self) -> int:
+        """Most payload that one log frame carries: the rest of a frame is left for the batch's metadata."""
+        return min(FRAME_BYTES_MAX, self.segment_bytes) // 2

@@ -1,0 +1,171 @@
+"""What the object side of the core gives to and takes from the S3 door."""
+
+from __future__ import annotations
+
+import msgspec
+
+from siltstone.errors import NotFound, PreconditionFailed
+from siltstone.meta.records import Inode, Object
+from siltstone.types import Ino
+
+
+class BucketInfo(msgspec.Struct, frozen=True):
+    """A bucket: a directory right under the root. ``owner`` is empty for one that the mount made."""
+
+    name: str
+    created_ns: int
+    owner: str
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An object as HEAD shows it. ``etag`` is without quotes; one that the mount wrote is "<inode>-<version>" in hex:
+    no client takes a value with a dash for an MD5, and every change of the data changes it."""
+
+    key: bytes
+    ino: Ino
+    size: int
+    modified_ns: int
+    etag: str
+    owner: str = ""
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    checksums: dict[str, str] = {}
+    checksum_type: str = ""
+    part_sizes: tuple[int, ...] = ()
+    part_numbers: tuple[int, ...] = ()
+
+
+def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> ObjectInfo:
+    """The object that an inode is, with or without an Object record."""
+    size = 0 if inode.is_directory else inode.size
+    own_etag = f"{ino:x}-{inode.version:x}"
+    if record is None:
+        return ObjectInfo(key=key, ino=ino, size=size, modified_ns=inode.mtime_ns, etag=own_etag)
+    return ObjectInfo(
+        key=key,
+        ino=ino,
+        size=size,
+        modified_ns=inode.mtime_ns,
+        etag=record.etag or own_etag,
+        owner=record.owner,
+        headers=record.headers,
+        metadata=record.metadata,
+        checksums=record.checksums,
+        checksum_type=record.checksum_type,
+        part_sizes=tuple(record.part_sizes),
+        part_numbers=tuple(record.part_numbers),
+    )
+
+
+class PutAttributes(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored with an object besides its bytes."""
+
+    etag: str
+    owner: str = ""
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    checksums: dict[str, str] = {}
+    checksum_type: str = ""
+    part_sizes: tuple[int, ...] = ()
+    part_numbers: tuple[int, ...] = ()
+
+
+def object_record(attributes: PutAttributes) -> Object:
+    """The record that keeps them."""
+    return Object(
+        attributes.etag,
+        attributes.owner,
+        dict(attributes.headers),
+        dict(attributes.metadata),
+        dict(attributes.checksums),
+        attributes.checksum_type,
+        list(attributes.part_sizes),
+        list(attributes.part_numbers),
+    )
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """What must hold of the object that a write replaces, or a copy reads. ETags without quotes, or "*"."""
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+    if_modified_since_ns: int | None = None
+    if_unmodified_since_ns: int | None = None
+
+    def check(self, found: ObjectInfo | None) -> None:
+        """Raise PreconditionFailed, or NotFound for If-Match on a key that is not there; otherwise do nothing.
+
+        An ETag condition that is given beside a date condition of its kind decides alone (RFC 9110, 13.2.2).
+        """
+        if self.if_match is not None:
+            if found is None:
+                raise NotFound("If-Match was given, and there is no such key")
+            if not _matches(self.if_match, found.etag):
+                raise PreconditionFailed("If-Match")
+        elif found is not None and _is_after(found.modified_ns, self.if_unmodified_since_ns, otherwise=False):
+            raise PreconditionFailed("If-Unmodified-Since")
+        if self.if_none_match is not None:
+            if found is not None and _matches(self.if_none_match, found.etag):
+                raise PreconditionFailed("If-None-Match")
+        elif found is not None and not _is_after(found.modified_ns, self.if_modified_since_ns, otherwise=True):
+            raise PreconditionFailed("If-Modified-Since")
+
+
+def _matches(condition: str, etag: str) -> bool:
+    return condition == "*" or etag in (part.strip().strip('"') for part in condition.split(","))
+
+
+def _is_after(modified_ns: int, date_ns: int | None, *, otherwise: bool) -> bool:
+    """Whether a time is after an HTTP date, which has no fractions; ``otherwise`` when no date was given."""
+    return otherwise if date_ns is None else modified_ns // 1_000_000_000 > date_ns // 1_000_000_000
+
+
+NO_CONDITIONS = Conditions()
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """A page of keys in byte order. ``last`` is what to pass as ``start_after`` for the next one."""
+
+    entries: list[ObjectInfo]
+    common_prefixes: list[bytes]
+    is_truncated: bool
+    last: bytes
+
+
+class UploadInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A multipart upload that is under way."""
+
+    key: bytes
+    upload_id: str
+    owner: str
+    created_ns: int
+    headers: dict[str, str]
+    metadata: dict[str, str]
+    checksum_algorithm: str
+    checksum_type: str
+
+
+class PartInfo(msgspec.Struct, frozen=True):
+    """An uploaded part."""
+
+    number: int
+    size: int
+    etag: str
+    modified_ns: int
+    checksums: dict[str, str]
+
+
+class UploadListing(msgspec.Struct, frozen=True):
+    """A page of uploads, by key and then by id."""
+
+    uploads: list[UploadInfo]
+    common_prefixes: list[bytes]
+    is_truncated: bool
+
+
+class CompletePart(msgspec.Struct, frozen=True):
+    """What a completion says of a part."""
+
+    number: int
+    etag: str
+    checksums: dict[str, str] = {}

@@ -1,0 +1,166 @@
+"""Making a volume and opening one: recovery, the background tasks, and the way everything ends.
+
+Opening needs no fsck: the log is recovered, what LMDB does not have of it is replayed, and the allocator's state is
+what the records say. A crash at any instant leaves a state that this brings up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import trio
+
+from siltstone.config import VolumeConfig
+from siltstone.core.events import Subscribers
+from siltstone.core.ledger import Ledger
+from siltstone.core.orphans import Orphans
+from siltstone.core.reader import Reader
+from siltstone.core.room import Room
+from siltstone.core.settle import Settler
+from siltstone.core.upload_cleaner import UploadCleaner
+from siltstone.core.volume import Volume
+from siltstone.core.write_back import WriteBack
+from siltstone.engine.log.log import Log
+from siltstone.engine.pool import Pool
+from siltstone.engine.stripe.store import StripeStore
+from siltstone.errors import Corrupt
+from siltstone.meta import inodes, keys, space
+from siltstone.meta.store.port import Backing
+from siltstone.meta.store.store import Store
+from siltstone.ports import Clock, Disk, Fanout, Random, Workers
+from siltstone.types import ROOT_INO
+
+
+async def create_volume(
+    config: VolumeConfig,
+    *,
+    disks: Sequence[Disk],
+    fanout: Fanout,
+    backing: Backing,
+    clock: Clock,
+    random: Random,
+    workers: Workers,
+) -> None:
+    """Lay an empty volume on formatted disks: a log, and a root directory in it. Durable on return.
+
+    Raises AlreadyExists when a disk has a log already, TooFewDisks.
+    """
+    config.check()
+    pool = Pool(disks, fanout, random)
+    await pool.probe()
+    log = await Log.create(
+        pool,
+        clock,
+        volume_uuid=UUID(config.uuid).bytes,
+        segment_bytes=config.segment_bytes,
+        replicas=config.log_replicas,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(log.run)
+        store = Store(backing, workers, clock)
+        store.attach_log(log)
+        await nursery.start(store.run)
+        transaction = store.begin()
+        inodes.format_root(transaction, clock.now_ns())
+        await log.wait_durable(transaction.commit())
+        await store.checkpoint()
+        nursery.cancel_scope.cancel()
+    await log.close()
+
+
+@asynccontextmanager
+async def open_volume(
+    config: VolumeConfig,
+    *,
+    disks: Sequence[Disk],
+    fanout: Fanout,
+    backing: Backing,
+    clock: Clock,
+    random: Random,
+    workers: Workers,
+) -> AsyncIterator[Volume]:
+    """The volume, for as long as the context lasts; everything is durable when it has ended without an error.
+
+    Raises TooFewDisks, LogDamaged, Corrupt when the volume cannot be opened; then nothing was changed but replicas
+    that were mended.
+    """
+    config.check()
+    pool = Pool(disks, fanout, random)
+    await pool.probe()
+    store = Store(backing, workers, clock)
+    log = await Log.recover(
+        pool,
+        clock,
+        volume_uuid=UUID(config.uuid).bytes,
+        segment_bytes=config.segment_bytes,
+        replicas=config.log_replicas,
+        applied_lsn=store.applied_lsn,
+        on_frame=lambda frame: store.replay(frame.end_lsn, frame.body),
+        commit_interval=config.commit_interval / 2,
+    )
+    store.attach_log(log)
+    stripes = StripeStore(
+        pool,
+        data_units=config.data_units,
+        parity_units=config.parity_units,
+        chunk_bytes=config.chunk_bytes,
+        workers=workers,
+    )
+    if store.get(keys.inode(ROOT_INO)) is None:
+        raise Corrupt("the metadata has no root directory: this is not a volume, or its set-up was cut short")
+    stripes.load(space.slabs(store), space.stripes(store))
+    await stripes.collect_strays()
+    volume = _assemble(config, pool, store, log, stripes, clock, random)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(log.run)
+        await nursery.start(store.run)
+        await _start(nursery, config, volume)
+        try:
+            yield volume
+        finally:
+            with trio.CancelScope(shield=True):
+                await volume.sync()
+                await store.checkpoint()
+                nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await log.close()
+        await store.close()
+
+
+def _assemble(
+    config: VolumeConfig, pool: Pool, store: Store, log: Log, stripes: StripeStore, clock: Clock, random: Random
+) -> Volume:
+    ledger = Ledger(store, log, stripes, pool, clock, random)
+    write_back = WriteBack(
+        ledger,
+        dirty_bytes_max=config.dirty_bytes_max,
+        payload_bytes_max=config.payload_bytes_max,
+        stripe_bytes=stripes.stripe_bytes_max,
+    )
+    reader = Reader(ledger)
+    orphans = Orphans(ledger, write_back)
+    settler = Settler(
+        ledger,
+        reader,
+        stripe_bytes=stripes.stripe_bytes_max,
+        log_bytes_low=config.log_bytes_low,
+        log_bytes_high=config.log_bytes_high,
+    )
+    return Volume(ledger, write_back, reader, orphans, settler, UploadCleaner(ledger, orphans), Subscribers())
+
+
+async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
+    """Start what runs in the background of an open volume; begins with what a crash left."""
+    room = Room(volume.ledger)
+    room.measure()
+    volume.orphans.find_all()
+    nursery.start_soon(volume.ledger.reclaimer.run)
+    nursery.start_soon(volume.write_back.run, nursery, config.commit_interval)
+    nursery.start_soon(volume.orphans.run)
+    nursery.start_soon(volume.settler.run)
+    nursery.start_soon(volume.upload_cleaner.run)
+    nursery.start_soon(room.run)
+    nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
+    await trio.lowlevel.checkpoint()

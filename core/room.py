@@ -1,0 +1,68 @@
+"""Room: how much user data still fits, measured each second, and slabs and rows that go back to the disks."""
+
+from __future__ import annotations
+
+from siltstone.core.ledger import Ledger
+from siltstone.errors import SiltstoneError
+from siltstone.meta import space
+from siltstone.types import DiskId
+
+MEASURE_SECONDS = 1.0
+
+PUNCH_SECONDS = 5.0
+"""Freed rows are punched when they have not been reused for about this long."""
+
+EMPTY_SLABS_KEPT = 2
+"""Empty slabs that stay for the next writes; further ones are deleted."""
+
+
+class Room:
+    """Keeps ``Ledger.room_bytes`` true, and gives back to the disks what lies idle."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._disk_returned = False
+        ledger.pool.subscribe(self._note_disk)
+        self.last_error = ""
+        """Why space could not be given back last time; empty when it could."""
+
+    def measure(self) -> None:
+        """Look how much fits. Bytes that are on their way to stripes are not counted twice: they are admitted again."""
+        self._ledger.room_bytes = max(0, self._ledger.stripes.space().usable_free_bytes)
+
+    async def run(self) -> None:
+        """Measure and give back, for ever."""
+        clock = self._ledger.clock
+        waited = 0.0
+        while True:
+            await clock.sleep(MEASURE_SECONDS)
+            waited += MEASURE_SECONDS
+            self.measure()
+            if waited >= PUNCH_SECONDS:
+                waited = 0.0
+                try:
+                    await self._give_back()
+                    self.last_error = ""
+                except SiltstoneError as error:
+                    self.last_error = str(error)
+
+    def _note_disk(self, _disk_id: DiskId, is_up: bool) -> None:
+        self._disk_returned = self._disk_returned or is_up
+
+    async def _give_back(self) -> None:
+        if self._disk_returned:
+            # It may hold chunk files of slabs that were deleted while it was away.
+            self._disk_returned = False
+            await self._ledger.stripes.collect_strays()
+        await self._ledger.stripes.punch_released()
+        empty = self._ledger.stripes.take_empty_slabs(keep=EMPTY_SLABS_KEPT)
+        if not empty:
+            return
+        transaction = self._ledger.begin()
+        for slab_id in empty:
+            space.delete_slab(transaction, slab_id)
+        self._ledger.commit(transaction)
+        await self._ledger.sync()
+        for slab_id in empty:
+            self._ledger.forget_slab(slab_id)
+            await self._ledger.stripes.drop_slab(slab_id)

@@ -1,0 +1,119 @@
+"""What `siltstone status` shows: a picture of the volume at one moment."""
+
+from __future__ import annotations
+
+import msgspec
+
+from siltstone.core.ledger import Ledger
+from siltstone.core.orphans import Orphans
+from siltstone.core.settle import Settler
+from siltstone.core.write_back import WriteBack
+from siltstone.meta import counters, keys, space
+from siltstone.types import Lsn, slab_of
+
+
+class DiskReport(msgspec.Struct, frozen=True):
+    """One disk. Bytes are those of its file system, shared by the disks on the same device."""
+
+    disk_id: int
+    state: str
+    reason: str
+
+
+class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes are what the names say; ``warnings`` are sentences for the person who looks."""
+
+    inodes: int
+    file_bytes: int
+    """Sum of the extents of all files: what users wrote and did not delete; shared bytes count each time."""
+    log_live_bytes: int
+    """Of these, what lies in the log."""
+    stripe_data_bytes: int
+    """Data in stripes, dead parts of living stripes included."""
+    stripe_raw_bytes: int
+    """What stripes take on the disks: data, padding and parity."""
+    log_raw_bytes: int
+    """What the segments of the log hold, all copies together."""
+    space_amplification: float
+    """(stripe_raw_bytes + log_raw_bytes) / file_bytes; 0 for an empty volume."""
+    stripes: int
+    slabs: int
+    usable_total_bytes: int
+    usable_free_bytes: int
+    available_bytes: int
+    log_segments: int
+    log_lsn: int
+    log_durable_lsn: int
+    log_applied_lsn: int
+    log_pending_bytes: int
+    log_is_degraded: bool
+    dirty_bytes: int
+    orphans: int
+    reclaim_queue: int
+    settled_bytes: int
+    degraded_reads: int
+    repaired_blocks: int
+    writer_waits: int
+    disks: list[DiskReport]
+    warnings: list[str]
+
+
+def volume_status(ledger: Ledger, write_back: WriteBack, orphans: Orphans, settler: Settler) -> VolumeStatus:
+    """Look at everything. Scans the stripe and log reference records: some microseconds for each."""
+    totals = counters.read_totals(ledger.store)
+    slabs = dict(space.slabs(ledger.store))
+    stripe_count = data_bytes = raw_bytes = 0
+    for stripe_id, stripe in space.stripes(ledger.store):
+        slab = slabs[slab_of(stripe_id)]
+        stripe_count += 1
+        data_bytes += stripe.data_bytes
+        raw_bytes += stripe.unit_bytes * len(slab.disks)
+    log_live = sum(
+        keys.decode_length(value) for _, value in ledger.store.scan(*keys.prefix_range(keys.LOG_REFERENCES))
+    )
+    segments = ledger.log.segments()
+    log_raw = sum((segment.end - segment.start) * len(segment.disks) for segment in segments)
+    engine_space = ledger.stripes.space()
+    engine_counts = ledger.stripes.statistics()
+    disks = [DiskReport(disk.disk_id, disk.state.value, disk.reason) for disk in ledger.pool.status()]
+    log = ledger.log.statistics()
+    return VolumeStatus(
+        inodes=totals.inodes,
+        file_bytes=totals.bytes,
+        log_live_bytes=log_live,
+        stripe_data_bytes=data_bytes,
+        stripe_raw_bytes=raw_bytes,
+        log_raw_bytes=log_raw,
+        space_amplification=round((raw_bytes + log_raw) / totals.bytes, 3) if totals.bytes else 0.0,
+        stripes=stripe_count,
+        slabs=len(slabs),
+        usable_total_bytes=engine_space.usable_total_bytes,
+        usable_free_bytes=engine_space.usable_free_bytes,
+        available_bytes=ledger.room_bytes,
+        log_segments=len(segments),
+        log_lsn=ledger.log.next_lsn,
+        log_durable_lsn=ledger.log.durable_lsn,
+        log_applied_lsn=Lsn(ledger.store.applied_lsn),
+        log_pending_bytes=ledger.log.pending_bytes,
+        log_is_degraded=log.is_degraded,
+        dirty_bytes=write_back.dirty_bytes,
+        orphans=len(orphans),
+        reclaim_queue=len(ledger.reclaimer),
+        settled_bytes=settler.settled_bytes,
+        degraded_reads=engine_counts.degraded_reads,
+        repaired_blocks=engine_counts.repaired_blocks,
+        writer_waits=ledger.waits + write_back.waits,
+        disks=disks,
+        warnings=_warnings(disks, log.is_degraded, log.is_stalled, settler.last_error),
+    )
+
+
+def _warnings(disks: list[DiskReport], log_is_degraded: bool, log_is_stalled: bool, settle_error: str) -> list[str]:
+    warnings = [f"disk {disk.disk_id} is {disk.state}: {disk.reason}" for disk in disks if disk.state != "up"]
+    if log_is_stalled:
+        warnings.append("the log has too few disks to go on: writers wait until some come back")
+    elif log_is_degraded:
+        warnings.append("part of the log has fewer copies than it should; they are made as disks allow")
+    if settle_error:
+        warnings.append(f"settling stopped: {settle_error}")
+    return warnings

@@ -1,0 +1,362 @@
+"""Multipart uploads: parts are anonymous inodes that Part records name; a completion shares their extents.
+
+Until the batch that completes or aborts an upload, its parts stay whole: a crash on the way costs nothing. That batch
+marks the upload as finished; the parts are then removed in steps, also after a restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import islice
+
+from siltstone.core.object_bytes import SharedBytes, WrittenBytes
+from siltstone.core.object_paths import split_key
+from siltstone.core.object_types import (
+    NO_CONDITIONS,
+    CompletePart,
+    Conditions,
+    ObjectInfo,
+    PartInfo,
+    PutAttributes,
+    UploadInfo,
+    UploadListing,
+)
+from siltstone.core.objects import Objects
+from siltstone.core.upload_cleaner import parts_of
+from siltstone.errors import InvalidArgument, InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
+from siltstone.limits import MULTIPART_PART_BYTES_MIN, MULTIPART_PARTS_MAX
+from siltstone.meta import inodes, keys
+from siltstone.meta.records import Part, Upload, decode, encode
+from siltstone.types import Ino, partition_of
+
+
+class PartPut:
+    """A part under way."""
+
+    def __init__(self, uploads: Uploads, bucket: str, key: bytes, upload_id: str, number: int) -> None:
+        if not 1 <= number <= MULTIPART_PARTS_MAX:
+            raise InvalidArgument(f"part number {number} is not in 1 ... {MULTIPART_PARTS_MAX}")
+        self._uploads = uploads
+        self._where = (bucket, key, upload_id)
+        self._number = number
+        uploads.upload(*self._where)
+        self._writer = WrittenBytes(uploads.objects.volume, uploads.objects.buckets.find(bucket))
+
+    async def write(self, buffer: bytes | bytearray | memoryview) -> None:
+        """Take over further bytes; the buffer must not change any more."""
+        await self._writer.write(buffer)
+
+    async def commit(self, *, etag: str, checksums: dict[str, str]) -> PartInfo:
+        """Let the bytes be the part, replacing an earlier one of its number; durable on return. Raises NoSuchUpload."""
+        try:
+            await self._writer.ready()
+            info = self._uploads.put_part_now(*self._where, self._number, self._writer, etag, checksums)
+        except BaseException:
+            self._writer.end(adopted=False)
+            raise
+        self._writer.end(adopted=True)
+        await self._uploads.objects.volume.ledger.sync()
+        return info
+
+    async def abort(self) -> None:
+        """Give the bytes up."""
+        self._writer.end(adopted=False)
+
+
+class Uploads:
+    """The multipart uploads of all buckets."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._volume = objects.volume
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
+        """An upload that is under way. Raises NoSuchUpload, NoSuchBucket."""
+        return _info(key, upload_id, self._record(self.objects.buckets.find(bucket), key, upload_id))
+
+    def list_parts(
+        self, bucket: str, key: bytes, upload_id: str, *, after: int = 0, limit: int
+    ) -> tuple[list[PartInfo], bool]:
+        """Up to ``limit`` parts with numbers above ``after``, and whether there are more. Raises NoSuchUpload."""
+        bucket_ino = self.objects.buckets.find(bucket)
+        self._record(bucket_ino, key, upload_id)
+        parts = parts_of(self._volume.ledger.store, bucket_ino, bytes.fromhex(upload_id), after)
+        found = [
+            PartInfo(number, part.size, part.etag, part.modified_ns, part.checksums)
+            for number, part in islice(parts, limit + 1)
+        ]
+        return found[:limit], len(found) > limit
+
+    def list_uploads(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_upload: str = "",
+        limit: int,
+    ) -> UploadListing:
+        """A page of uploads by key and id, behind (``after_key``, ``after_upload``); without the latter, behind the
+        whole key."""
+        bucket_ino = self.objects.buckets.find(bucket)
+        uploads: list[UploadInfo] = []
+        prefixes: list[bytes] = []
+        start, end = keys.prefix_range(keys.uploads(bucket_ino) + prefix)
+        for key, value in self._volume.ledger.store.scan(start, end):
+            name, raw_id = keys.upload_parts(key)
+            record, upload_id = decode(Upload, value), raw_id.hex()
+            if record.finished or _is_before(name, upload_id, after_key, after_upload):
+                continue
+            at = name.find(delimiter, len(prefix)) if delimiter else -1
+            folded = name[: at + len(delimiter)] if at >= 0 else None
+            if folded is not None and (folded in prefixes[-1:] or (after_key and folded <= after_key)):
+                continue
+            if len(uploads) + len(prefixes) == limit:
+                return UploadListing(uploads, prefixes, True)
+            if folded is not None:
+                prefixes.append(folded)
+            else:
+                uploads.append(_info(name, upload_id, record))
+        return UploadListing(uploads, prefixes, False)
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    async def create_upload(
+        self,
+        bucket: str,
+        key: bytes,
+        *,
+        owner: str,
+        headers: dict[str, str],
+        metadata: dict[str, str],
+        checksum_algorithm: str = "",
+        checksum_type: str = "",
+    ) -> str:
+        """Start an upload; its id, 32 hex digits. Durable on return."""
+        path = split_key(key)
+        if path.is_directory:
+            raise InvalidArgument(f"{key!r} names a directory, which has no bytes of its own")
+        bucket_ino = self.objects.buckets.find(bucket)
+        await self._volume.ledger.admit(1)
+        upload_id = self._volume.ledger.random.bytes(16)
+        now_ns = self._volume.ledger.clock.now_ns()
+        record = Upload(owner, now_ns, headers, metadata, checksum_algorithm, checksum_type)
+        transaction = self._volume.ledger.begin()
+        transaction.put(keys.upload(bucket_ino, key, upload_id), encode(record))
+        self._volume.ledger.commit(transaction)
+        await self._volume.ledger.sync()
+        return upload_id.hex()
+
+    def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> PartPut:
+        """Start a part. Raises NoSuchUpload, InvalidArgument."""
+        return PartPut(self, bucket, key, upload_id, number)
+
+    async def copy_part(
+        self,
+        source_bucket: str,
+        source_key: bytes,
+        source_range: tuple[int, int] | None,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        source_conditions: Conditions = NO_CONDITIONS,
+    ) -> PartInfo:
+        """A part whose bytes are a range (first, last byte) of another object, shared. Durable on return.
+
+        The range is read once, for the MD5 that is its ETag.
+        """
+        part = PartPut(self, bucket, key, upload_id, number)
+        await part.abort()
+        reader = await self.objects.open(source_bucket, source_key)
+        shared = SharedBytes(self._volume, self.objects.buckets.find(bucket))
+        try:
+            source_conditions.check(reader.info)
+            first, last = source_range or (0, reader.info.size - 1)
+            if not 0 <= first <= last + 1 or last >= reader.info.size:
+                raise InvalidArgument(
+                    f"the range {first}-{last} is not inside the {reader.info.size} bytes of the source"
+                )
+            size = last + 1 - first
+            await shared.append(reader.info.ino, first, size)
+            md5 = hashlib.md5(usedforsecurity=False)
+            at = first
+            while at <= last:
+                piece = await reader.read(at, min(1 << 20, last + 1 - at))
+                md5.update(piece)
+                at += len(piece)
+            info = self.put_part_now(bucket, key, upload_id, number, shared, md5.hexdigest(), {})
+        except BaseException:
+            shared.end(adopted=False)
+            raise
+        finally:
+            reader.close()
+        shared.end(adopted=True)
+        await self._volume.ledger.sync()
+        return info
+
+    def put_part_now(
+        self,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        bytes_: WrittenBytes | SharedBytes,
+        etag: str,
+        checksums: dict[str, str],
+    ) -> PartInfo:
+        """The batch that lets an anonymous inode be a part. Plain: atomic between tasks."""
+        bucket_ino = self.objects.buckets.find(bucket)
+        self._record(bucket_ino, key, upload_id)
+        transaction = self._volume.ledger.begin()
+        now_ns = self._volume.ledger.clock.now_ns()
+        ino, inode = bytes_.place(transaction, [])
+        inodes.put_inode(transaction, ino, inode)
+        transaction.delete(keys.orphan(ino))
+        part_key = keys.part(partition_of(bucket_ino), bytes.fromhex(upload_id), number)
+        before = transaction.get(part_key)
+        replaced = Ino(decode(Part, before).ino) if before is not None else None
+        if replaced is not None:
+            inodes.mark_orphan(transaction, replaced)
+        transaction.put(part_key, encode(Part(ino, bytes_.size, etag, now_ns, checksums)))
+        self._volume.ledger.commit(transaction)
+        if replaced is not None:
+            self._volume.orphans.add(replaced)
+        return PartInfo(number, bytes_.size, etag, now_ns, checksums)
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        parts: Sequence[CompletePart],
+        *,
+        checksums: dict[str, str],
+        checksum_type: str = "",
+        conditions: Conditions = NO_CONDITIONS,
+    ) -> ObjectInfo:
+        """Let the listed parts, one after the other, be the object; atomic, durable on return. No data moves.
+
+        Raises NoSuchUpload, InvalidPart, InvalidPartOrder, PartTooSmall, and what a PUT's commit raises.
+        """
+        path = split_key(key)
+        bucket_ino = self.objects.buckets.find(bucket)
+        upload = self._record(bucket_ino, key, upload_id)
+        chosen = self._choose(bucket_ino, bytes.fromhex(upload_id), parts)
+        digest = hashlib.md5(b"".join(_raw_md5(part.etag) for _, part in chosen), usedforsecurity=False).hexdigest()
+        attributes = PutAttributes(
+            etag=f"{digest}-{len(chosen)}",
+            owner=upload.owner,
+            headers=upload.headers,
+            metadata=upload.metadata,
+            checksums=checksums,
+            checksum_type=checksum_type,
+            part_sizes=tuple(part.size for _, part in chosen),
+            part_numbers=tuple(number for number, _ in chosen),
+        )
+        held = [Ino(part.ino) for _, part in chosen]
+        for ino in held:
+            self._volume.orphans.hold(ino)
+        shared = SharedBytes(self._volume, bucket_ino)
+        try:
+            for _, part in chosen:
+                await shared.append(Ino(part.ino), 0, part.size)
+            await self.objects.flush_key(bucket, path)
+            await self._volume.ledger.admit(1)
+            # Another completion or an abort may have come while the extents were shared.
+            record = self._record(bucket_ino, key, upload_id)
+            if chosen != self._choose(bucket_ino, bytes.fromhex(upload_id), parts):
+                raise InvalidPart("a part was uploaded again while the upload was completed")
+            record.finished = True
+            finished = (keys.upload(bucket_ino, key, bytes.fromhex(upload_id)), encode(record))
+            info = self.objects.put_now(bucket, key, path, shared, attributes, conditions, [finished])
+        except BaseException:
+            shared.end(adopted=False)
+            raise
+        finally:
+            for ino in held:
+                self._volume.orphans.let_go(ino)
+        shared.end(adopted=True)
+        self._volume.upload_cleaner.wake()
+        await self._volume.ledger.sync()
+        return info
+
+    async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
+        """Give an upload up with all its parts; durable on return. Raises NoSuchUpload."""
+        bucket_ino = self.objects.buckets.find(bucket)
+        await self._volume.ledger.admit()
+        record = self._record(bucket_ino, key, upload_id)
+        record.finished = True
+        transaction = self._volume.ledger.begin()
+        transaction.put(keys.upload(bucket_ino, key, bytes.fromhex(upload_id)), encode(record))
+        self._volume.ledger.commit(transaction)
+        self._volume.upload_cleaner.wake()
+        await self._volume.ledger.sync()
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _record(self, bucket_ino: Ino, key: bytes, upload_id: str) -> Upload:
+        try:
+            raw_id = bytes.fromhex(upload_id)
+        except ValueError:
+            raw_id = b""
+        if len(raw_id) == 16 and 0 not in key:
+            value = self._volume.ledger.store.get(keys.upload(bucket_ino, key, raw_id))
+            record = decode(Upload, value) if value is not None else None
+            if record is not None and not record.finished:
+                return record
+        raise NoSuchUpload(f"there is no upload {upload_id!r} for key {key!r}")
+
+    def _choose(self, bucket_ino: Ino, upload_id: bytes, parts: Sequence[CompletePart]) -> list[tuple[int, Part]]:
+        if not parts:
+            raise InvalidPart("a completion must list at least one part")
+        numbers = [part.number for part in parts]
+        if sorted(set(numbers)) != numbers:
+            raise InvalidPartOrder("the parts of a completion must be in ascending order")
+        uploaded = dict(parts_of(self._volume.ledger.store, bucket_ino, upload_id, 0))
+        chosen: list[tuple[int, Part]] = []
+        for part in parts:
+            found = uploaded.get(part.number)
+            if found is None or found.etag != part.etag:
+                raise InvalidPart(f"part {part.number} was not uploaded, or its ETag is not {part.etag!r}")
+            for algorithm, value in part.checksums.items():
+                if found.checksums.get(algorithm, value) != value:
+                    raise InvalidPart(f"part {part.number} has another {algorithm}")
+            chosen.append((part.number, found))
+        for number, found in chosen[:-1]:
+            if found.size < MULTIPART_PART_BYTES_MIN:
+                raise PartTooSmall(
+                    f"part {number} has {found.size} bytes, at least {MULTIPART_PART_BYTES_MIN} are needed"
+                )
+        return chosen
+
+
+def _raw_md5(etag: str) -> bytes:
+    """The bytes that an ETag stands for; one that is no MD5 (a part copied from a mount's file) stands for itself."""
+    try:
+        return bytes.fromhex(etag)
+    except ValueError:
+        return etag.encode()
+
+
+def _is_before(name: bytes, upload_id: str, after_key: bytes, after_upload: str) -> bool:
+    if not after_key:
+        return False
+    return name < after_key or (name == after_key and (not after_upload or upload_id <= after_upload))
+
+
+def _info(key: bytes, upload_id: str, record: Upload) -> UploadInfo:
+    return UploadInfo(
+        key=key,
+        upload_id=upload_id,
+        owner=record.owner,
+        created_ns=record.created_ns,
+        headers=record.headers,
+        metadata=record.metadata,
+        checksum_algorithm=record.checksum_algorithm,
+        checksum_type=record.checksum_type,
+    )

@@ -28,6 +28,8 @@ class StripeSpace(NamedTuple):
     suspect_slabs: int
     raw_bytes: int
     """Chunk files in all."""
+    raw_used_bytes: int
+    """Rows of stripes in them, padding and parity included."""
     raw_free_bytes: int
     """Free rows in them, on disks that are up, that have blocks behind them."""
     data_bytes: int
@@ -88,10 +90,11 @@ class Slabs:
 
     def space(self) -> StripeSpace:
         """Room now; the disks' as the pool saw it last."""
-        suspect = raw = raw_free = data = data_free = 0
+        suspect = raw = raw_used = raw_free = data = data_free = 0
         for state in self._slabs.values():
             suspect += state.is_suspect
             raw += state.slab.chunk_bytes * state.units
+            raw_used += (state.rows.rows - state.rows.free) * ROW_BYTES * state.units
             data += state.slab.chunk_bytes * state.slab.data_units
             if self._is_up(state.slab):
                 free = state.backed_free_rows * ROW_BYTES
@@ -103,6 +106,7 @@ class Slabs:
             slabs=len(self._slabs),
             suspect_slabs=suspect,
             raw_bytes=raw,
+            raw_used_bytes=raw_used,
             raw_free_bytes=raw_free,
             data_bytes=data,
             data_free_bytes=data_free,

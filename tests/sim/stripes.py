@@ -7,7 +7,7 @@ import random
 from siltstone.engine.stripe.layout import Slab, chunk_name, chunk_offset
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
 from siltstone.limits import ROW_BYTES
-from siltstone.types import SlabId, StripeId, row_of, slab_of
+from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
 from sim.disk import SimDisk
 from sim.faults import Fault, FaultKind
 from sim.pool import crash_sim_pool, make_sim_pool
@@ -136,6 +136,15 @@ class StripeRig:
     def live_raw_bytes(self) -> int:
         """Bytes of chunk files that the live stripes take, parity included."""
         return sum(written.stripe.unit_bytes * len(written.slab.disks) for written, _ in self.live.values())
+
+    def chunk_names(self, disk_id: DiskId) -> set[str]:
+        """The chunk files that the records put on a disk."""
+        return {
+            chunk_name(slab_id, unit)
+            for slab_id, slab in self.slabs.items()
+            for unit, owner in enumerate(slab.disks)
+            if owner == disk_id
+        }
 
     # --- what the world does ----------------------------------------------------------------------------------------
 

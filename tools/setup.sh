@@ -86,9 +86,12 @@ if ! { [ -x .venv/bin/python ] && is_new_enough .venv/bin/python && .venv/bin/py
     "$python" -m venv .venv
 fi
 say "installing siltstone and its dependencies into .venv (some are built from source, about a minute)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
-    || die "pip could not install the package (see above)"
+pip() {  # quiet unless it fails: its warnings are for packagers
+    .venv/bin/python -m pip --disable-pip-version-check "$@" >.venv/pip.log 2>&1 \
+        || { tail -n 30 .venv/pip.log >&2; die "pip could not install (all of it: .venv/pip.log)"; }
+}
+pip install --upgrade pip
+pip install --editable '.[test]'
 .venv/bin/python tools/typings.py
 fingerprint >"$STAMP"
 say "ready: .venv/bin/siltstone"

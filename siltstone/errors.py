@@ -60,6 +60,13 @@ class VolumeClosed(Unavailable):
     """The volume is shutting down or has stopped after a fatal error."""
 
 
+class Conflict(Unavailable):
+    """A transaction read what another has changed before it was committed; nothing was written, run it again.
+
+    Unavailable, not Refused: no rule is broken, and the same request may succeed as soon as it is repeated.
+    """
+
+
 # --- bytes are not what was written --------------------------------------------------------------------------------
 
 

@@ -1,0 +1,99 @@
+"""What the store asks of the world: a log, a backing; and what it offers to readers.
+
+The engine's log and LMDB satisfy these in production, tests/sim/fake_log.py and tests/sim/backing.py in simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from siltstone.types import Buffer, Lsn
+
+BATCH_KIND = 1
+"""The kind of the frames that hold a batch of the store."""
+
+FIRST_CHUNK = 16
+CHUNK_MAX = 1024
+"""A scan reads this many entries at first (most ask for a few), four times as many each time it goes on."""
+
+
+class Reader(Protocol):
+    """Ordered keys and values: the store as it is now, or a transaction's view of it."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, None when there is none."""
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """The entries with start <= key < end, in the order of the keys, or against it.
+
+        One state of the store as long as nothing is committed before the iterator is exhausted. Across a commit it
+        stays safe to go on: every key comes at most once, in order, with a value that it had at some time.
+        """
+
+
+class Chunk(NamedTuple):
+    """A part of a scan. ``rest``: the range that is still to be read, None when there is none."""
+
+    entries: list[tuple[bytes, bytes]]
+    rest: tuple[bytes, bytes] | None
+
+
+class LogPort(Protocol):
+    """The log, as far as the store needs it."""
+
+    @property
+    def next_lsn(self) -> Lsn:
+        """Where the next frame starts."""
+
+    @property
+    def next_payload_lsn(self) -> Lsn:
+        """Where the payload of the next frame starts."""
+
+    @property
+    def durable_lsn(self) -> Lsn:
+        """Everything before this is durable."""
+
+    def append_nowait(self, kind: int, payload: Sequence[Buffer], body: Buffer) -> Lsn:
+        """Append a frame and return its end. Nothing is copied: the buffers must not change until it is durable."""
+
+    async def wait_durable(self, lsn: Lsn) -> None:
+        """Return when everything before ``lsn`` is durable; sees to it that it becomes so."""
+
+
+class BackingSpace(NamedTuple):
+    """Room in the backing, in bytes."""
+
+    used_bytes: int
+    max_bytes: int
+
+
+class Backing(Protocol):
+    """Where the state of the store goes when its batches are durable. Survives a crash at any instant whole."""
+
+    @property
+    def applied_lsn(self) -> Lsn:
+        """The ``applied_lsn`` of the last ``apply``; 0 in a new backing."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, None when there is none."""
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first entries (the last ones, if reverse) with start <= key < end, in the order asked for.
+
+        At least ``limit`` of them unless there are fewer; a few more are allowed.
+        """
+
+    async def apply(self, items: Sequence[tuple[bytes, bytes | None]], applied_lsn: Lsn) -> None:
+        """Put (or delete, where the value is None) keys in ascending order, together with ``applied_lsn``.
+
+        All or nothing, durable on return. Reads see the old state until the last moment before the return and the new
+        one after it, with no checkpoint between. The caller shields it from cancellation and runs one at a time.
+        Raises NoSpace when there is no room, Unavailable when the host fails; the old state stays in both cases.
+        """
+
+    def space(self) -> BackingSpace:
+        """How full it is."""
+
+    def close(self) -> None:
+        """Let go of it. No calls after that, none under way."""

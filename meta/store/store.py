@@ -1,0 +1,284 @@
+"""The metadata store: ordered keys and values with transactions; every commit is one frame of the log.
+
+Reads look at the active memtable, then at the frozen one (being applied), then at the backing. A commit is plain, so
+nothing runs between its check and its merge: it is visible on return, durable when the log is durable up to the LSN it
+returned. A background task freezes the active memtable when it is old or big enough, waits until its frames are
+durable, and applies it to the backing together with ``applied_lsn``; a restart replays only what comes after.
+
+After any crash the backing holds the state at ``applied_lsn``, a prefix of the log that was durable; with the log's
+durable rest replayed over it the store is exactly the state after that prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import trio
+
+from siltstone.errors import VolumeClosed
+from siltstone.limits import MIB
+from siltstone.meta.store.batch import decode_batch
+from siltstone.meta.store.memtable import MISSING, Memtable
+from siltstone.meta.store.port import CHUNK_MAX, FIRST_CHUNK, Backing, BackingSpace, Chunk, LogPort
+from siltstone.meta.store.transaction import Transaction
+from siltstone.types import Buffer, Lsn
+
+MEMTABLE_BYTES_MAX = 16 * MIB
+"""The active memtable is frozen when it takes so much memory: some 50,000 entries, 0.1 s of work for LMDB."""
+
+
+class StoreStatistics(NamedTuple):
+    """Counts since the store was opened, and how it stands."""
+
+    commits: int
+    conflicts: int
+    applies: int
+    applied_entries: int
+    memtable_entries: int
+    memtable_bytes: int
+    last_lsn: Lsn
+    applied_lsn: Lsn
+    space: BackingSpace
+
+
+class Store:
+    """The committed state. Every plain method is atomic between tasks.
+
+    To open one: make it on its backing, ``replay`` the batches of the log's durable frames behind ``applied_lsn`` in
+    order, ``connect`` the log, start ``run``.
+    """
+
+    def __init__(
+        self, backing: Backing, *, apply_interval: float = 1.0, memtable_bytes_max: int = MEMTABLE_BYTES_MAX
+    ) -> None:
+        """``apply_interval``: seconds after which a commit is applied at the latest (and made durable with that)."""
+        self._backing = backing
+        self._apply_interval = apply_interval
+        self._memtable_bytes_max = memtable_bytes_max
+        self._log: LogPort | None = None
+        self._applied_lsn = backing.applied_lsn
+        self._active = Memtable(self._applied_lsn)
+        self._frozen: Memtable | None = None
+        self._failure: BaseException | None = None
+        self._applying = trio.Lock()
+        self._written = trio.Event()  # the active memtable is not empty, or the store has failed
+        self._big = trio.Event()  # the active memtable is at its limit, or the store has failed
+        self._room = trio.Event()  # the frozen memtable is gone, or the store has failed
+        self.commit_count = 0
+        self.conflict_count = 0
+        self._applies = 0
+        self._applied_entries = 0
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def replay(self, end_lsn: Lsn, body: Buffer) -> None:
+        """Take in the batch of a durable frame that ends at ``end_lsn``; one that is applied already is skipped.
+
+        Raises FormatInvalid when the body is not a batch.
+        """
+        assert self._log is None, "replay comes before the log is connected"
+        if end_lsn > self._applied_lsn:
+            self._merge(decode_batch(body), end_lsn)
+
+    def connect(self, log: LogPort) -> None:
+        """From now on commits go to this log, which starts behind everything that was replayed."""
+        assert self._log is None
+        assert log.next_lsn >= self.last_lsn, f"the log ends at {log.next_lsn}, the store is at {self.last_lsn}"
+        self._log = log
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, None when there is none."""
+        value = self._active.values.get(key, MISSING)
+        if value is MISSING:
+            if self._frozen is not None:
+                value = self._frozen.values.get(key, MISSING)
+                if value is not MISSING:
+                    return value
+            return self._backing.get(key)
+        return value
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """The entries with start <= key < end, in order or against it (see Reader)."""
+        chunk = self.read_chunk(start, end, reverse, FIRST_CHUNK)
+        return iter(chunk.entries) if chunk.rest is None else self._scan_on(chunk, reverse)
+
+    def _scan_on(self, chunk: Chunk, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        limit = FIRST_CHUNK
+        while True:
+            yield from chunk.entries
+            if chunk.rest is None:
+                return
+            limit = min(4 * limit, CHUNK_MAX)
+            chunk = self.read_chunk(*chunk.rest, reverse, limit)
+
+    def read_chunk(self, start: bytes, end: bytes, reverse: bool, limit: int) -> Chunk:
+        """The first part of a scan: about ``limit`` entries, fewer (none, even) where many were deleted."""
+        entries = self._backing.scan(start, end, reverse=reverse, limit=limit)
+        bounds = [entries[-1][0]] if len(entries) >= limit else []
+        merged: dict[bytes, bytes | None] | None = None
+        for table in (self._frozen, self._active):
+            if table is None or not (keys := table.keys(start, end, reverse, limit)):
+                continue
+            if len(keys) >= limit:
+                bounds.append(keys[-1])
+            if merged is None:
+                merged = dict(entries)
+            values = table.values
+            for key in keys:
+                merged[key] = values[key]
+        # Behind the nearest bound one of the sources was cut off, so that the others may not speak there.
+        bound = None if not bounds else max(bounds) if reverse else min(bounds)
+        if merged is not None:
+            entries = [(key, value) for key in sorted(merged, reverse=reverse) if (value := merged[key]) is not None]
+        if bound is None:
+            return Chunk(entries, None)
+        if reverse:
+            while entries and entries[-1][0] < bound:
+                entries.pop()
+            return Chunk(entries, (start, bound))
+        while entries and entries[-1][0] > bound:
+            entries.pop()
+        return Chunk(entries, (bound + b"\0", end))
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def begin(self) -> Transaction:
+        """Start a transaction. It costs nothing to drop one."""
+        return Transaction(self)
+
+    @property
+    def log(self) -> LogPort:
+        """The log that commits go to. Raises VolumeClosed when the store has stopped."""
+        if self._failure is not None:
+            raise VolumeClosed(f"the metadata store has stopped: {self._failure}") from self._failure
+        assert self._log is not None, "no log is connected yet"
+        return self._log
+
+    def merge(self, writes: Mapping[bytes, bytes | None], end_lsn: Lsn) -> None:
+        """Make a batch visible whose frame was appended in the same breath. Called by Transaction.commit."""
+        self.commit_count += 1
+        self._merge(writes, end_lsn)
+
+    def _merge(self, writes: Mapping[bytes, bytes | None], end_lsn: Lsn) -> None:
+        active = self._active
+        active.update(writes, end_lsn)
+        if not self._written.is_set():
+            self._written.set()
+        if active.size_bytes >= self._memtable_bytes_max and not self._big.is_set():
+            self._big.set()
+
+    # --- applying --------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Apply in the background, for ever.
+
+        Raises what the log or the backing raised when one of them failed; the store has stopped then: it can be read,
+        and commits raise VolumeClosed with the reason.
+        """
+        task_status.started()
+        while True:
+            await self._written.wait()
+            with trio.move_on_after(self._apply_interval):
+                await self._big.wait()
+            await self._apply()
+
+    async def checkpoint(self) -> None:
+        """Return when everything committed before the call is in the backing. Raises what ``run`` raises."""
+        target = self.last_lsn
+        while self._applied_lsn < target:
+            await self._apply()
+
+    async def wait_room(self) -> None:
+        """Return when there is no ``pressure``. Raises VolumeClosed when the store has stopped."""
+        while self.pressure:
+            if self._failure is not None:
+                raise VolumeClosed(f"the metadata store has stopped: {self._failure}") from self._failure
+            self._room = self._room if not self._room.is_set() else trio.Event()
+            await self._room.wait()
+
+    async def close(self) -> None:
+        """Apply what is left, unless the store has failed, and close the backing. No calls after that."""
+        try:
+            if self._failure is None:
+                await self.checkpoint()
+        finally:
+            self._backing.close()
+
+    async def _apply(self) -> None:
+        async with self._applying:
+            if self._failure is not None:
+                raise VolumeClosed(f"the metadata store has stopped: {self._failure}") from self._failure
+            table = self._freeze()
+            if table is None:
+                return
+            try:
+                await self.log.wait_durable(table.end_lsn)
+                with trio.CancelScope(shield=True):
+                    await self._backing.apply(table.items(), table.end_lsn)
+            except Exception as error:
+                self._fail(error)
+                raise
+            # No checkpoint since the backing shows the new state: reads never miss both it and the memtable.
+            self._frozen = None
+            self._applied_lsn = table.end_lsn
+            self._applies += 1
+            self._applied_entries += len(table)
+            self._room.set()
+
+    def _freeze(self) -> Memtable | None:
+        """The memtable to apply: the frozen one if an earlier attempt was cancelled, else the active one, if any."""
+        if self._frozen is None and self._active.end_lsn > self._applied_lsn:
+            self._frozen = self._active
+            # Frames of others that came behind the last batch are passed as well, so that segments can be retired.
+            self._frozen.end_lsn = self.log.next_lsn
+            self._active = Memtable(self._frozen.end_lsn)
+            self._written = trio.Event()
+            self._big = trio.Event()
+        return self._frozen
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        for event in (self._written, self._big, self._room):
+            event.set()
+
+    # --- how it stands ---------------------------------------------------------------------------------------------
+
+    @property
+    def last_lsn(self) -> Lsn:
+        """The end of the last frame that was committed or replayed."""
+        return self._active.end_lsn
+
+    @property
+    def applied_lsn(self) -> Lsn:
+        """Every batch before this is in the backing, durably; the log is not needed for them."""
+        return self._applied_lsn
+
+    @property
+    def memtable_bytes(self) -> int:
+        """Memory that commits take until they are applied, about."""
+        return self._active.size_bytes + (0 if self._frozen is None else self._frozen.size_bytes)
+
+    @property
+    def pressure(self) -> bool:
+        """Whether writers should ``wait_room``: a memtable is being applied and the next one is full already."""
+        return self._frozen is not None and self._active.size_bytes >= self._memtable_bytes_max
+
+    def statistics(self) -> StoreStatistics:
+        """How it stands."""
+        return StoreStatistics(
+            commits=self.commit_count,
+            conflicts=self.conflict_count,
+            applies=self._applies,
+            applied_entries=self._applied_entries,
+            memtable_entries=len(self._active) + (0 if self._frozen is None else len(self._frozen)),
+            memtable_bytes=self.memtable_bytes,
+            last_lsn=self.last_lsn,
+            applied_lsn=self._applied_lsn,
+            space=self._backing.space(),
+        )
+
+
+__all__ = ["MEMTABLE_BYTES_MAX", "Store", "StoreStatistics", "Transaction"]

@@ -1,0 +1,127 @@
+"""A transaction: a private write set over the store, committed as one frame of the log or dropped without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from siltstone.errors import Conflict
+from siltstone.meta.store.batch import encode_batch
+from siltstone.meta.store.memtable import MISSING
+from siltstone.meta.store.port import BATCH_KIND, CHUNK_MAX, FIRST_CHUNK, Chunk
+from siltstone.types import Buffer, Lsn
+
+if TYPE_CHECKING:
+    from siltstone.meta.store.store import Store
+
+
+class Transaction:
+    """Reads what it wrote itself, else the store. Made by ``Store.begin``.
+
+    Usually nothing else is committed between begin and commit (no await between them), and then nothing is checked.
+    Otherwise commit compares what was read with what would be read now.
+    """
+
+    __slots__ = ("_begun", "_chunks", "_payload", "_payload_bytes", "_payload_lsn", "_reads", "_store", "_writes")
+
+    def __init__(self, store: Store) -> None:
+        self._store: Store | None = store
+        self._begun = store.commit_count
+        self._writes: dict[bytes, bytes | None] = {}
+        self._reads: dict[bytes, bytes | None] = {}
+        self._chunks: list[tuple[bytes, bytes, bool, int, Chunk]] = []
+        self._payload: list[Buffer] = []
+        self._payload_bytes = 0
+        self._payload_lsn = Lsn(0)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key as this transaction sees it, None when there is none. The same each time."""
+        value = self._writes.get(key, MISSING)
+        if value is not MISSING:
+            return value
+        value = self._reads.get(key, MISSING)
+        if value is not MISSING:
+            return value
+        assert self._store is not None, "the transaction has ended"
+        value = self._reads[key] = self._store.get(key)
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set the value of a key."""
+        self._writes[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key; one that is not there is fine."""
+        self._writes[key] = None
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """The entries with start <= key < end, in order or against it. Consume it before the next put or delete."""
+        assert self._store is not None, "the transaction has ended"
+        limit = FIRST_CHUNK
+        while True:
+            chunk = self._store.read_chunk(start, end, reverse, limit)
+            self._chunks.append((start, end, reverse, limit, chunk))
+            entries, rest = chunk
+            if self._writes:
+                entries = self._overlaid(entries, start, end, rest, reverse)
+            yield from entries
+            if rest is None:
+                return
+            start, end = rest
+            limit = min(4 * limit, CHUNK_MAX)
+
+    def _overlaid(
+        self,
+        entries: list[tuple[bytes, bytes]],
+        start: bytes,
+        end: bytes,
+        rest: tuple[bytes, bytes] | None,
+        reverse: bool,
+    ) -> list[tuple[bytes, bytes]]:
+        """The entries of a chunk with this transaction's own writes over them."""
+        if rest is not None:
+            start, end = (rest[1], end) if reverse else (start, rest[0])
+        own = {key: value for key, value in self._writes.items() if start <= key < end}
+        if not own:
+            return entries
+        merged = dict(entries) | own
+        return [(key, value) for key in sorted(merged, reverse=reverse) if (value := merged[key]) is not None]
+
+    def attach(self, buffer: Buffer) -> Lsn:
+        """Let the frame carry these bytes; returns the log address that they will have.
+
+        The buffer must not change until the frame is durable. Nothing may be appended to the log between this and the
+        commit.
+        """
+        assert self._store is not None, "the transaction has ended"
+        if not self._payload:
+            self._payload_lsn = self._store.log.next_payload_lsn
+        address = Lsn(self._payload_lsn + self._payload_bytes)
+        self._payload.append(buffer)
+        self._payload_bytes += len(buffer)
+        return address
+
+    def commit(self) -> Lsn:
+        """Append one frame and make the writes visible; returns the LSN at which they are durable. Ends it in any case.
+
+        Raises Conflict when something that was read has changed since, VolumeClosed when the store has stopped; nothing
+        is written then.
+        """
+        store = self._store
+        assert store is not None, "the transaction has ended"
+        self._store = None
+        if store.commit_count != self._begun and not self._reads_hold(store):
+            store.conflict_count += 1
+            raise Conflict("another change came between the reads and the writes of this one; try again")
+        log = store.log
+        if not self._writes and not self._payload:
+            return store.last_lsn
+        assert not self._payload or self._payload_lsn == log.next_payload_lsn, "the log has moved since attach"
+        end_lsn = log.append_nowait(BATCH_KIND, self._payload, encode_batch(self._writes))
+        store.merge(self._writes, end_lsn)
+        return end_lsn
+
+    def _reads_hold(self, store: Store) -> bool:
+        return all(store.get(key) == value for key, value in self._reads.items()) and all(
+            store.read_chunk(start, end, reverse, limit) == chunk for start, end, reverse, limit, chunk in self._chunks
+        )

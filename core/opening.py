@@ -41,7 +41,6 @@ async def create_volume(
     backing: Backing,
     clock: Clock,
     random: Random,
-    workers: Workers,
 ) -> None:
     """Lay an empty volume on formatted disks: a log, and a root directory in it. Durable on return.
 
@@ -59,8 +58,8 @@ async def create_volume(
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
-        store = Store(backing, workers, clock)
-        store.attach_log(log)
+        store = Store(backing)
+        store.connect(log)
         await nursery.start(store.run)
         transaction = store.begin()
         inodes.format_root(transaction, clock.now_ns())
@@ -83,13 +82,15 @@ async def open_volume(
 ) -> AsyncIterator[Volume]:
     """The volume, for as long as the context lasts; everything is durable when it has ended without an error.
 
+    Disks and backing stay the caller's, who closes them afterwards.
+
     Raises TooFewDisks, LogDamaged, Corrupt when the volume cannot be opened; then nothing was changed but replicas
     that were mended.
     """
     config.check()
     pool = Pool(disks, fanout, random)
     await pool.probe()
-    store = Store(backing, workers, clock)
+    store = Store(backing, apply_interval=config.commit_interval)
     log = await Log.recover(
         pool,
         clock,
@@ -100,7 +101,7 @@ async def open_volume(
         on_frame=lambda frame: store.replay(frame.end_lsn, frame.body),
         commit_interval=config.commit_interval / 2,
     )
-    store.attach_log(log)
+    store.connect(log)
     stripes = StripeStore(
         pool,
         data_units=config.data_units,
@@ -119,14 +120,16 @@ async def open_volume(
         await _start(nursery, config, volume)
         try:
             yield volume
-        finally:
-            with trio.CancelScope(shield=True):
-                await volume.sync()
-                await store.checkpoint()
-                nursery.cancel_scope.cancel()
+        except BaseException:
+            # Whoever used the volume broke off: nothing more is written, and the next opening recovers.
+            nursery.cancel_scope.cancel()
+            raise
+        with trio.CancelScope(shield=True):
+            await volume.sync()
+            await store.checkpoint()
+            nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
         await log.close()
-        await store.close()
 
 
 def _assemble(

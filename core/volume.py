@@ -325,7 +325,7 @@ class Volume:
         """Remove an extended attribute. Raises NoSuchAttribute."""
         await self.ledger.admit()
         transaction = self.ledger.begin()
-        xattrs.remove_xattr(transaction, ino, name, self.ledger.clock.now_ns())
+        xattrs.remove_xattr(transaction, ino, name, now_ns=self.ledger.clock.now_ns())
         self.ledger.commit(transaction)
         self._subscribers.publish(origin, AttributesChanged(ino))
 

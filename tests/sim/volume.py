@@ -1,0 +1,86 @@
+"""A whole volume in simulation: disks, backing, clock and randomness on one seed, through crashes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.volume import Volume
+from siltstone.limits import KIB, MIB
+from sim.backing import SimBacking
+from sim.clock import SimClock
+from sim.disk import SimDisk
+from sim.fanout import SimFanout
+from sim.randomness import SimRandom
+from sim.workers import SimWorkers
+from siltstone.types import DiskId
+
+
+def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int = 2) -> VolumeConfig:
+    """A geometry in which everything that is large in life happens in a few megabytes."""
+    return VolumeConfig(
+        uuid=str(UUID(int=7)),
+        data_units=data_units,
+        parity_units=parity_units,
+        disks=tuple(DiskConfig(disk_id=index, path=f"disk{index}", uuid=str(index)) for index in range(disk_count)),
+        log_replicas=min(3, disk_count),
+        chunk_bytes=256 * KIB,
+        segment_bytes=1 * MIB,
+        dirty_bytes_max=2 * MIB,
+        log_bytes_low=1 * MIB,
+        log_bytes_high=8 * MIB,
+    )
+
+
+class SimVolume:
+    """The world of a volume, and the volume in it while it is open. The world outlives crashes."""
+
+    def __init__(self, config: VolumeConfig, *, seed: int = 0, capacity_bytes: int = 64 * MIB) -> None:
+        self.config = config
+        self.random = SimRandom(seed)
+        self.clock = SimClock()
+        self.disks = [
+            SimDisk(DiskId(disk.disk_id), capacity_bytes=capacity_bytes, cache_random=SimRandom(seed + disk.disk_id + 1))
+            for disk in config.disks
+        ]
+        self.backing = SimBacking()
+
+    async def create(self) -> None:
+        """Make the volume."""
+        await create_volume(
+            self.config,
+            disks=self.disks,
+            fanout=SimFanout(),
+            backing=self.backing,
+            clock=self.clock,
+            random=self.random,
+        )
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Volume]:
+        """The volume, opened."""
+        async with open_volume(
+            self.config,
+            disks=self.disks,
+            fanout=SimFanout(),
+            backing=self.backing,
+            clock=self.clock,
+            random=self.random,
+            workers=SimWorkers(),
+        ) as volume:
+            yield volume
+
+    def power_off(self) -> None:
+        """Stop every disk where it is; nothing that runs changes them any more."""
+        for disk in self.disks:
+            disk.power_off()
+
+    def after_crash(self) -> None:
+        """What a power loss leaves on the disks, decided by the seed, ready to be opened again."""
+        for disk in self.disks:
+            disk.crash(self.random)
+            disk.reopen()
+        self.backing = self.backing.crashed()

@@ -29,6 +29,7 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 SKEW_NS_MAX = 15 * 60 * SECOND_NS
 EXPIRES_SECONDS_MAX = 7 * 24 * 3600
 
+_USE_V4 = f"The authorization mechanism you have provided is not supported. Please use {ALGORITHM}."
 _SAFE = "-_.~"
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 _QUERY_PARAMETERS = (
@@ -130,6 +131,8 @@ class Verifier:
                 )
             return self._verify_query(message, now_ns)
         if authorization is None:
+            if "AWSAccessKeyId=" in message.query:  # what boto3 presigns unless it is told signature_version="s3v4"
+                raise S3Error("InvalidRequest", _USE_V4)
             raise S3Error("AccessDenied")
         return self._verify_header(message, authorization, now_ns)
 
@@ -189,7 +192,7 @@ class Verifier:
         if scheme != ALGORITHM:
             raise S3Error(
                 "InvalidRequest" if scheme == "AWS" else "InvalidArgument",
-                f"The authorization mechanism you have provided is not supported. Please use {ALGORITHM}.",
+                _USE_V4,
             )
         fields: dict[str, str] = {}
         for part in rest.split(","):

@@ -7,10 +7,10 @@ from typing import Any
 from unittest import mock
 from urllib.parse import quote, urlsplit
 
-import botocore.auth  # type: ignore[import-untyped]
+import botocore.auth
 import pytest
-from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
-from botocore.credentials import Credentials  # type: ignore[import-untyped]
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,6 +169,8 @@ def test_a_presigned_request_outside_its_life_is_403() -> None:
         query = presigned.query.replace("X-Amz-Expires=60", f"X-Amz-Expires={expires}")
         assert code_of(presigned._replace(query=query)) == ("AuthorizationQueryParametersError", 403)
     assert code_of(presigned._replace(query="X-Amz-Signature=1")) == ("AuthorizationQueryParametersError", 400)
+    version_2 = presigned._replace(query="AWSAccessKeyId=AKSILT&Signature=c2ln&Expires=2000000000")
+    assert code_of(version_2) == ("InvalidRequest", 400)
     both = presigned._replace(headers={**presigned.headers, "authorization": "AWS4-HMAC-SHA256 x"})
     assert code_of(both) == ("InvalidArgument", 400)
 

@@ -1,0 +1,273 @@
+"""A signing S3 client on a plain socket, in the loop of the server: says exactly the bytes that a test wants said."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import quote
+
+import trio
+import trio.testing
+
+from siltstone.s3gw.connection import Connection, Timeouts
+from siltstone.s3gw.dates import iso_date
+from siltstone.s3gw.gateway import Gateway
+from siltstone.s3gw.sigv4 import Verified, sign, signing_key
+from siltstone.s3gw.xml import Node, parse
+from sim.objects import SimObjects, SimUploads
+
+T = TypeVar("T")
+
+REGION = "us-east-1"
+HOST = "s3.test"
+START_NS = 1_741_944_413_000_000_000
+PATIENT = Timeouts(idle=1e6, head=1e6, transfer=1e6)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An access key."""
+
+    access: str
+    secret: str
+    owner: str
+    display_name: str
+
+
+MAIN = Key("AKMAIN", "main-secret", "main-id", "Main")
+ALT = Key("AKALT", "alt-secret", "alt-id", "Alt")
+KEYS = {key.access: key for key in (MAIN, ALT)}
+
+
+class FixedClock:
+    """A wall clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.time_ns = START_NS
+
+    def now_ns(self) -> int:
+        """The time that was set; every reading is a millisecond later, so that times differ."""
+        self.time_ns += 1_000_000
+        return self.time_ns
+
+    def monotonic_ns(self) -> int:
+        """The same."""
+        return self.time_ns
+
+    async def sleep(self, seconds: float) -> None:
+        """Not needed."""
+        raise AssertionError("the door sleeps by the loop's clock")
+
+
+class InlineWorkers:
+    """Work done where it is asked for, with a checkpoint as a thread would have."""
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Call it."""
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+
+@dataclass
+class Answer:
+    """A reply. ``interim`` are the 1xx status codes that came before it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    interim: list[int] = field(default_factory=list)
+
+    @property
+    def xml(self) -> Node:
+        """The body as XML."""
+        return parse(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of an error reply, "" for another."""
+        return (self.xml.text_of("Code") or "") if self.status >= 400 and self.body else ""
+
+
+def signed_head(
+    method: str,
+    path: str,
+    query: str = "",
+    headers: Mapping[str, str] | None = None,
+    *,
+    payload: str,
+    key: Key = MAIN,
+    at_ns: int = START_NS,
+) -> tuple[bytes, Verified]:
+    """A request's head without its last line end, signed; and what its signature goes on with."""
+    timestamp = iso_date(at_ns)[:19].replace("-", "").replace(":", "") + "Z"
+    sent = {name.lower(): value for name, value in (headers or {}).items()}
+    sent |= {"host": HOST, "x-amz-date": timestamp, "x-amz-content-sha256": payload}
+    names = sorted(sent)
+    scope = f"{timestamp[:8]}/{REGION}/s3/aws4_request"
+    canonical_query = "&".join(sorted(part if "=" in part else part + "=" for part in query.split("&") if part))
+    lines = "".join(f"{name}:{sent[name]}\n" for name in names)
+    request = f"{method}\n{path}\n{canonical_query}\n{lines}\n{';'.join(names)}\n{payload}"
+    day_key = signing_key(key.secret, timestamp[:8], REGION)
+    signature = sign(day_key, timestamp, scope, request.encode("latin-1"))
+    sent["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={key.access}/{scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
+    )
+    target = path + ("?" + query if query else "")
+    head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in sent.items())
+    return head.encode("latin-1"), Verified(key, payload, signature, day_key, timestamp, scope)
+
+
+def signed_request(
+    method: str,
+    path: str,
+    query: str = "",
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    key: Key = MAIN,
+    at_ns: int = START_NS,
+    payload: str | None = None,
+) -> bytes:
+    """A whole request with Content-Length."""
+    head, _ = signed_head(
+        method,
+        path,
+        query,
+        headers,
+        payload=hashlib.sha256(body).hexdigest() if payload is None else payload,
+        key=key,
+        at_ns=at_ns,
+    )
+    return head + f"content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Client:
+    """One connection to a server."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._rest = b""
+
+    async def send(self, data: bytes) -> None:
+        """Say bytes."""
+        await self.stream.send_all(data)
+
+    async def receive_head(self) -> tuple[int, dict[str, str]]:
+        """A status and its headers. Raises EOFError when the connection ends before."""
+        while b"\r\n\r\n" not in self._rest:
+            more = await self.stream.receive_some()
+            if not more:
+                raise EOFError(self._rest)
+            self._rest += more
+        head, _, self._rest = self._rest.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        return int(first.split(" ")[1]), headers
+
+    async def receive(self, *, with_body: bool = True) -> Answer:
+        """The next reply."""
+        interim = []
+        status, headers = await self.receive_head()
+        while status < 200:
+            interim.append(status)
+            status, headers = await self.receive_head()
+        size = int(headers.get("content-length", "0")) if with_body else 0
+        while len(self._rest) < size:
+            more = await self.stream.receive_some()
+            if not more:
+                raise EOFError(f"{len(self._rest)} of {size} bytes")
+            self._rest += more
+        body, self._rest = self._rest[:size], self._rest[size:]
+        return Answer(status, headers, body, interim)
+
+    async def is_closed(self) -> bool:
+        """Wait for what comes next; true when it is the end of the connection, with nothing before it."""
+        return not self._rest and not await self.stream.receive_some()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        key: Key = MAIN,
+        at_ns: int = START_NS,
+        payload: str | None = None,
+    ) -> Answer:
+        """Sign and send a request, take the reply."""
+        await self.send(
+            signed_request(method, path, query, headers=headers, body=body, key=key, at_ns=at_ns, payload=payload)
+        )
+        return await self.receive(with_body=method != "HEAD")
+
+    async def put(self, path: str, body: bytes = b"", **headers: str) -> Answer:
+        """PUT; an underscore in a header's name stands for a dash."""
+        return await self.request(
+            "PUT", path, headers={name.replace("_", "-"): value for name, value in headers.items()}, body=body
+        )
+
+
+@dataclass
+class Door:
+    """A gateway over a store in memory, and how to connect to it."""
+
+    store: SimObjects
+    uploads: SimUploads
+    clock: FixedClock
+    gateway: Gateway
+    nursery: trio.Nursery
+    timeouts: Timeouts = PATIENT
+    connections: list[Connection] = field(default_factory=list)
+
+    async def connect(self) -> Client:
+        """A new connection."""
+        ours, theirs = trio.socket.socketpair()
+
+        async def serve() -> None:
+            with theirs:
+                connection = Connection(
+                    theirs, self.gateway.respond, self.gateway.refuse, self.gateway.common_headers, self.timeouts
+                )
+                self.connections.append(connection)
+                await connection.run()
+
+        self.nursery.start_soon(serve)
+        await trio.testing.wait_all_tasks_blocked()
+        return Client(trio.SocketStream(ours))
+
+
+@contextlib.asynccontextmanager
+async def open_door(
+    *, domain: str = "", region: str = REGION, timeouts: Timeouts = PATIENT
+) -> AsyncIterator[tuple[Door, Client]]:
+    """A door with a bucket ``bucket`` of MAIN, and a client of it."""
+    clock = FixedClock()
+    store = SimObjects(clock.now_ns)
+    uploads = SimUploads(store)
+    gateway = Gateway(
+        store,
+        uploads,
+        KEYS.get,
+        clock=clock,
+        workers=InlineWorkers(),
+        region=region,
+        domain=domain,
+    )
+    async with trio.open_nursery() as nursery:
+        door = Door(store, uploads, clock, gateway, nursery, timeouts)
+        await store.create_bucket("bucket", owner=MAIN.owner)
+        client = await door.connect()
+        yield door, client
+        nursery.cancel_scope.cancel()
+    assert store.open_readers == 0, "a reader was not closed"
+    assert store.open_writers == 0, "a writer was neither committed nor aborted"
+
+
+def object_path(key: bytes) -> str:
+    """The path of a key in the bucket, encoded."""
+    return "/bucket/" + quote(key, safe="/-_.~")

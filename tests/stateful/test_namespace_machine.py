@@ -25,14 +25,13 @@ from siltstone.errors import (
     Refused,
 )
 from siltstone.meta import attributes, inodes, names, xattrs
-from siltstone.meta.check import check_metadata
 from siltstone.meta.counters import read_totals
 from siltstone.meta.rename import rename
 from siltstone.meta.store.store import Transaction
 from siltstone.types import ROOT_INO, Ino
-from sim.metadata import open_metadata
+from sim.metadata import check_metadata, open_metadata
 
-NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff"])
+NAMES = st.sampled_from([b"a", b"b", b"\xff"])
 PATHS = st.lists(NAMES, max_size=3)
 MODES = st.sampled_from([0o644, 0o4755, 0o2775])
 
@@ -93,6 +92,13 @@ class NamespaceMachine(RuleBasedStateMachine):
     def any_node(self, index: int) -> Node:
         return self.nodes[index % len(self.nodes)]
 
+    def holder(self, index: int) -> Node:
+        """Mostly a directory: with anything else most steps would only try errors."""
+        if index % 8 == 7:
+            return self.any_node(index // 8)
+        directories = [node for node in self.nodes if node.entries is not None]
+        return directories[index % len(directories)]
+
     def attempt(self, real: Callable[[Transaction], object], model: Callable[[], Callable[[], None]]) -> None:
         """Run both: the model raises what the real one must raise, or returns what to do when that succeeds."""
         self.now_ns += 1
@@ -138,7 +144,7 @@ class NamespaceMachine(RuleBasedStateMachine):
         kind=st.sampled_from([stat.S_IFREG, stat.S_IFIFO, stat.S_IFLNK, stat.S_IFDIR, stat.S_IFDIR]),
     )  # fmt: skip
     def make(self, parent: int, name: bytes, mode: int, gid: int, kind: int) -> None:
-        directory = self.any_node(parent)
+        directory = self.holder(parent)
         node = Node(Ino(0), kind | mode, gid, names=1, ctime_ns=self.now_ns + 1, mtime_ns=self.now_ns + 1)
 
         def model() -> Callable[[], None]:
@@ -184,7 +190,7 @@ class NamespaceMachine(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 100), parent=st.integers(0, 100), name=NAMES)
     def link(self, index: int, parent: int, name: bytes) -> None:
-        node, directory = self.any_node(index), self.any_node(parent)
+        node, directory = self.any_node(index), self.holder(parent)
 
         def model() -> Callable[[], None]:
             entries = self.entries_for_change(directory)
@@ -205,7 +211,7 @@ class NamespaceMachine(RuleBasedStateMachine):
 
     @rule(parent=st.integers(0, 100), name=NAMES, as_directory=st.booleans())
     def remove(self, parent: int, name: bytes, as_directory: bool) -> None:
-        directory = self.any_node(parent)
+        directory = self.holder(parent)
 
         def model() -> Callable[[], None]:
             if directory.entries is None:
@@ -237,7 +243,7 @@ class NamespaceMachine(RuleBasedStateMachine):
         how=st.sampled_from(["replace", "replace", "exchange", "no_replace"]),
     )  # fmt: skip
     def move(self, parent: int, name: bytes, new_parent: int, new_name: bytes, how: str) -> None:
-        source, target = self.any_node(parent), self.any_node(new_parent)
+        source, target = self.holder(parent), self.holder(new_parent)
 
         def below(node: Node | None, ancestor: Node) -> bool:
             while node is not None and node is not self.root:
@@ -401,4 +407,4 @@ class NamespaceMachine(RuleBasedStateMachine):
 
 
 TestNamespace = NamespaceMachine.TestCase
-TestNamespace.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestNamespace.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

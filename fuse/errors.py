@@ -30,6 +30,7 @@ ERRNO: dict[type[errors.SiltstoneError], int] = {
     errors.TooFewDisks: errno.EIO,
     errors.VolumeBusy: errno.EBUSY,
     errors.VolumeClosed: errno.EIO,
+    errors.Conflict: errno.EAGAIN,
     errors.LogDamaged: errno.EIO,
     errors.FormatInvalid: errno.EIO,
     errors.StripeUnreadable: errno.EIO,

@@ -6,12 +6,11 @@ import errno
 import logging
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pyfuse3
 import trio
 from pyfuse3 import FileNameT, InodeT
-
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from siltstone.core.volume import Volume

@@ -72,7 +72,7 @@ def prepare(mountpoint: str) -> str:
     if mounted is not None and mounted.filesystem_type == FILESYSTEM_TYPE:
         raise Refused(f"cannot mount on {mountpoint}: a Siltstone volume is mounted there already")
     try:
-        is_empty = not any(os.scandir(path))
+        is_empty = not os.listdir(path)
     except OSError as error:
         raise Refused(f"cannot mount on {mountpoint}: {error.strerror}") from error
     if not is_empty:

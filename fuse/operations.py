@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pyfuse3
 from pyfuse3 import (
@@ -30,7 +31,6 @@ from pyfuse3 import (
 )
 
 from siltstone.core.types import Attributes, DirEntry, SetAttributes
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from siltstone.core.volume import Volume

@@ -34,9 +34,10 @@ class RowAllocator:
         return sorted(self._by_start.items())
 
     def is_free(self, start: int, count: int) -> bool:
-        """Whether all these rows, which are before ``fresh``, are free."""
-        assert start >= 0 and start + count <= self.fresh
-        return any(run <= start and start + count <= run + length for run, length in self._by_start.items())
+        """Whether all these rows are free."""
+        assert start >= 0 and count > 0 and start + count <= self.rows
+        end = min(start + count, self.fresh)
+        return start >= end or any(run <= start and end <= run + length for run, length in self._by_start.items())
 
     def take(self, count: int) -> int | None:
         """Take ``count`` neighbouring rows; the first of them, or None when there is no such run."""

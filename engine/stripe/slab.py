@@ -38,7 +38,7 @@ class Backing(enum.IntEnum):
     PRESENT = 0
     PUNCHED = 1
     UNKNOWN = 2
-    """A gap between the stripes found at open: punched or not, nobody noted it."""
+    """Free when the volume was opened: punched before or not, nobody noted it."""
 
 
 class SlabState:
@@ -85,15 +85,16 @@ class SlabState:
         return max(0, self.rows.free - self._backing.count(Backing.PUNCHED))
 
     def free_runs(self, backings: set[Backing]) -> list[tuple[int, int]]:
-        """The free rows that were used and have one of these backings, as (start, length)."""
+        """The free rows that have one of these backings, as (start, length); PRESENT only where they were used, for
+        rows never used are kept for what comes."""
         if not self._backing:
             return self.rows.runs() if Backing.PRESENT in backings else []
         found: list[tuple[int, int]] = []
-        for start, length in self.rows.runs():
+        for start, length in [*self.rows.runs(), (self.rows.fresh, self.rows.rows - self.rows.fresh)]:
             at = start
             for backing, rows in groupby(self._backing[start : start + length]):
                 count = len(list(rows))
-                if backing in backings:
+                if backing in backings and (at < self.rows.fresh or backing != Backing.PRESENT):
                     found.append((at, count))
                 at += count
         return found

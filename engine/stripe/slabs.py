@@ -79,7 +79,7 @@ class Slabs:
         for slab_id, slab in records.items():
             rows = allocator_of(slab.chunk_bytes // ROW_BYTES, taken[slab_id])
             state = self._slabs[slab_id] = SlabState(slab_id, slab, rows, SlabPhase.OPEN, is_recorded=True)
-            for start, length in rows.runs():
+            for start, length in [*rows.runs(), (rows.fresh, rows.rows - rows.fresh)]:
                 state.set_backing(start, length, Backing.UNKNOWN)
             self._index(state)
             self._next_id = SlabId(max(self._next_id, slab_id + 1))
@@ -137,7 +137,7 @@ class Slabs:
         """
         placement = await self._place(size, set(avoid), use_reserve=use_reserve)
         if placement is None and await self.punch_free({Backing.UNKNOWN}):
-            # Nobody knows whether writing a gap found at open takes room. Once punched it does, and the room is free.
+            # Nobody knows whether rows found free at open take room. Once punched they do, and that room is free.
             placement = await self._place(size, set(avoid), use_reserve=use_reserve)
         if placement is None:
             raise NoSpace(
@@ -368,7 +368,7 @@ class Slabs:
         return count
 
     async def punch_free(self, backings: set[Backing]) -> int:
-        """Give back the blocks behind free rows that were used and have one of these backings; raw bytes punched.
+        """Give back the blocks behind free rows that have one of these backings (see ``free_runs``); raw bytes punched.
 
         The rows are held while they are punched, so that nothing is written there meanwhile.
         """

@@ -7,12 +7,19 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siltstone.engine.pool import Pool
+from siltstone.engine.stripe.layout import chunk_name
 from siltstone.engine.stripe.slab import NEXT_PHASES, SlabPhase
+from siltstone.engine.stripe.store import StripeStore
 from siltstone.errors import Corrupt, NoSpace
 from siltstone.limits import KIB, RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES
-from siltstone.types import SlabId
+from siltstone.types import DiskId, SlabId
+from sim.disk import SimDisk
+from sim.fanout import SimFanout
 from sim.faults import FaultKind
+from sim.randomness import SimRandom
 from sim.stripes import StripeRig
+from sim.workers import SimWorkers
 
 CHUNK = 128 * KIB
 
@@ -136,6 +143,60 @@ def test_whichever_operation_of_a_write_fails_the_stripe_is_durable(kind: FaultK
     assert number > (2 if kind in (FaultKind.LOST, FaultKind.MISDIRECTED) else 16), "the faults did strike"
 
 
+def test_a_slab_that_cannot_be_made_whole_leaves_no_files() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 4, chunk_bytes=CHUNK)
+        rig.disks[2].fail_full("create", "slab/")
+        rig.disks[3].fail("create", "slab/")
+        for _ in range(8):
+            await rig.write(CHUNK)
+        assert rig.disks[2].faults[0].fired and rig.disks[3].faults[0].fired
+        for disk in rig.disks:
+            assert set(disk.names) == rig.chunk_names(disk.disk_id)
+
+    trio.run(main)
+
+
+def test_a_slab_that_failed_a_write_is_tried_last_and_trusted_again_when_it_takes_one() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=5 * CHUNK)
+        first = await rig.write(1000)
+        rig.disks[0].fail("write", chunk_name(first.slab_id, first.slab.disks.index(DiskId(0))))
+        second = await rig.write(1000)
+        assert second.slab_id != first.slab_id
+        assert rig.store.space().suspect_slabs == 1
+        third = await rig.write(CHUNK // 2)
+        assert third.slab_id == second.slab_id
+        while rig.store.space().suspect_slabs:
+            last = await rig.write(CHUNK // 2)
+        assert last.slab_id == first.slab_id, "when nothing else has room"
+        await rig.check_all()
+
+    trio.run(main)
+
+
+def test_disks_on_one_device_share_its_room() -> None:
+    async def main() -> None:
+        capacity = 20 * CHUNK
+        disks = [SimDisk(DiskId(index), capacity_bytes=capacity, device=7) for index in range(3)]
+        pool = Pool(disks, SimFanout(), SimRandom(0))
+        store = StripeStore(pool, data_units=2, parity_units=1, chunk_bytes=CHUNK, workers=SimWorkers())
+        await pool.probe()
+        assert store.space().usable_total_bytes == capacity * 2 // 3
+        assert store.space().usable_free_bytes == (capacity - 3 * RESERVE_CHUNKS * CHUNK) * 2 // 3
+        await store.write([bytes(1000)], 1000)
+        await store.write([bytes(CHUNK)], CHUNK)
+        for disk in disks:  # just too little for three more chunks
+            disk.capacity_bytes = disk.used_bytes + 3 * RESERVE_CHUNKS * CHUNK + 3 * CHUNK - 1
+        with pytest.raises(NoSpace):
+            await store.write([bytes(CHUNK)], CHUNK)
+        for disk in disks:
+            disk.capacity_bytes += 1
+        await store.write([bytes(CHUNK)], CHUNK)
+
+    trio.run(main)
+
+
 def test_a_write_in_which_m_disks_vanish_goes_to_the_others() -> None:
     async def main() -> None:
         rig = StripeRig(4, 2, 6, chunk_bytes=CHUNK)
@@ -154,13 +215,15 @@ def test_a_write_in_which_m_disks_vanish_goes_to_the_others() -> None:
 def test_strays_of_a_crash_are_deleted_and_nothing_else() -> None:
     async def main() -> None:
         rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
-        await rig.write(50_000)
+        written = await rig.write(50_000)
         for disk in rig.disks:
             await disk.create("slab/0000ffff.1", CHUNK)
             await disk.create("slab/not-ours", 4096)
+        moved = chunk_name(written.slab_id, written.slab.disks.index(DiskId(0)))
+        await rig.disks[1].create(moved, CHUNK)
         names = [entry.name for entry in await rig.disks[0].list("slab/")]
         store = rig.reopened()
-        assert await store.collect_strays() == 3
+        assert await store.collect_strays() == 4
         assert [entry.name for entry in await rig.disks[0].list("slab/")] == [
             name for name in names if name != "slab/0000ffff.1"
         ]
@@ -269,18 +332,24 @@ def test_punched_rows_are_not_written_into_the_reserve() -> None:
     trio.run(main)
 
 
-def test_gaps_found_at_open_can_be_written_when_the_pool_is_full() -> None:
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("is_punched", [False, True])
+def test_rows_found_free_at_open_can_be_written_when_the_pool_is_full(first: int, is_punched: bool) -> None:
     async def main() -> None:
         rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
         with pytest.raises(NoSpace):
             while True:
                 await rig.write(CHUNK)
-        for stripe_id in sorted(rig.live)[:4]:
+        for stripe_id in sorted(rig.live)[first : first + 4]:
             rig.release(stripe_id)
+        if is_punched:
+            await rig.store.punch_released()
         rig.store = rig.reopened()
         for _ in range(4):
             await rig.write(CHUNK)
         await rig.check_all()
+        for disk in rig.disks:
+            assert (await disk.space()).free_bytes >= RESERVE_CHUNKS * CHUNK
 
     trio.run(main)
 

@@ -108,6 +108,7 @@ def test_with_fewer_disks_stripes_are_narrower_with_the_same_parity(down: int, s
         written = await rig.write(size)
         assert (written.slab.data_units, written.slab.parity_units) == (4 - down, 2)
         assert all(disk_id >= down for disk_id in written.slab.disks)
+        assert rig.store.statistics().failed_writes == 0
         del rig.live[min(rig.live)]
         for index in (down, down + 1):
             rig.disks[index].disappear()

@@ -114,20 +114,24 @@ async def open_volume(
     stripes.load(space.slabs(store), space.stripes(store))
     await stripes.collect_strays()
     volume = _assemble(config, pool, store, log, stripes, clock, random)
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         await nursery.start(store.run)
         await _start(nursery, config, volume)
         try:
             yield volume
-        except BaseException:
+        except BaseException as error:
             # Whoever used the volume broke off: nothing more is written, and the next opening recovers.
-            nursery.cancel_scope.cancel()
-            raise
-        with trio.CancelScope(shield=True):
-            await volume.sync()
-            await store.checkpoint()
-            nursery.cancel_scope.cancel()
+            failure = error
+        else:
+            with trio.CancelScope(shield=True):
+                await volume.sync()
+                await store.checkpoint()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        # Raised out here, the user's own error does not arrive in a group of the background tasks'.
+        raise failure
     with trio.CancelScope(shield=True):
         await log.close()
 

@@ -10,13 +10,13 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
 from siltstone.core.volume import Volume
 from siltstone.limits import KIB, MIB
+from siltstone.types import DiskId
 from sim.backing import SimBacking
 from sim.clock import SimClock
 from sim.disk import SimDisk
 from sim.fanout import SimFanout
 from sim.randomness import SimRandom
 from sim.workers import SimWorkers
-from siltstone.types import DiskId
 
 
 def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int = 2) -> VolumeConfig:
@@ -43,7 +43,7 @@ class SimVolume:
         self.random = SimRandom(seed)
         self.clock = SimClock()
         self.disks = [
-            SimDisk(DiskId(disk.disk_id), capacity_bytes=capacity_bytes, cache_random=SimRandom(seed + disk.disk_id + 1))
+            SimDisk(DiskId(disk.disk_id), capacity_bytes=capacity_bytes, cache_random=SimRandom(seed + disk.disk_id))
             for disk in config.disks
         ]
         self.backing = SimBacking()
@@ -83,4 +83,3 @@ class SimVolume:
         for disk in self.disks:
             disk.crash(self.random)
             disk.reopen()
-        self.backing = self.backing.crashed()

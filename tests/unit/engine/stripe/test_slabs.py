@@ -186,8 +186,8 @@ def test_disks_on_one_device_share_its_room() -> None:
         assert store.space().usable_free_bytes == (capacity - 3 * RESERVE_CHUNKS * CHUNK) * 2 // 3
         await store.write([bytes(1000)], 1000)
         await store.write([bytes(CHUNK)], CHUNK)
-        for disk in disks:  # just too little for three more chunks
-            disk.capacity_bytes = disk.used_bytes + 3 * RESERVE_CHUNKS * CHUNK + 3 * CHUNK - 1
+        for disk in disks:  # just too little for two more chunks, the narrowest slab
+            disk.capacity_bytes = disk.used_bytes + 3 * RESERVE_CHUNKS * CHUNK + 2 * CHUNK - 1
         with pytest.raises(NoSpace):
             await store.write([bytes(CHUNK)], CHUNK)
         for disk in disks:

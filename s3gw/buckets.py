@@ -22,7 +22,7 @@ async def list_buckets(request: Request) -> Reply:
     """ListBuckets: the sender's own, by name, in pages if the client asks."""
     prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
     limit = request.number("max-buckets", 10_000, largest=10_000)
-    own = sorted((info for info in request.objects.list_buckets() if request.owns(info)), key=lambda info: info.name)
+    own = sorted((info for info in request.store.list_buckets() if request.owns(info)), key=lambda info: info.name)
     found = [info for info in own if info.name.startswith(prefix) and info.name > token]
     page: list[Element] = [
         (
@@ -67,9 +67,9 @@ async def create_bucket(request: Request) -> Reply:
                 "was sent to.",
             )
     try:
-        await request.objects.create_bucket(name, owner=request.identity.owner)
+        await request.store.create_bucket(name, owner=request.identity.owner)
     except AlreadyExists:
-        if not request.owns(request.objects.bucket(name)):
+        if not request.owns(request.store.bucket(name)):
             raise S3Error("BucketAlreadyExists", BucketName=name) from None
         if request.region != DEFAULT_REGION:
             raise S3Error("BucketAlreadyOwnedByYou", BucketName=name) from None
@@ -79,7 +79,7 @@ async def create_bucket(request: Request) -> Reply:
 async def delete_bucket(request: Request) -> Reply:
     """DeleteBucket."""
     bucket = request.bucket()
-    await request.objects.delete_bucket(bucket.name)
+    await request.store.delete_bucket(bucket.name)
     return Reply(204)
 
 
@@ -113,7 +113,7 @@ async def get_bucket_acl(request: Request) -> Reply:
 async def get_object_acl(request: Request) -> Reply:
     """GetObjectAcl: an object belongs to the owner of its bucket."""
     bucket = request.bucket()
-    await request.objects.head(bucket.name, request.key)
+    await request.store.head(bucket.name, request.key)
     return _acl(request, bucket)
 
 

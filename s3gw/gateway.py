@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from siltstone.errors import SiltstoneError
 from siltstone.ports import Clock, Workers
-from siltstone.s3gw import buckets, listing, multipart
-from siltstone.s3gw import objects as object_handlers
+from siltstone.s3gw import buckets, listing, multipart, objects
 from siltstone.s3gw.body import Framing, payload_of
 from siltstone.s3gw.connection import ConnectionLost
 from siltstone.s3gw.dates import SECOND_NS, http_date
@@ -19,7 +18,7 @@ from siltstone.s3gw.reply import Header, Reply
 from siltstone.s3gw.request import Request
 from siltstone.s3gw.router import Operation, route, target_of
 from siltstone.s3gw.sigv4 import Lookup, Message, Verifier, split_query
-from siltstone.s3gw.store import Objects, Uploads
+from siltstone.s3gw.store import Store
 
 log = logging.getLogger("siltstone.s3gw")
 
@@ -36,12 +35,12 @@ HANDLERS: dict[Operation, Handler] = {
     Operation.LIST_OBJECTS: listing.list_objects,
     Operation.LIST_OBJECTS_V2: listing.list_objects_v2,
     Operation.LIST_MULTIPART_UPLOADS: multipart.list_multipart_uploads,
-    Operation.DELETE_OBJECTS: object_handlers.delete_objects,
-    Operation.GET_OBJECT: object_handlers.get_object,
-    Operation.HEAD_OBJECT: object_handlers.head_object,
-    Operation.PUT_OBJECT: object_handlers.put_object,
-    Operation.COPY_OBJECT: object_handlers.copy_object,
-    Operation.DELETE_OBJECT: object_handlers.delete_object,
+    Operation.DELETE_OBJECTS: objects.delete_objects,
+    Operation.GET_OBJECT: objects.get_object,
+    Operation.HEAD_OBJECT: objects.head_object,
+    Operation.PUT_OBJECT: objects.put_object,
+    Operation.COPY_OBJECT: objects.copy_object,
+    Operation.DELETE_OBJECT: objects.delete_object,
     Operation.GET_OBJECT_ACL: buckets.get_object_acl,
     Operation.CREATE_MULTIPART_UPLOAD: multipart.create_multipart_upload,
     Operation.UPLOAD_PART: multipart.upload_part,
@@ -58,8 +57,7 @@ class Gateway:
 
     def __init__(
         self,
-        objects: Objects,
-        uploads: Uploads,
+        store: Store,
         lookup: Lookup,
         *,
         clock: Clock,
@@ -67,8 +65,7 @@ class Gateway:
         region: str,
         domain: str,
     ) -> None:
-        self._objects = objects
-        self._uploads = uploads
+        self._store = store
         self._verifier = Verifier(lookup, region)
         self._clock = clock
         self._workers = workers
@@ -122,8 +119,7 @@ class Gateway:
         body = payload_of(head, framing, verified)
         return await handler(
             Request(
-                self._objects,
-                self._uploads,
+                self._store,
                 self._workers,
                 verified.identity,
                 self._region,

@@ -75,7 +75,7 @@ async def _page(request: Request, bucket: str, delimiter: bytes, start_after: by
     if limit == 0:
         return Listing([], [], False, start_after)
     prefix = raw(request.query.get("prefix", ""))
-    return await request.objects.list_keys(
+    return await request.store.list_keys(
         bucket, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=limit
     )
 

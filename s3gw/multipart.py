@@ -62,7 +62,7 @@ async def create_multipart_upload(request: Request) -> Reply:
             f"valid types: [{', '.join(ALGORITHMS)}]",
         )
     kind = upload_type(algorithm, headers.get("x-amz-checksum-type", "").upper())
-    upload_id = await request.uploads.create_upload(
+    upload_id = await request.store.create_upload(
         bucket.name,
         request.key,
         owner=request.identity.owner,
@@ -83,7 +83,7 @@ async def create_multipart_upload(request: Request) -> Reply:
 
 def _upload(request: Request) -> UploadInfo:
     """The upload that the request names, in a bucket of the sender. Raises NoSuchUpload."""
-    return request.uploads.upload(request.bucket().name, request.key, request.query["uploadId"])
+    return request.store.upload(request.bucket().name, request.key, request.query["uploadId"])
 
 
 async def upload_part(request: Request) -> Reply:
@@ -98,7 +98,7 @@ async def upload_part(request: Request) -> Reply:
             f"Checksum Type mismatch occurred, expected checksum Type: {upload.checksum_algorithm.lower()}, actual "
             f"checksum Type: {expected.algorithm.lower()}",
         )
-    writer = request.uploads.begin_part(request.target.bucket, request.key, upload.upload_id, number)
+    writer = request.store.begin_part(request.target.bucket, request.key, upload.upload_id, number)
     try:
         digests, _ = await receive_checked(request, writer, expected)
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
@@ -118,10 +118,10 @@ async def upload_part_copy(request: Request) -> Reply:
     text = request.headers.get("x-amz-copy-source-range")
     wanted: tuple[int, int] | None = None
     if text is not None:
-        info = await request.objects.head(source.bucket, source.key)
+        info = await request.store.head(source.bucket, source.key)
         start, end = parse_copy_range(text, info.size)
         wanted = (start, end - 1)
-    part = await request.uploads.copy_part(
+    part = await request.store.copy_part(
         source.bucket,
         source.key,
         wanted,
@@ -138,7 +138,7 @@ async def upload_part_copy(request: Request) -> Reply:
 async def abort_multipart_upload(request: Request) -> Reply:
     """AbortMultipartUpload."""
     upload = _upload(request)
-    await request.uploads.abort_upload(request.target.bucket, request.key, upload.upload_id)
+    await request.store.abort_upload(request.target.bucket, request.key, upload.upload_id)
     return Reply(204)
 
 
@@ -158,7 +158,7 @@ async def complete_multipart_upload(request: Request) -> Reply:
         info = await _completed_before(request, parts)
     else:
         checksums, kind = _final_checksums(request, upload, parts)
-        info = await request.uploads.complete_upload(
+        info = await request.store.complete_upload(
             bucket.name,
             request.key,
             upload.upload_id,
@@ -200,7 +200,7 @@ async def _completed_before(request: Request, parts: Sequence[CompletePart]) -> 
     """The object of the key if these parts made it; otherwise raises NoSuchUpload."""
     try:
         digest = hashlib.md5(b"".join(bytes.fromhex(part.etag) for part in parts), usedforsecurity=False)
-        info = await request.objects.head(request.target.bucket, request.key)
+        info = await request.store.head(request.target.bucket, request.key)
     except (ValueError, NotFound):
         raise S3Error("NoSuchUpload", UploadId=request.query["uploadId"]) from None
     if info.etag != f"{digest.hexdigest()}-{len(parts)}":
@@ -241,7 +241,7 @@ def _uploaded_parts(request: Request, upload: UploadInfo) -> dict[int, PartInfo]
     found: dict[int, PartInfo] = {}
     after, is_truncated = 0, True
     while is_truncated:
-        page, is_truncated = request.uploads.list_parts(
+        page, is_truncated = request.store.list_parts(
             request.target.bucket, request.key, upload.upload_id, after=after, limit=PAGE_MAX
         )
         found.update((part.number, part) for part in page)
@@ -261,7 +261,7 @@ async def list_parts(request: Request) -> Reply:
     page: list[PartInfo] = []
     is_truncated = False
     if limit:
-        page, is_truncated = request.uploads.list_parts(
+        page, is_truncated = request.store.list_parts(
             request.target.bucket, request.key, upload.upload_id, after=after, limit=limit
         )
     children: list[Element] = [
@@ -298,7 +298,7 @@ async def list_multipart_uploads(request: Request) -> Reply:
     prefix, delimiter = raw(query.get("prefix", "")), raw(query.get("delimiter", ""))
     key_marker = raw(query.get("key-marker", ""))
     id_marker = query.get("upload-id-marker", "") if key_marker else ""
-    found = request.uploads.list_uploads(
+    found = request.store.list_uploads(
         bucket.name,
         prefix=prefix,
         delimiter=delimiter,

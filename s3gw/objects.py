@@ -54,7 +54,7 @@ async def put_object(request: Request) -> Reply:
     refuse_what_is_not_there(headers)
     expected = expectation(headers)
     kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
-    writer = request.objects.begin_put(bucket.name, request.key, size_hint=request.body.size)
+    writer = request.store.begin_put(bucket.name, request.key, size_hint=request.body.size)
     try:
         digests, _ = await receive_checked(request, writer, expected)
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
@@ -120,7 +120,7 @@ async def copy_object(request: Request) -> Reply:
     attributes = None
     if directive == "REPLACE":
         attributes, source_conditions = await _replaced_attributes(request, source_conditions)
-    info = await request.objects.copy(
+    info = await request.store.copy(
         source.bucket,
         source.key,
         bucket.name,
@@ -136,7 +136,7 @@ async def copy_object(request: Request) -> Reply:
 async def _replaced_attributes(request: Request, wanted: Conditions) -> tuple[PutAttributes, Conditions]:
     """The source's digests with the request's headers and metadata, and conditions that hold the source to them."""
     source = copy_source(request)
-    info = await request.objects.head(source.bucket, source.key)
+    info = await request.store.head(source.bucket, source.key)
     wanted.check(info)
     attributes = PutAttributes(
         etag=info.etag,
@@ -168,7 +168,7 @@ async def get_object(request: Request) -> Reply:
     bucket = request.bucket()
     _check_version(request.query)
     overrides = _overrides(request)
-    reader = await request.objects.open(bucket.name, request.key)
+    reader = await request.store.open(bucket.name, request.key)
     stream = None
     try:
         info = reader.info
@@ -194,7 +194,7 @@ async def head_object(request: Request) -> Reply:
     bucket = request.bucket()
     _check_version(request.query)
     overrides = _overrides(request)
-    info = await request.objects.head(bucket.name, request.key)
+    info = await request.store.head(bucket.name, request.key)
     if _is_unchanged(request.headers, info):
         return Reply(304, _validators(info))
     selection = _select(request, info)
@@ -312,7 +312,7 @@ async def delete_object(request: Request) -> Reply:
     bucket = request.bucket()
     refuse_what_is_not_there(request.headers)
     _check_version(request.query)
-    await request.objects.delete(bucket.name, request.key, write_conditions(request.headers))
+    await request.store.delete(bucket.name, request.key, write_conditions(request.headers))
     return Reply(204)
 
 
@@ -364,7 +364,7 @@ async def _delete_one(request: Request, bucket: str, delete: _Delete) -> None:
     if delete.version not in (None, "", "null"):
         raise S3Error("NoSuchVersion")
     etag = None if delete.etag is None else delete.etag.strip('"')
-    await request.objects.delete(bucket, delete.key.encode("utf-8", "surrogatepass"), Conditions(if_match=etag))
+    await request.store.delete(bucket, delete.key.encode("utf-8", "surrogatepass"), Conditions(if_match=etag))
 
 
 def _delete_results(deletes: list[_Delete], errors: list[S3Error | None], quiet: bool) -> list[Element]:

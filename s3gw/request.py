@@ -15,7 +15,7 @@ from siltstone.s3gw.dates import parse_http_date
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.router import Target, parse_copy_source
 from siltstone.s3gw.sigv4 import Identity
-from siltstone.s3gw.store import Objects, Uploads
+from siltstone.s3gw.store import Store
 from siltstone.s3gw.xml import Node, parse
 
 DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
@@ -55,8 +55,7 @@ class Request(NamedTuple):
     """One request. ``target`` is decoded; ``query`` has decoded values; ``payload`` is what the signature says of the
     body (see sigv4.Verified)."""
 
-    objects: Objects
-    uploads: Uploads
+    store: Store
     workers: Workers
     identity: Identity
     region: str
@@ -77,7 +76,7 @@ class Request(NamedTuple):
 
     def bucket_named(self, name: str) -> BucketInfo:
         """A bucket that the sender may use; one without an owner record belongs to everybody with a key."""
-        info = self.objects.bucket(name)
+        info = self.store.bucket(name)
         if not self.owns(info):
             raise S3Error("AccessDenied")
         return info

@@ -14,7 +14,7 @@ from siltstone.ports import Clock, Workers
 from siltstone.s3gw.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
 from siltstone.s3gw.gateway import Gateway
 from siltstone.s3gw.sigv4 import Lookup
-from siltstone.s3gw.store import Objects, Uploads
+from siltstone.s3gw.store import Store
 
 log = logging.getLogger("siltstone.s3gw")
 
@@ -30,8 +30,7 @@ _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 async def serve_s3(
-    objects: Objects,
-    uploads: Uploads,
+    store: Store,
     lookup: Lookup,
     *,
     host: str,
@@ -49,7 +48,7 @@ async def serve_s3(
     When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get
     ``grace_seconds``. Raises Refused when the address cannot be listened at.
     """
-    gateway = Gateway(objects, uploads, lookup, clock=clock, workers=workers, region=region, domain=domain)
+    gateway = Gateway(store, lookup, clock=clock, workers=workers, region=region, domain=domain)
     listeners = await _listen(host, port)
     door = _Door(gateway, timeouts)
     try:

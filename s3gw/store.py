@@ -1,7 +1,6 @@
-"""What the door needs of the core: two ports, so that handlers are tested against a store in memory.
+"""What the door needs of the core: a port, so that handlers are tested against a store in memory.
 
-``siltstone.core.objects.ObjectStore`` and ``siltstone.core.uploads.Uploads`` are the real ones; their documentation
-holds.
+``siltstone.core.object_store.ObjectStore`` is the real one; its documentation holds.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ class ObjectReader(Protocol):
         """Let go of it."""
 
 
-class Objects(Protocol):
-    """Buckets and objects."""
+class Store(Protocol):
+    """Buckets, objects and multipart uploads."""
 
     async def create_bucket(self, name: str, *, owner: str) -> BucketInfo: ...
     async def delete_bucket(self, name: str) -> None: ...
@@ -85,11 +84,6 @@ class Objects(Protocol):
     async def list_keys(
         self, bucket: str, *, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
     ) -> Listing: ...
-
-
-class Uploads(Protocol):
-    """Multipart uploads."""
-
     async def create_upload(
         self,
         bucket: str,

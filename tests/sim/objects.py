@@ -1,4 +1,4 @@
-"""Buckets, objects and uploads in memory: the ports of ``siltstone.s3gw.store``, for tests of the door alone.
+"""Buckets, objects and uploads in memory: the port of ``siltstone.s3gw.store``, for tests of the door alone.
 
 Rules that the door relies on are kept (conditions, owners, part checks, versions that readers hold); directories are
 not: a key is a string of bytes.
@@ -293,16 +293,16 @@ class SimObjects:
         )
 
 
-class SimUploads:
-    """Multipart uploads beside a SimObjects."""
+class SimStore(SimObjects):
+    """Multipart uploads, too."""
 
-    def __init__(self, objects: SimObjects) -> None:
-        self._objects = objects
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        super().__init__(now_ns)
         self.uploads: dict[str, SimUpload] = {}
         self._serial = 0
 
-    def _find(self, bucket: str, key: bytes, upload_id: str) -> SimUpload:
-        self._objects.find(bucket)
+    def _find_upload(self, bucket: str, key: bytes, upload_id: str) -> SimUpload:
+        self.find(bucket)
         found = self.uploads.get(upload_id)
         if found is None or found.bucket != bucket or found.info.key != key:
             raise NoSuchUpload(upload_id)
@@ -321,14 +321,14 @@ class SimUploads:
     ) -> str:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
-        self._objects.find(bucket)
+        self.find(bucket)
         self._serial += 1
         upload_id = f"{self._serial:032x}"
         info = UploadInfo(
             key=key,
             upload_id=upload_id,
             owner=owner,
-            created_ns=self._objects.now_ns(),
+            created_ns=self.now_ns(),
             headers=headers,
             metadata=metadata,
             checksum_algorithm=checksum_algorithm,
@@ -339,11 +339,11 @@ class SimUploads:
 
     def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
         """See Uploads."""
-        return self._find(bucket, key, upload_id).info
+        return self._find_upload(bucket, key, upload_id).info
 
     def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> SimPartWriter:
         """See Uploads."""
-        return SimPartWriter(self._objects, self._find(bucket, key, upload_id), number)
+        return SimPartWriter(self, self._find_upload(bucket, key, upload_id), number)
 
     async def copy_part(
         self,
@@ -358,12 +358,12 @@ class SimUploads:
     ) -> PartInfo:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
-        upload = self._find(bucket, key, upload_id)
-        source, data = self._objects.get(source_bucket, source_key)
+        upload = self._find_upload(bucket, key, upload_id)
+        source, data = self.get(source_bucket, source_key)
         source_conditions.check(source)
         if source_range is not None:
             data = data[source_range[0] : source_range[1] + 1]
-        info = PartInfo(number, len(data), hashlib.md5(data).hexdigest(), self._objects.now_ns(), {})
+        info = PartInfo(number, len(data), hashlib.md5(data).hexdigest(), self.now_ns(), {})
         upload.parts[number] = (info, data)
         return info
 
@@ -371,7 +371,7 @@ class SimUploads:
         self, bucket: str, key: bytes, upload_id: str, *, after: int, limit: int
     ) -> tuple[list[PartInfo], bool]:
         """See Uploads."""
-        parts = self._find(bucket, key, upload_id).parts
+        parts = self._find_upload(bucket, key, upload_id).parts
         numbers = sorted(number for number in parts if number > after)
         return [parts[number][0] for number in numbers[:limit]], len(numbers) > limit
 
@@ -379,7 +379,7 @@ class SimUploads:
         self, bucket: str, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_upload: str, limit: int
     ) -> UploadListing:
         """See Uploads; without delimiter only."""
-        self._objects.find(bucket)
+        self.find(bucket)
         assert not delimiter
         found = sorted(
             (upload.info for upload in self.uploads.values() if upload.bucket == bucket),
@@ -401,7 +401,7 @@ class SimUploads:
     ) -> ObjectInfo:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
-        upload = self._find(bucket, key, upload_id)
+        upload = self._find_upload(bucket, key, upload_id)
         numbers = [part.number for part in parts]
         if numbers != sorted(set(numbers)):
             raise InvalidPartOrder("order")
@@ -425,14 +425,14 @@ class SimUploads:
             part_sizes=tuple(info.size for info, _ in found),
             part_numbers=tuple(numbers),
         )
-        info = self._objects.put(bucket, key, b"".join(data for _, data in found), attributes, conditions)
+        info = self.put(bucket, key, b"".join(data for _, data in found), attributes, conditions)
         del self.uploads[upload_id]
         return info
 
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
-        self._find(bucket, key, upload_id)
+        self._find_upload(bucket, key, upload_id)
         del self.uploads[upload_id]
 
 

@@ -17,7 +17,7 @@ from siltstone.s3gw.dates import iso_date
 from siltstone.s3gw.gateway import Gateway
 from siltstone.s3gw.sigv4 import Verified, sign, signing_key
 from siltstone.s3gw.xml import Node, parse
-from sim.objects import SimObjects, SimUploads
+from sim.objects import SimStore
 
 T = TypeVar("T")
 
@@ -216,8 +216,7 @@ class Client:
 class Door:
     """A gateway over a store in memory, and how to connect to it."""
 
-    store: SimObjects
-    uploads: SimUploads
+    store: SimStore
     clock: FixedClock
     gateway: Gateway
     nursery: trio.Nursery
@@ -247,11 +246,9 @@ async def open_door(
 ) -> AsyncIterator[tuple[Door, Client]]:
     """A door with a bucket ``bucket`` of MAIN, and a client of it."""
     clock = FixedClock()
-    store = SimObjects(clock.now_ns)
-    uploads = SimUploads(store)
+    store = SimStore(clock.now_ns)
     gateway = Gateway(
         store,
-        uploads,
         KEYS.get,
         clock=clock,
         workers=InlineWorkers(),
@@ -259,7 +256,7 @@ async def open_door(
         domain=domain,
     )
     async with trio.open_nursery() as nursery:
-        door = Door(store, uploads, clock, gateway, nursery, timeouts)
+        door = Door(store, clock, gateway, nursery, timeouts)
         await store.create_bucket("bucket", owner=MAIN.owner)
         client = await door.connect()
         yield door, client

@@ -1,0 +1,52 @@
+"""Operations on several local disks side by side, with one wakeup of the caller.
+
+The jobs go straight into the disks' lanes: a task for each, or a hop through trio's threads, costs twice the time of
+a durable write of 4 KiB (measured: 560-740 us against 280-310).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from siltstone.engine.disk.completion import Completion
+from siltstone.engine.disk.local import LocalDisk
+from siltstone.errors import DiskError
+from siltstone.ports import DiskRead, DiskWrite, Lane
+
+
+class LocalFanout:
+    """The Fanout port for LocalDisks. Cancelled before anything has begun, or not at all."""
+
+    async def write_durable(self, writes: Sequence[DiskWrite], lane: Lane) -> list[DiskError | None]:
+        """Write and flush each; None or the error of each, in order. The buffers must not change meanwhile."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not writes:
+            return []
+        completion: Completion[DiskError | BaseException | None] = Completion(len(writes), None)
+        for index, (disk, name, offset, buffers) in enumerate(writes):
+            assert isinstance(disk, LocalDisk)
+            disk.submit_write(completion, index, name, offset, buffers, lane)
+        results: list[DiskError | None] = []
+        for result in await completion.wait():
+            if result is not None and not isinstance(result, DiskError):
+                raise result
+            results.append(result)
+        return results
+
+    async def read(self, reads: Sequence[DiskRead], lane: Lane) -> list[bytes | DiskError]:
+        """Read each; the bytes or the error of each, in order. Reads have threads of their own in either lane."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not reads:
+            return []
+        completion: Completion[bytes | DiskError | BaseException] = Completion(len(reads), b"")
+        for index, (disk, name, offset, size) in enumerate(reads):
+            assert isinstance(disk, LocalDisk)
+            disk.submit_read(completion, index, name, offset, size)
+        results: list[bytes | DiskError] = []
+        for result in await completion.wait():
+            if not isinstance(result, bytes | DiskError):
+                raise result
+            results.append(result)
+        return results

@@ -1,0 +1,339 @@
+"""A disk that is a directory of this machine: the Disk port over blocking calls in three standing threads.
+
+One thread writes and flushes for the log, one for everything else that changes something, one reads: an append does not
+wait behind a stripe, nor a read behind a flush. What is in the page cache is read in the loop, without a thread.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import trio
+
+from siltstone.engine.disk.completion import Completion
+from siltstone.engine.disk.directory import LOST_AND_FOUND, DiskDirectory, check_name
+from siltstone.engine.disk.lane import DiskLane
+from siltstone.engine.disk.open_files import OpenFile
+from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
+from siltstone.errors import ConfigInvalid, DiskError
+from siltstone.ports import DiskSpace, FileEntry, Lane
+from siltstone.types import Buffer, DiskId
+
+T = TypeVar("T")
+
+_SMALL_READ_BYTES = 16 * 1024
+"""Up to here copying what was read is cheaper than reading around the copy."""
+
+
+class LocalDisk:
+    """The Disk port over a directory that ``format_disk`` made. ``uuid``: the disk's own, 16 bytes.
+
+    The directory is opened by the first operation. No method is cancelled once a thread has begun with it.
+    """
+
+    def __init__(self, disk_id: DiskId, path: str | os.PathLike[str], uuid: bytes, bytes_max: int = 0) -> None:
+        self._directory = DiskDirectory(disk_id, os.path.abspath(path), uuid, bytes_max)
+        flush = self._directory.flush
+        self._log = DiskLane(f"disk-{disk_id}-log", flush)
+        self._bulk = DiskLane(f"disk-{disk_id}-bulk", flush)
+        self._reader = DiskLane(f"disk-{disk_id}-read", flush)
+        self._is_closed = False
+
+    @property
+    def disk_id(self) -> DiskId:
+        """The slot of this disk in its volume."""
+        return self._directory.disk_id
+
+    @property
+    def path(self) -> str:
+        """The directory, for messages."""
+        return self._directory.path
+
+    # --- the port ---------------------------------------------------------------------------------------------------
+
+    async def create(self, name: str, size: int) -> None:
+        """Make a file of zeros, its room reserved; durable on return."""
+        assert size >= 0
+        check_name(name)
+        await self._call(self._bulk, "create", name, lambda: self._directory.create(name, size))
+
+    async def delete(self, name: str) -> None:
+        """Remove a file; after a crash it may be back."""
+        check_name(name)
+        await self._call(self._bulk, "delete", name, lambda: self._directory.delete(name))
+
+    async def rename(self, source: str, target: str) -> None:
+        """Give a file another name; durable on return."""
+        check_name(source)
+        check_name(target)
+        await self._call(self._bulk, "rename", source, lambda: self._directory.rename(source, target))
+
+    async def list(self, prefix: str) -> list[FileEntry]:
+        """Files whose name starts so, sorted."""
+        if prefix.strip("/"):
+            check_name(prefix.rstrip("/"))
+        return await self._call(self._reader, "list", prefix, lambda: self._directory.list(prefix))
+
+    def read_nowait(self, name: str, offset: int, size: int) -> bytes | None:
+        """The bytes if the page cache has all of them and the file is open, otherwise None."""
+        check_name(name)
+        assert offset >= 0 and size >= 0
+        files = self._directory.files
+        file = files.pin(name)
+        if file is None:
+            return None
+        try:
+            return _read_cached(file.fd, offset, size)
+        except OSError:
+            return None
+        finally:
+            files.unpin(file)
+
+    async def read(self, name: str, offset: int, size: int) -> bytes:
+        """Exactly ``size`` bytes."""
+        await self._begin()
+        completion: Completion[bytes | DiskError | BaseException] = Completion(1, b"")
+        self.submit_read(completion, 0, name, offset, size)
+        (result,) = await completion.wait()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    async def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write the buffers one after the other, without joining them. Not durable yet."""
+        check_name(name)
+        assert offset >= 0
+        await self._call(self._bulk, "write", name, lambda: self._write(name, offset, buffers))
+
+    async def flush(self, name: str) -> None:
+        """Make durable what was written to the file before."""
+        await self._begin()
+        completion: Completion[DiskError | BaseException | None] = Completion(1, None)
+        check_name(name)
+        self._bulk.submit(DurableWrite(self._directory, completion, 0, name, 0, (), "flush"))
+        (error,) = await completion.wait()
+        if error is not None:
+            raise error
+
+    async def punch(self, name: str, offset: int, size: int) -> None:
+        """Give back the room of a range; it reads as zeros. Not durable before a flush."""
+        check_name(name)
+        assert offset >= 0 and size >= 0
+        await self._call(self._bulk, "punch", name, lambda: self._directory.punch(name, offset, size))
+
+    async def replace(self, name: str, data: Buffer) -> None:
+        """Write a small file whole; durable on return."""
+        check_name(name)
+        await self._call(self._bulk, "replace", name, lambda: self._directory.replace(name, data))
+
+    async def space(self) -> DiskSpace:
+        """Room now."""
+        return await self._call(self._reader, "space", "", self._directory.space)
+
+    async def probe(self) -> None:
+        """Look whether the directory is there and is the disk; opens it again if it had gone."""
+        await self._call(self._reader, "probe", "", self._directory.probe)
+
+    async def close(self) -> None:
+        """Wait for what is under way, then let go of files and threads."""
+        if self._is_closed:
+            return
+        with trio.CancelScope(shield=True):
+            for lane in (self._log, self._bulk, self._reader):
+                if lane.is_started:
+                    await self._call(lane, "close", "", lambda: None)
+                    lane.stop()
+        self._is_closed = True
+        self._directory.lose("it was closed")
+
+    # --- for LocalFanout ---------------------------------------------------------------------------------------------
+
+    def submit_write(
+        self,
+        completion: Completion[DiskError | BaseException | None],
+        index: int,
+        name: str,
+        offset: int,
+        buffers: Sequence[Buffer],
+        lane: Lane,
+    ) -> None:
+        """Start a write and flush that finishes ``index`` of the completion."""
+        check_name(name)
+        assert offset >= 0
+        assert not self._is_closed
+        job = DurableWrite(self._directory, completion, index, name, offset, buffers, "write")
+        (self._log if lane is Lane.LOG else self._bulk).submit(job)
+
+    def submit_read(
+        self, completion: Completion[bytes | DiskError | BaseException], index: int, name: str, offset: int, size: int
+    ) -> None:
+        """Start a read that finishes ``index`` of the completion."""
+        check_name(name)
+        assert offset >= 0 and size >= 0
+        assert not self._is_closed
+        directory = self._directory
+        job = Call(directory, completion, index, "read", name, lambda: directory.read(name, offset, size))
+        self._reader.submit(job)
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        """Cancelled here or not at all."""
+        assert not self._is_closed, f"disk {self.disk_id} is closed"
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _call(self, lane: DiskLane, operation: str, name: str, function: Callable[[], T]) -> T:
+        await self._begin()
+        completion: Completion[Any] = Completion(1, None)
+        lane.submit(Call(self._directory, completion, 0, operation, name, function))
+        (result,) = await completion.wait()
+        if isinstance(result, BaseException):
+            raise result
+        value: T = result
+        return value
+
+    def _write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
+        file = self._directory.pin(name)
+        try:
+            self._directory.write(file, offset, buffers)
+            self._directory.check_current(file)
+        finally:
+            self._directory.files.unpin(file)
+
+
+class Call:
+    """A job that is done when its function returns."""
+
+    __slots__ = ("_completion", "_directory", "_function", "_index", "_name", "_operation")
+
+    def __init__(
+        self,
+        directory: DiskDirectory,
+        completion: Completion[Any],
+        index: int,
+        operation: str,
+        name: str,
+        function: Callable[[], object],
+    ) -> None:
+        self._directory = directory
+        self._completion = completion
+        self._index = index
+        self._operation = operation
+        self._name = name
+        self._function = function
+
+    def carry_out(self) -> None:
+        """Run the function; what it raises is its result."""
+        result: object
+        try:
+            result = self._function()
+        except OSError as error:
+            result = self._directory.translate(error, self._operation, self._name)
+        except BaseException as error:
+            result = error
+        self._completion.finish(self._index, result)
+
+    def flushed(self, error: OSError | None) -> None:
+        """Never called: there is nothing to flush."""
+        raise AssertionError("a call has nothing to flush")
+
+
+class DurableWrite:
+    """A job that writes and is done when its file was flushed."""
+
+    __slots__ = ("_buffers", "_completion", "_directory", "_file", "_index", "_name", "_offset", "_operation")
+
+    def __init__(
+        self,
+        directory: DiskDirectory,
+        completion: Completion[DiskError | BaseException | None],
+        index: int,
+        name: str,
+        offset: int,
+        buffers: Sequence[Buffer],
+        operation: str,
+    ) -> None:
+        self._directory = directory
+        self._completion = completion
+        self._index = index
+        self._name = name
+        self._offset = offset
+        self._buffers = buffers
+        self._operation = operation
+        self._file: OpenFile | None = None
+
+    def carry_out(self) -> OpenFile | None:
+        """Write; the flush is the lane's."""
+        try:
+            self._file = self._directory.pin(self._name)
+            if self._buffers:
+                self._directory.write(self._file, self._offset, self._buffers)
+        except OSError as error:
+            self._finish(self._directory.translate(error, self._operation, self._name))
+            return None
+        except BaseException as error:
+            self._finish(error)
+            return None
+        return self._file
+
+    def flushed(self, error: OSError | None) -> None:
+        """Done, or failed by its flush."""
+        self._finish(None if error is None else self._directory.translate(error, self._operation, self._name))
+
+    def _finish(self, result: BaseException | None) -> None:
+        if self._file is not None:
+            self._directory.files.unpin(self._file)
+        self._completion.finish(self._index, result)
+
+
+def _read_cached(fd: int, offset: int, size: int) -> bytes | None:
+    """``size`` bytes from the page cache, or None."""
+    if size <= _SMALL_READ_BYTES:
+        buffer = bytearray(size)
+        return bytes(buffer) if os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT) == size else None
+    # BytesIO hands its buffer out as bytes without the copy that bytes(bytearray) makes.
+    target = io.BytesIO(bytes(size))
+    with target.getbuffer() as view:
+        if os.preadv(fd, (view,), offset, os.RWF_NOWAIT) != size:
+            return None
+    return target.getvalue()
+
+
+async def format_disk(path: str | os.PathLike[str], superblock: Superblock) -> None:
+    """Make a directory (made, too, if it is not there) a disk, durably. Raises ConfigInvalid unless it is empty."""
+    await trio.to_thread.run_sync(_format_disk, path, superblock)
+
+
+def _format_disk(at: str | os.PathLike[str], superblock: Superblock) -> None:
+    path = os.path.abspath(at)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        names = sorted(set(os.listdir(path)) - {LOST_AND_FOUND})
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot become a disk: {error.strerror}") from error
+    if SUPERBLOCK_NAME in names:
+        raise ConfigInvalid(f"{path} is a disk of a volume already: use another directory, or empty it")
+    if names:
+        raise ConfigInvalid(f"{path} is not empty (it holds {names[0]}): a disk wants an empty directory")
+    try:
+        _write_superblock(path, pack_superblock(superblock))
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot become a disk: {error.strerror}") from error
+
+
+def _write_superblock(path: str, data: bytes) -> None:
+    scratch = os.path.join(path, f".{SUPERBLOCK_NAME}.new")
+    with open(scratch, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(scratch, os.path.join(path, SUPERBLOCK_NAME))
+    for folder in (path, os.path.dirname(path)):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,127 @@
+"""Open files of one disk: a bounded cache that never closes a descriptor somebody is using.
+
+Used from the loop's thread and from the disk's threads at once; every change happens under one lock, every system call
+outside of it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+
+OPEN_FILES_MAX = 256
+"""Descriptors kept for each disk; those in use come on top."""
+
+
+class OpenFile:
+    """A descriptor, how many are using it, and whether it is to be closed when nobody does.
+
+    ``generation``: which opening of the disk it belongs to.
+    """
+
+    __slots__ = ("fd", "generation", "is_dropped", "pins")
+
+    def __init__(self, fd: int, generation: int) -> None:
+        self.fd = fd
+        self.generation = generation
+        self.pins = 1
+        self.is_dropped = False
+
+
+class OpenFiles:
+    """The cache, by name, the longest unused first."""
+
+    def __init__(self, count_max: int = OPEN_FILES_MAX) -> None:
+        self._count_max = count_max
+        self._files: OrderedDict[str, OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self.generation = 0
+        """Counts the times that the disk was lost: what was done through older descriptors counts as not done."""
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def pin(self, name: str) -> OpenFile | None:
+        """The open file of that name, to be unpinned; None if it is not open."""
+        with self._lock:
+            file = self._files.get(name)
+            if file is None:
+                return None
+            file.pins += 1
+            self._files.move_to_end(name)
+            return file
+
+    def unpin(self, file: OpenFile) -> None:
+        """Done with it."""
+        with self._lock:
+            file.pins -= 1
+            assert file.pins >= 0
+            is_last = file.is_dropped and file.pins == 0
+        if is_last:
+            os.close(file.fd)
+
+    def add(self, name: str, fd: int, generation: int) -> OpenFile | None:
+        """Take over a descriptor, opened while ``generation`` was current, and pin it.
+
+        If another thread was faster, its one is used. None (and closed) if the disk was lost meanwhile.
+        """
+        surplus: list[int] = []
+        with self._lock:
+            file = self._files.get(name)
+            if generation != self.generation:
+                file = None
+                surplus.append(fd)
+            elif file is not None:
+                file.pins += 1
+                surplus.append(fd)
+            else:
+                file = self._files[name] = OpenFile(fd, generation)
+                surplus += self._evict()
+        for unused in surplus:
+            os.close(unused)
+        return file
+
+    def drop(self, name: str) -> None:
+        """Forget a name that now means another file, or nothing."""
+        with self._lock:
+            file = self._files.pop(name, None)
+            if file is None:
+                return
+            file.is_dropped = True
+            is_unused = file.pins == 0
+        if is_unused:
+            os.close(file.fd)
+
+    def drop_removed(self) -> None:
+        """Forget files that somebody has removed behind our back: writes to them would go nowhere."""
+        with self._lock:
+            names = list(self._files)
+        for name in names:
+            file = self.pin(name)
+            if file is not None:
+                if os.fstat(file.fd).st_nlink == 0:
+                    self.drop(name)
+                self.unpin(file)
+
+    def revoke(self) -> None:
+        """The disk is lost: forget everything, and make what is in use count as old."""
+        with self._lock:
+            self.generation += 1
+            files = list(self._files.values())
+            self._files.clear()
+            for file in files:
+                file.is_dropped = True
+            unused = [file.fd for file in files if file.pins == 0]
+        for fd in unused:
+            os.close(fd)
+
+    def _evict(self) -> list[int]:
+        """Let go of the longest unused; descriptors that can be closed now. Files in use are closed by ``unpin``."""
+        unused = []
+        while len(self._files) > self._count_max:
+            _, oldest = self._files.popitem(last=False)
+            oldest.is_dropped = True
+            if oldest.pins == 0:
+                unused.append(oldest.fd)
+        return unused

@@ -1,0 +1,17 @@
+"""Reading the superblock at a path, to tell which disk is there before any of it is used."""
+
+from __future__ import annotations
+
+import os
+
+from siltstone.engine.disk import kernel
+from siltstone.engine.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_NAME, Superblock, parse_superblock
+
+
+def read_superblock(path: str | os.PathLike[str]) -> Superblock:
+    """What the directory at ``path`` says it is; blocks. Raises OSError when nothing is there, FormatInvalid."""
+    fd = os.open(os.path.join(path, SUPERBLOCK_NAME), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return parse_superblock(kernel.read_all(fd, 0, SUPERBLOCK_BYTES))
+    finally:
+        os.close(fd)

@@ -76,6 +76,36 @@ def test_different_units_may_be_rotten_in_different_blocks() -> None:
     trio.run(main)
 
 
+def test_a_repair_writes_the_right_bytes_to_the_right_blocks() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=MIB)
+        written = await rig.write(2 * 5 * CHECKSUM_BLOCK_BYTES)
+        others = [await rig.write(50_000) for _ in range(2)]
+        for block in (1, 2, 4):
+            rig.rot(written, 1, block * CHECKSUM_BLOCK_BYTES + 7)
+        data = rig.live[written.stripe_id][1]
+        start = 5 * CHECKSUM_BLOCK_BYTES + CHECKSUM_BLOCK_BYTES - 10
+        assert await rig.read(written, start, len(data) - start) == data[start:]
+        assert rig.store.statistics().repaired_blocks == 3
+        assert [await rig.verify(stripe) for stripe in (written, *others)] == [[], [], []]
+
+    trio.run(main)
+
+
+def test_a_slab_with_a_disk_that_is_down_is_not_written_to() -> None:
+    async def main() -> None:
+        rig = StripeRig(4, 2, 7, chunk_bytes=MIB)
+        first = await rig.write(1000)
+        rig.disks[first.slab.disks[3]].disappear()
+        await rig.pool.probe()
+        second = await rig.write(1000)
+        assert second.slab.data_units == 4
+        assert first.slab.disks[3] not in second.slab.disks
+        assert rig.store.statistics().failed_writes == 0
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize("offset", [0, 20_000])
 def test_more_than_m_rotten_units_are_an_error_never_wrong_bytes(offset: int) -> None:
     async def main() -> None:

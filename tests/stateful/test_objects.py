@@ -1,0 +1,316 @@
+"""Objects against a dict of keys: put, copy, delete, multipart, listing in any page size; nothing is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import trio
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from siltstone.core.fsck import fsck
+from siltstone.core.object_store import ObjectStore
+from siltstone.core.object_types import CompletePart, Conditions, PutAttributes
+from siltstone.errors import (
+    InvalidArgument,
+    InvalidPart,
+    InvalidPartOrder,
+    IsADirectory,
+    NameTooLong,
+    NoSuchBucket,
+    NoSuchUpload,
+    NotADirectory,
+    NotFound,
+    PartTooSmall,
+    PreconditionFailed,
+    Refused,
+)
+from siltstone.limits import MULTIPART_PART_BYTES_MIN
+from siltstone.types import ROOT_INO
+from sim.clock import autojump
+from sim.volume import SimVolume, small_config
+
+elements = st.sampled_from(["a", "b", "a!", "a.b", "aa", "é", "z"])
+keys = st.lists(elements, min_size=1, max_size=4).map("/".join).map(str.encode)
+directory_keys = keys.map(lambda key: key + b"/")
+any_keys = st.one_of(keys, keys, keys, directory_keys)
+prefixes = st.sampled_from([b"", b"a", b"a/", b"a!", b"aa/b", b"b/", b"x", b"a.", b"z/a/"])
+delimiters = st.sampled_from([b"", b"/", b"a", b"!"])
+
+
+def attributes_of(data: bytes) -> PutAttributes:
+    """What a client's PUT stores."""
+    return PutAttributes(etag=hashlib.md5(data).hexdigest(), owner="me", metadata={"k": "v"})
+
+
+async def put(store: ObjectStore, key: bytes, data: bytes, conditions: Conditions = Conditions()) -> None:  # noqa: B008
+    """PUT in two pieces."""
+    writer = store.begin_put("bucket", key)
+    try:
+        for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+            if piece:
+                await writer.write(piece)
+        await writer.commit(attributes_of(data), conditions)
+    except BaseException:
+        await writer.abort()
+        raise
+
+
+async def read(store: ObjectStore, key: bytes) -> bytes:
+    """GET."""
+    reader = await store.open("bucket", key)
+    try:
+        pieces, at = [], 0
+        while piece := await reader.read(at, 100_000):
+            pieces.append(piece)
+            at += len(piece)
+        return b"".join(pieces)
+    finally:
+        reader.close()
+
+
+def expected_listing(found: list[bytes], prefix: bytes, delimiter: bytes) -> list[bytes]:
+    """Keys and folded prefixes as S3 defines them, in byte order."""
+    lines: list[bytes] = []
+    for key in sorted(found):
+        if key.startswith(prefix):
+            at = key.find(delimiter, len(prefix)) if delimiter else -1
+            line = key if at < 0 else key[: at + len(delimiter)]
+            if line not in lines:
+                lines.append(line)
+    return lines
+
+
+def in_simulation(body, seed: int = 0) -> None:  # type: ignore[no-untyped-def]
+    """Run ``body(store)`` on a fresh volume with a bucket, and check the volume afterwards."""
+
+    async def main() -> None:
+        world = SimVolume(small_config(), seed=seed)
+        await world.create()
+        async with world.opened() as volume:
+            store = ObjectStore(volume)
+            await store.create_bucket("bucket", owner="me")
+            await body(store)
+            await trio.sleep(5)
+            findings = await fsck(volume, deep=True)
+            assert not findings, "\n".join(map(str, findings))
+
+    trio.run(main, clock=autojump())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.tuples(st.sampled_from(["put", "put", "put", "delete", "copy"]), any_keys, keys), max_size=25),
+    prefixes,
+    delimiters,
+    st.integers(1, 7),
+)
+@example([("put", b"a", b"a"), ("put", b"a!", b"a"), ("put", b"aa/b", b"a"), ("put", b"a.b/a", b"a")], b"", b"/", 1)
+def test_a_bucket_is_a_dict_of_keys_listed_in_byte_order(
+    steps: list[tuple[str, bytes, bytes]], prefix: bytes, delimiter: bytes, page: int
+) -> None:
+    async def body(store: ObjectStore) -> None:
+        model: dict[bytes, bytes] = {}
+        for serial, (kind, key, other) in enumerate(steps):
+            data = b"" if key.endswith(b"/") else bytes([serial]) * (300_000 if serial % 7 == 0 else serial * 50)
+            try:
+                if kind == "put":
+                    await put(store, key, data)
+                    model[key] = data
+                elif kind == "delete":
+                    assert await store.delete("bucket", key) == (key in model)
+                    model.pop(key, None)
+                elif other in model:
+                    await store.copy("bucket", other, "bucket", key, None)
+                    model[key] = b"" if key.endswith(b"/") else model[other]
+            except (IsADirectory, NotADirectory):
+                above = [key[:at] for at in range(len(key)) if key[at : at + 1] == b"/"]
+                below = [name for name in model if name.startswith(key + b"/")]
+                assert any(name in model for name in above) or below, "refused without a conflict of keys"
+        for key, data in model.items():
+            assert await read(store, key) == data
+        expected = expected_listing(list(model), prefix, delimiter)
+        found: list[bytes] = []
+        after = b""
+        while True:
+            listing = await store.list_keys(
+                "bucket", prefix=prefix, delimiter=delimiter, start_after=after, limit=page
+            )
+            found += sorted([*(entry.key for entry in listing.entries), *listing.common_prefixes])
+            if not listing.is_truncated:
+                break
+            after = listing.last
+        assert found == expected
+        for key in list(model):
+            assert await store.delete("bucket", key)
+        bucket = store.volume.lookup(ROOT_INO, b"bucket").ino
+        assert store.volume.list_directory(bucket, after=None, limit=9) == []
+
+    in_simulation(body)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(keys, min_size=1, max_size=12), st.binary(max_size=6))
+def test_a_listing_starts_behind_any_key_whether_it_exists_or_not(found: list[bytes], start: bytes) -> None:
+    async def body(store: ObjectStore) -> None:
+        model: set[bytes] = set()
+        for key in found:
+            try:
+                await put(store, key, b"x")
+                model.add(key)
+            except (IsADirectory, NotADirectory):
+                pass
+        listing = await store.list_keys("bucket", prefix=b"", delimiter=b"", start_after=start, limit=1000)
+        assert [entry.key for entry in listing.entries] == sorted(key for key in model if key > start)
+
+    in_simulation(body)
+
+
+def test_a_reader_keeps_the_version_that_it_opened() -> None:
+    async def body(store: ObjectStore) -> None:
+        await put(store, b"key", b"old" * 100_000)
+        reader = await store.open("bucket", b"key")
+        await put(store, b"key", b"new")
+        assert await reader.read(0, 1_000_000) == b"old" * 100_000
+        assert await read(store, b"key") == b"new"
+        await store.delete("bucket", b"key")
+        assert await reader.read(299_997, 10) == b"old"
+        reader.close()
+
+    in_simulation(body)
+
+
+def test_conditions_decide_whether_a_put_happens() -> None:
+    async def body(store: ObjectStore) -> None:
+        with pytest.raises(NotFound):
+            await put(store, b"key", b"1", Conditions(if_match="x"))
+        await put(store, b"key", b"1", Conditions(if_none_match="*"))
+        with pytest.raises(PreconditionFailed):
+            await put(store, b"key", b"2", Conditions(if_none_match="*"))
+        with pytest.raises(PreconditionFailed):
+            await put(store, b"key", b"2", Conditions(if_match="x"))
+        await put(store, b"key", b"3", Conditions(if_match=hashlib.md5(b"1").hexdigest()))
+        assert await read(store, b"key") == b"3"
+        with pytest.raises(PreconditionFailed):
+            await store.delete("bucket", b"key", Conditions(if_match="x"))
+        assert await store.delete("bucket", b"key")
+
+    in_simulation(body)
+
+
+def test_a_write_through_the_mount_changes_the_etag_and_drops_the_digests() -> None:
+    async def body(store: ObjectStore) -> None:
+        await put(store, b"key", b"1")
+        before = await store.head("bucket", b"key")
+        await store.volume.write(before.ino, 0, b"2")
+        after = await store.head("bucket", b"key")
+        assert after.etag != before.etag and "-" in after.etag
+        assert after.metadata == {"k": "v"}
+        await store.volume.write(before.ino, 1, b"3")
+        assert (await store.head("bucket", b"key")).etag != after.etag
+
+    in_simulation(body)
+
+
+def test_an_upload_becomes_an_object_of_its_parts() -> None:
+    async def body(store: ObjectStore) -> None:
+        upload = await store.create_upload("bucket", b"d/key", owner="me", headers={}, metadata={"a": "b"})
+        first, last = b"1" * MULTIPART_PART_BYTES_MIN, b"tail"
+        etags = []
+        for number, data in ((2, b"replaced"), (1, first), (2, last)):
+            part = store.begin_part("bucket", b"d/key", upload, number)
+            for at in range(0, len(data), 1 << 20):
+                await part.write(data[at : at + (1 << 20)])
+            etags.append((await part.commit(etag=hashlib.md5(data).hexdigest(), checksums={})).etag)
+        parts = [CompletePart(1, etags[1]), CompletePart(2, etags[2])]
+        assert [part.number for part in store.list_parts("bucket", b"d/key", upload, after=0, limit=9)[0]] == [1, 2]
+        for wrong, error in (
+            ([], InvalidPart),
+            (parts[::-1], InvalidPartOrder),
+            ([CompletePart(1, "x")], InvalidPart),
+            ([CompletePart(9, etags[1])], InvalidPart),
+        ):
+            with pytest.raises(error):
+                await store.complete_upload("bucket", b"d/key", upload, wrong, checksums={})
+        info = await store.complete_upload("bucket", b"d/key", upload, parts, checksums={})
+        assert info.etag.endswith("-2") and info.part_sizes == (len(first), len(last))
+        assert await read(store, b"d/key") == first + last
+        with pytest.raises(NoSuchUpload):
+            store.upload("bucket", b"d/key", upload)
+        await trio.sleep(5)
+        assert store.volume.status().orphans == 0
+        assert (await store.copy("bucket", b"d/key", "bucket", b"copy", None)).part_sizes == info.part_sizes
+        await store.delete("bucket", b"d/key")
+        assert await read(store, b"copy") == first + last
+
+    in_simulation(body)
+
+
+def test_a_small_part_that_is_not_the_last_is_refused() -> None:
+    async def body(store: ObjectStore) -> None:
+        upload = await store.create_upload("bucket", b"key", owner="me", headers={}, metadata={})
+        parts = []
+        for number in (1, 2):
+            part = store.begin_part("bucket", b"key", upload, number)
+            await part.write(b"small")
+            parts.append(CompletePart(number, (await part.commit(etag="e" * 32, checksums={})).etag))
+        with pytest.raises(PartTooSmall):
+            await store.complete_upload("bucket", b"key", upload, parts, checksums={})
+        await store.abort_upload("bucket", b"key", upload)
+        with pytest.raises(NoSuchUpload):
+            store.begin_part("bucket", b"key", upload, 1)
+        await trio.sleep(5)
+        assert store.volume.status().inodes == 2
+
+    in_simulation(body)
+
+
+def test_an_aborted_put_leaves_nothing() -> None:
+    async def body(store: ObjectStore) -> None:
+        writer = store.begin_put("bucket", b"key")
+        for _ in range(4):
+            await writer.write(bytes(300_000))
+        await writer.abort()
+        await trio.sleep(10)
+        status = store.volume.status()
+        assert (status.inodes, status.file_bytes, status.stripes, status.orphans) == (2, 0, 0, 0)
+
+    in_simulation(body)
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        (b"", InvalidArgument),
+        (b"a//b", InvalidArgument),
+        (b"/a", InvalidArgument),
+        (b"a/../b", InvalidArgument),
+        (b".", InvalidArgument),
+        (b"a\0b", InvalidArgument),
+        (b"n" * 256, NameTooLong),
+        (b"a/" * 600, NameTooLong),
+    ],
+)
+def test_a_key_without_a_place_in_the_tree_is_refused(key: bytes, error: type[Refused]) -> None:
+    async def body(store: ObjectStore) -> None:
+        with pytest.raises(error):
+            store.begin_put("bucket", key)
+
+    in_simulation(body)
+
+
+def test_a_bucket_with_uploads_can_be_deleted_and_leaves_nothing() -> None:
+    async def body(store: ObjectStore) -> None:
+        upload = await store.create_upload("bucket", b"key", owner="me", headers={}, metadata={})
+        part = store.begin_part("bucket", b"key", upload, 1)
+        await part.write(b"x" * 1000)
+        await part.commit(etag="e" * 32, checksums={})
+        await store.delete_bucket("bucket")
+        with pytest.raises(NoSuchBucket):
+            await store.head("bucket", b"key")
+        await trio.sleep(5)
+        assert store.volume.status().inodes == 1
+        assert store.volume.list_directory(ROOT_INO, after=None, limit=9) == []
+
+    in_simulation(body)

@@ -222,9 +222,12 @@ class WriteBack:
         """Whether any uncommitted byte lies in [start, end)."""
         return file.dirty.overlaps(start, end) or file.in_flight_overlaps(start, end)
 
-    async def run(self, nursery: trio.Nursery, commit_interval: float) -> None:
-        """Flush what is older than half a commit interval, for ever; stripes are written in ``nursery``."""
+    def connect(self, nursery: trio.Nursery) -> None:
+        """From now on stripes are written in the background, in ``nursery``."""
         self._nursery = nursery
+
+    async def run(self, commit_interval: float) -> None:
+        """Flush what is older than half a commit interval, for ever."""
         clock = self._ledger.clock
         while True:
             await clock.sleep(commit_interval / 4)
@@ -290,7 +293,7 @@ class WriteBack:
 
     async def _send_stripe(self, file: OpenFile, start: int, end: int) -> None:
         """Take a dirty range out of the map and start writing it, when there is a slot and no older version of it."""
-        assert self._nursery is not None, "WriteBack.run was not started"
+        assert self._nursery is not None, "nothing is written before ``connect``"
         borrower = object()
         await self._slots.acquire_on_behalf_of(borrower)
         while file.in_flight_overlaps(start, end):

@@ -221,7 +221,7 @@ class Door:
     gateway: Gateway
     nursery: trio.Nursery
     timeouts: Timeouts = PATIENT
-    connections: list[Connection] = field(default_factory=list)
+    clients: list[Client] = field(default_factory=list)
 
     async def connect(self) -> Client:
         """A new connection."""
@@ -229,15 +229,14 @@ class Door:
 
         async def serve() -> None:
             with theirs:
-                connection = Connection(
-                    theirs, self.gateway.respond, self.gateway.refuse, self.gateway.common_headers, self.timeouts
-                )
-                self.connections.append(connection)
-                await connection.run()
+                gateway = self.gateway
+                await Connection(theirs, gateway.respond, gateway.refuse, gateway.common_headers, self.timeouts).run()
 
         self.nursery.start_soon(serve)
         await trio.testing.wait_all_tasks_blocked()
-        return Client(trio.SocketStream(ours))
+        client = Client(trio.SocketStream(ours))
+        self.clients.append(client)
+        return client
 
 
 @contextlib.asynccontextmanager
@@ -259,8 +258,12 @@ async def open_door(
         door = Door(store, clock, gateway, nursery, timeouts)
         await store.create_bucket("bucket", owner=MAIN.owner)
         client = await door.connect()
-        yield door, client
-        nursery.cancel_scope.cancel()
+        try:
+            yield door, client
+        finally:
+            for opened in door.clients:
+                opened.stream.socket.close()
+            nursery.cancel_scope.cancel()
     assert store.open_readers == 0, "a reader was not closed"
     assert store.open_writers == 0, "a writer was neither committed nor aborted"
 

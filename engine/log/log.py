@@ -439,6 +439,7 @@ class Log:
 
     def read_nowait(self, lsn: Lsn, size: int) -> bytes | None:
         """Payload bytes if they are at hand: pending in memory, or in a disk's cache. Not verified: the caller does."""
+        assert size > 0
         if lsn + size > self._durable_lsn:
             return self._pending.payload(lsn, size)
         segment = self._segment_of(lsn, size)
@@ -454,6 +455,7 @@ class Log:
 
         Raises Corrupt if every replica that can be read has something else, TooFewDisks if none can be read.
         """
+        assert size > 0
         pending = self._pending.payload(lsn, size)
         if pending is not None:
             return pending
@@ -492,7 +494,7 @@ class Log:
 
     def _segment_of(self, lsn: Lsn, size: int) -> Segment | None:
         """The segment that holds the durable range, or None if it was retired."""
-        assert lsn >= 0 and size >= 0
+        assert lsn >= 0
         if lsn >= self._active.start:
             segment = self._active
         else:

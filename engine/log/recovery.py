@@ -49,8 +49,16 @@ async def recover_segments(
     Raises TooFewDisks when so many disks are missing that the newest part of the log may be on none of the others, or
     when its tail cannot be had on ``minimum`` disks; LogDamaged when something that was durable is not there.
     """
-    _require_enough_disks(files, replicas, minimum)
-    plan = plan_chain(await _find(files), applied_lsn)
+    found: list[FoundSegment] = []
+    seen: set[DiskId] = set()
+    for disk_id in files.pool.up():
+        try:
+            found += await _find_on(files, disk_id)
+            seen.add(disk_id)
+        except DiskError as error:
+            files.pool.report(error)
+    _require_enough_disks(files, seen, replicas, minimum)
+    plan = plan_chain(found, applied_lsn)
     files.epoch = plan.epoch_seen
     scanner = _Scanner(files, plan, applied_lsn, on_frame)
     segments: list[Segment] = []
@@ -72,30 +80,19 @@ def ancestors_of(segments: Sequence[Segment]) -> list[Ancestor]:
     return [Ancestor(segment.start, segment.end, segment.epoch) for segment in segments]
 
 
-def _require_enough_disks(files: SegmentFiles, replicas: int, minimum: int) -> None:
+def _require_enough_disks(files: SegmentFiles, seen: set[DiskId], replicas: int, minimum: int) -> None:
+    """With as many disks missing as there are replicas, the newest part of the log may be on none of the others."""
     statuses = files.pool.status()
-    up = files.pool.up()
-    missing = [status.disk_id for status in statuses if status.disk_id not in up]
-    if len(missing) >= replicas or len(up) < minimum:
+    missing = [status.disk_id for status in statuses if status.disk_id not in seen]
+    if len(missing) >= replicas or len(seen) < minimum:
         raise TooFewDisks(
             f"disks {', '.join(map(str, missing))} of {len(statuses)} are missing; with {replicas} copies of the log "
             f"at most {min(replicas - 1, len(statuses) - minimum)} may be: bring them back"
         )
 
 
-async def _find(files: SegmentFiles) -> list[FoundSegment]:
-    found: list[FoundSegment] = []
-    for disk_id in files.pool.up():
-        try:
-            await files.adopt_free(disk_id)
-            found += await _find_on(files, disk_id)
-        except DiskError as error:
-            files.pool.report(error)
-            raise TooFewDisks(f"the log cannot be listed: {error}") from error
-    return found
-
-
 async def _find_on(files: SegmentFiles, disk_id: DiskId) -> list[FoundSegment]:
+    await files.adopt_free(disk_id)
     disk = files.pool.disk(disk_id)
     entries = [(entry, parse_segment_name(entry.name)) for entry in await disk.list(LOG_PREFIX)]
     named = [(entry, name) for entry, name in entries if name is not None]
@@ -186,7 +183,7 @@ class _Scanner:
             else:
                 break
         if position < (self._durable_lsn if link.end is None else link.end):
-            raise LogDamaged(position, self._damage(link, position))
+            raise self._damage(link, position)
         if link.end is None:
             await self._require_torn_tail(link, disks, place, position)
         return position, disks
@@ -217,7 +214,7 @@ class _Scanner:
             size = min(READ_BYTES, stop - position)
             images = await self._read(link, disks, position, size)
             if durable_lsn_noted_in(Window(position, images), place) > end:
-                raise LogDamaged(end, self._damage(link, end))
+                raise self._damage(link, end)
             position = Lsn(position + size - FRAME_HEADER_BYTES + 8) if position + size < stop else Lsn(stop)
 
     async def _read(self, link: Link, disks: Sequence[DiskId], lsn: Lsn, size: int) -> list[bytes | None]:
@@ -251,8 +248,14 @@ class _Scanner:
                 lost.add(disk_id)
         disks[:] = [disk_id for disk_id in disks if disk_id not in lost]
 
-    def _damage(self, link: Link, lsn: Lsn) -> str:
-        return (
-            f"the log is damaged at LSN {lsn}: no sound frame there in {segment_name(link.start, link.epoch)} on disks "
-            f"{', '.join(map(str, link.disks))}, and it was durable further; bring back disks that are missing"
+    def _damage(self, link: Link, lsn: Lsn) -> LogDamaged | TooFewDisks:
+        """What to raise when the log ends at ``lsn`` though it was durable further."""
+        name = segment_name(link.start, link.epoch)
+        lost = [disk_id for disk_id in link.disks if not self._files.pool.is_up(disk_id)]
+        if lost:
+            return TooFewDisks(f"disks {', '.join(map(str, lost))} went away while {name} was read (LSN {lsn})")
+        return LogDamaged(
+            lsn,
+            f"the log is damaged at LSN {lsn}: no sound frame there in {name} on disks "
+            f"{', '.join(map(str, link.disks))}, and it was durable further; bring back disks that are missing",
         )

@@ -6,14 +6,12 @@ import errno
 import logging
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import pyfuse3
 import trio
 from pyfuse3 import FileNameT, InodeT
 
-if TYPE_CHECKING:
-    from siltstone.core.volume import Volume
+from siltstone.core.volume import Volume
 from siltstone.errors import Refused, SiltstoneError
 from siltstone.fuse import mountpoint as mountpoints
 from siltstone.fuse.attributes import TIMEOUT_SECONDS

@@ -11,7 +11,6 @@ import logging
 import os
 import stat
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pyfuse3
 from pyfuse3 import (
@@ -31,9 +30,7 @@ from pyfuse3 import (
 )
 
 from siltstone.core.types import Attributes, DirEntry, SetAttributes
-
-if TYPE_CHECKING:
-    from siltstone.core.volume import Volume
+from siltstone.core.volume import Volume
 from siltstone.errors import AlreadyExists, NotFound
 from siltstone.fuse.attributes import (
     TIMEOUT_SECONDS,

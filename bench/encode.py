@@ -50,7 +50,7 @@ def isal_alone(codec: Codec, units: list[bytes]) -> Callable[[], object]:
     return encode
 
 
-def measure(k: int, m: int, unit_bytes: int, seconds: float) -> dict[str, object]:
+def measure(k: int, m: int, unit_bytes: int, seconds: float) -> dict[str, str | int | float]:
     """One line of the table."""
     units = [
         bytes((17 * unit + index * index) & 0xFF for index in range(4096)) * (unit_bytes // 4096) for unit in range(k)
@@ -92,8 +92,8 @@ def main() -> None:
     for line in results:
         print(
             "{code:>5} {unit_bytes:>8}: encode {encode_bytes_per_s:>14,} B/s, {ratio_to_isal_alone:.2f} of ISA-L, "
-            "{ratio_to_zfec:.1f} x zfec; decode {decode_m_lost_bytes_per_s:>14,}; hash {hash_bytes_per_s:>14,}".format(
-                **line
+            "{ratio_to_zfec:.1f} x zfec; decode {decode_m_lost_bytes_per_s:>14,}; hash {hash_bytes_per_s:>14,}".format_map(
+                line
             )
         )
 

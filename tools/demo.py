@@ -78,7 +78,7 @@ class Demo:
         """Run a command to its end and return what it printed."""
         show("$ siltstone " + " ".join(arguments))
         done = subprocess.run(
-            [sys.executable, "-m", "siltstone", *arguments], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-P", "-m", "siltstone", *arguments], stdout=subprocess.PIPE, text=True, check=False
         )
         if done.returncode:
             raise DemoFailed(f"siltstone {arguments[0]} ended with status {done.returncode}")
@@ -88,7 +88,7 @@ class Demo:
         """Start the process that mounts and serves; returns the S3 endpoint."""
         arguments = ["serve", str(self.home), "--mount", str(self.mount), "--s3", "127.0.0.1:0"]
         show("$ siltstone " + " ".join(arguments))
-        command = [sys.executable, "-m", "siltstone", *arguments]
+        command = [sys.executable, "-P", "-m", "siltstone", *arguments]
         log = (self.home / "demo.log").open("w")
         self._server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._server.stdout is not None
@@ -117,7 +117,7 @@ class Demo:
     def status(self) -> dict[str, Any]:
         """The volume's status."""
         done = subprocess.run(
-            [sys.executable, "-m", "siltstone", "status", str(self.home), "--json"],
+            [sys.executable, "-P", "-m", "siltstone", "status", str(self.home), "--json"],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -348,17 +348,14 @@ def show(text: str) -> None:
 
 def print_space(demo: Demo, before: dict[str, Any], after: dict[str, Any]) -> None:
     """Where the bytes are, before and after settling."""
-    used = sum(
-        path.stat().st_blocks * 512 for path in (demo.home / "disks").rglob("*") if path.is_file()
-    )
-    live = after["live_bytes"]
+    used = sum(path.stat().st_blocks * 512 for path in (demo.home / "disks").rglob("*") if path.is_file())
     print()
     print(f"{'':34}{'before settle':>16}{'after':>16}")
-    for label, name in (("bytes in the log", "log_live_bytes"), ("bytes in stripes", "stripe_live_bytes")):
+    for label, name in (("bytes in the log", "log_live_bytes"), ("bytes in stripes", "stripe_data_bytes")):
         print(f"{label:34}{format_bytes(before[name]):>16}{format_bytes(after[name]):>16}")
-    print(f"{'files':34}{before['files']:>16,}{after['files']:>16,}")
-    print(f"{'space on the disks':34}{'':>16}{format_bytes(used):>16}")
-    print(f"{'space amplification (4+2: 1.50)':34}{'':>16}{used / live:>16.2f}")
+    for label, name in (("files and directories", "inodes"), ("space amplification", "space_amplification")):
+        print(f"{label:34}{before[name]:>16,}{after[name]:>16,}")
+    print(f"{'taken on the disks, spare included':34}{'':>16}{format_bytes(used):>16}")
 
 
 def print_table(steps: list[Step]) -> None:

@@ -1,0 +1,68 @@
+"""`siltstone init`: make a volume."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import trio
+
+from siltstone.birth import Plan, make_volume, plan_volume
+from siltstone.commands.parser import Subparsers, add_command, add_home
+from siltstone.geometry import parse_code, parse_size
+from siltstone.home import Home
+from siltstone.progress import format_bytes
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add `init`."""
+    parser = add_command(
+        commands,
+        "init",
+        run,
+        summary="make a volume",
+        text="Make a volume on the given disks: directories, normally mount points of one physical disk each, that\n"
+        "are empty or not there yet. Without --disk: six directories under HOME, to try things out.",
+        example="siltstone init ~/volume\n"
+        "siltstone init ~/volume --disk /mnt/a --disk /mnt/b --disk /mnt/c --disk /mnt/d --ec 2+2 --disk-size 500G",
+    )
+    add_home(parser)
+    parser.add_argument("--disk", metavar="DIR", action="append", default=[], help="a disk; repeat it for each")
+    parser.add_argument(
+        "--ec",
+        metavar="K+M",
+        help="K data units, any M disks may be lost (default: 4+2 from six disks on, otherwise the widest K+2 or K+1 "
+        "that the disks allow)",
+    )
+    parser.add_argument("--disk-size", metavar="SIZE", help="use at most this of a disk, e.g. 10G (default: all)")
+    parser.add_argument("--force-single", action="store_true", help="allow one or two disks")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make the volume, and say aloud what it can and cannot do."""
+    code = None if options.ec is None else parse_code(options.ec)
+    bytes_max = 0 if options.disk_size is None else parse_size(options.disk_size)
+    home = Home(options.home)
+    plan = plan_volume(home, options.disk, code=code, bytes_max=bytes_max, few_disks_allowed=options.force_single)
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    trio.run(make_volume, home, plan)
+    print("\n".join(describe(home, plan)))
+    return 0
+
+
+def describe(home: Home, plan: Plan) -> list[str]:
+    """What was made, in lines for people."""
+    code, config = plan.code, plan.config
+    lost = f"any {code.parity_units} of them may be lost" if code.parity_units else "none may be lost"
+    amplification = (code.data_units + code.parity_units) / code.data_units
+    chosen = " (chosen for them)" if plan.code_was_chosen else ""
+    lines = [
+        f"volume {home.path}: {len(config.disks)} disks, erasure code {code}{chosen}, {lost}, "
+        f"data takes {amplification:.2f} times its size"
+    ]
+    lines += [
+        f"  disk {disk.disk_id}: {disk.path}" + (f", up to {format_bytes(disk.bytes_max)}" if disk.bytes_max else "")
+        for disk in config.disks
+    ]
+    return [*lines, f"next: siltstone mount {home.path} DIR"]

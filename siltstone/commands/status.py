@@ -1,0 +1,65 @@
+"""`siltstone status`: what a volume holds, how its disks are, and who serves it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from siltstone.commands.parser import Subparsers, add_command, add_home, add_json
+from siltstone.home import Home
+from siltstone.operations import perform
+from siltstone.progress import format_bytes
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add `status`."""
+    parser = add_command(
+        commands,
+        "status",
+        run,
+        summary="show the volume, its disks and its doors",
+        text="Show what the volume holds and where, how its disks are, and who serves it.",
+        example="siltstone status ~/volume\nsiltstone status ~/volume --json | jq .volume",
+    )
+    add_home(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the status."""
+    status = perform(Home(options.home), "status")
+    print(json.dumps(status) if options.json else "\n".join(describe(status)))
+    return 0
+
+
+def describe(status: dict[str, Any]) -> list[str]:
+    """The lines for people."""
+    volume, process = status["volume"], status["process"]
+    lines = [
+        f"volume     {status['home']}, erasure code {status['code']}, {len(volume['disks'])} disks",
+        f"room       {format_bytes(volume['usable_free_bytes'])} free of {format_bytes(volume['usable_total_bytes'])}",
+        f"contents   {volume['inodes']:,} files and directories, {format_bytes(volume['file_bytes'])}",
+        f"log        {format_bytes(volume['log_live_bytes'])} live; {volume['log_segments']} segments hold "
+        f"{format_bytes(volume['log_raw_bytes'])} with all copies",
+        f"stripes    {format_bytes(volume['stripe_data_bytes'])} in {volume['stripes']:,} stripes of "
+        f"{volume['slabs']:,} slabs hold {format_bytes(volume['stripe_raw_bytes'])} with parity",
+        f"space      {volume['space_amplification']:.2f} times what is stored",
+        f"unwritten  {format_bytes(volume['dirty_bytes'])} in memory, {format_bytes(volume['log_pending_bytes'])} on "
+        "their way into the log",
+    ]
+    paths = status["disk_paths"]
+    lines += [
+        f"disk {disk['disk_id']:<5} {disk['state']:<8} {paths[str(disk['disk_id'])]} {disk['reason']}".rstrip()
+        for disk in volume["disks"]
+    ]
+    if "doors" in process:
+        delay = process["loop_delay_ms"]
+        lines.append(
+            f"process    {process['pid']}, {format_bytes(process['resident_bytes'])} resident, loop delay "
+            f"p99 {delay['p99']:.1f} ms, longest {delay['max_since_start']:.1f} ms"
+        )
+        lines += [f"door       {door['kind']} {door['address']}" for door in process["doors"]]
+    else:
+        lines.append("process    none; `siltstone mount` or `siltstone serve` starts one")
+    return lines + [f"warning    {warning}" for warning in volume["warnings"]]

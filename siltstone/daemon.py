@@ -1,0 +1,270 @@
+"""The process that owns a volume: opens its doors, answers the control socket, and shuts everything down in order.
+
+Order of the end: doors first (the mount is gone, S3 requests in flight are finished), then the volume (everything
+durable), then the lock. A signal while the volume is still opening gives up opening; a second signal leaves at once.
+This process never touches a path below its own mount: it would wait for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import trio
+
+from siltstone import mounts
+from siltstone.control import serve_control
+from siltstone.core.object_store import ObjectStore
+from siltstone.errors import InvalidArgument, Refused, Unavailable
+from siltstone.failure import describe, expected
+from siltstone.fuse.mount import serve_mount
+from siltstone.home import Home
+from siltstone.loop_delay import LoopDelay
+from siltstone.operations import Arguments, Report, perform_here
+from siltstone.owner import Owner, open_owner
+from siltstone.s3gw.server import serve_s3
+
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""How long a worker thread may keep the interpreter when the loop wants it (Python's own default is ten times that)."""
+
+FORCED_EXIT_STATUS = 130
+
+logger = logging.getLogger("siltstone")
+
+Announce = Callable[[str], None]
+
+
+class Door:
+    """One way into the volume: a mount or an S3 endpoint. ``place`` is where the kernel lists the mount."""
+
+    def __init__(self, kind: str, place: str = "") -> None:
+        self.kind = kind
+        self.place = place
+        self.address = ""
+        self.scope = trio.CancelScope()
+        self.closed = trio.Event()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.address}"
+
+
+class Daemon:
+    """Doors and operations of an open volume. ``stopping`` is set when it is to end."""
+
+    def __init__(self, owner: Owner, nursery: trio.Nursery, delay: LoopDelay, stopping: trio.Event) -> None:
+        self.stopping = stopping
+        self.ends_with_last_door = False
+        self.doors: list[Door] = []
+        self._owner = owner
+        self._nursery = nursery
+        self._delay = delay
+        self._objects = ObjectStore(owner.volume)
+
+    async def open_mount(self, directory: str) -> Door:
+        """Mount the volume; returns when files can be used. Raises Refused, with nothing mounted."""
+        if any(door.kind == "mount" for door in self.doors):
+            mounted = next(door.address for door in self.doors if door.kind == "mount")
+            raise Refused(f"the volume is mounted on {mounted} already; a process serves one mount")
+        place = await trio.to_thread.run_sync(os.path.realpath, directory)  # before it is mounted
+        options = {f"fsname={mounts.source_of(self._owner.home)}"}
+        serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
+        return await self._open(Door("mount", place), serve_door, lambda started: directory)
+
+    async def open_s3(self, host: str, port: int) -> Door:
+        """Serve S3; returns when the endpoint answers. Raises Refused when the address is not to be had."""
+        serve_door = functools.partial(
+            serve_s3,
+            self._objects,
+            self._owner.keys.lookup,
+            host=host,
+            port=port,
+            clock=self._owner.clock,
+            workers=self._owner.workers,
+        )
+        return await self._open(Door("s3"), serve_door, _url_of)
+
+    async def perform(self, operation: str, arguments: Arguments, report: Report) -> object:
+        """Answer one request of the control socket."""
+        match operation:
+            case "status":
+                status = self._owner.status()
+                status["process"] |= {
+                    "doors": [{"kind": door.kind, "address": door.address} for door in self.doors],
+                    "loop_delay_ms": self._delay.statistics(),
+                }
+                return status
+            case "mount":
+                return f"ready {await self.open_mount(_text(arguments, 'directory'))}"
+            case "s3":
+                host, port = _text(arguments, "host"), arguments.get("port")
+                if not isinstance(port, int):
+                    raise InvalidArgument("want a port")
+                return f"ready {await self.open_s3(host, port)}"
+            case "sync":
+                await self._owner.volume.sync()
+                return {"pid": os.getpid()}
+            case "closed":
+                return await self._wait_closed(_text(arguments, "directory"))
+            case "stop":
+                self.stopping.set()
+                return {"pid": os.getpid()}
+            case _:
+                return await perform_here(self._owner, operation, arguments, report)
+
+    async def _wait_closed(self, directory: str) -> object:
+        for door in list(self.doors):
+            if door.kind == "mount" and door.place == directory:
+                await door.closed.wait()
+        await self._owner.volume.sync()
+        return {"ending": self.stopping.is_set()}
+
+    async def _open(
+        self, door: Door, serve_door: Callable[..., Awaitable[object]], address_of: Callable[[Any], str]
+    ) -> Door:
+        try:
+            await self._nursery.start(self._keep_open, door, serve_door, address_of)
+        except BaseExceptionGroup as group:
+            error = expected(group)
+            if error is None:
+                raise
+            raise error from None
+        logger.info("ready %s", door)
+        return door
+
+    async def _keep_open(
+        self,
+        door: Door,
+        serve_door: Callable[..., Awaitable[object]],
+        address_of: Callable[[Any], str],
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        daemon = self
+
+        class Opened:
+            """What the door tells when it is open."""
+
+            def started(self, value: Any = None) -> None:
+                door.address = address_of(value)
+                daemon.doors.append(door)
+                task_status.started()
+
+        try:
+            with door.scope:
+                await serve_door(task_status=Opened())
+        except Exception as group:
+            error = expected(group)
+            if error is None or door not in self.doors:
+                raise
+            logger.error("%s failed: %s", door, describe(error))
+        finally:
+            if door in self.doors:
+                self.doors.remove(door)
+                door.closed.set()
+                logger.info("closed %s", door)
+                if not self.doors and self.ends_with_last_door:
+                    self.stopping.set()
+
+
+async def serve(
+    home: Home, mount: str | None, s3: tuple[str, int] | None, announce: Announce, all_ready: Callable[[], None]
+) -> None:
+    """Own the volume, open the doors that are asked for, and serve until a signal, `stop`, or the last door's end.
+
+    ``announce`` gets a line for each door when it is ready, ``all_ready`` is called after the last. Raises what kept
+    the volume or a door from opening; then everything is closed again.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    shutdown = Shutdown()
+    async with _signals(home, shutdown):
+        with shutdown.opening:
+            async with open_owner(home) as owner:
+                shutdown.opened = True
+                await _serve_doors(owner, shutdown.stopping, mount, s3, announce, all_ready)
+        if shutdown.opening.cancelled_caught:
+            raise Unavailable(f"told to stop while {home.path} was being opened")
+
+
+class Shutdown:
+    """What a signal sets in motion: before the volume is open it gives up opening, afterwards it stops in order."""
+
+    def __init__(self) -> None:
+        self.stopping = trio.Event()
+        self.opening = trio.CancelScope()
+        self.opened = False
+
+
+async def _serve_doors(
+    owner: Owner,
+    stopping: trio.Event,
+    mount: str | None,
+    s3: tuple[str, int] | None,
+    announce: Announce,
+    all_ready: Callable[[], None],
+) -> None:
+    async with trio.open_nursery() as nursery:
+        delay = LoopDelay(owner.clock)
+        nursery.start_soon(delay.run)
+        daemon = Daemon(owner, nursery, delay, stopping)
+        if mount is not None:
+            announce(f"ready {await daemon.open_mount(mount)}")
+        if s3 is not None:
+            announce(f"ready {await daemon.open_s3(*s3)}")
+        daemon.ends_with_last_door = bool(daemon.doors)
+        await nursery.start(serve_control, owner.home, daemon.perform)
+        all_ready()
+        await stopping.wait()
+        logger.info("shutting down")
+        for door in list(daemon.doors):
+            door.scope.cancel()
+        for door in list(daemon.doors):
+            await door.closed.wait()
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _signals(home: Home, shutdown: Shutdown) -> AsyncIterator[None]:
+    """Turn SIGTERM and Ctrl-C into a shutdown, the second one into an exit at once."""
+
+    async def watch(*, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arriving:
+            task_status.started()
+            async for _ in arriving:
+                if shutdown.stopping.is_set():
+                    _leave_at_once(home)
+                shutdown.stopping.set()
+                if not shutdown.opened:
+                    shutdown.opening.cancel()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watch)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def _leave_at_once(home: Home) -> None:
+    """End without closing anything: what was promised durable is, the next start recovers. Leaves no dead mount."""
+    logger.warning("second signal: leaving at once")
+    for mount in mounts.parse_mountinfo(os.fsdecode(mounts.MOUNTINFO.read_bytes())):
+        if mount.source == mounts.source_of(home):
+            with contextlib.suppress(Exception):
+                mounts.unmount(mount, lazy=True)
+    os._exit(FORCED_EXIT_STATUS)
+
+
+def _url_of(started: tuple[str, int]) -> str:
+    host, port = started
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _text(arguments: Arguments, name: str) -> str:
+    value = arguments.get(name)
+    if not isinstance(value, str):
+        raise InvalidArgument(f"want {name!r} as a text")
+    return value

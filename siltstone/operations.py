@@ -1,0 +1,126 @@
+"""What commands ask of a volume, with a running owner or without one.
+
+``perform`` sends an operation to the owner over the control socket. Where nobody owns the volume, this process does for
+as long as the operation takes; for access keys it need not even open the disks.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import trio
+
+from siltstone.control import NoOwner, request
+from siltstone.core.fsck import fsck
+from siltstone.core.types import Progress
+from siltstone.errors import InvalidArgument
+from siltstone.home import Home
+from siltstone.keys import KeyRing
+from siltstone.owner import Owner, open_owner
+
+Report = Callable[[Progress], None]
+Arguments = Mapping[str, Any]
+
+
+def perform(
+    home: Home, operation: str, arguments: Arguments | None = None, report: Report = lambda progress: None
+) -> Any:
+    """Carry out one operation and return its result, as JSON has it. Raises what the operation raises."""
+    arguments = {} if arguments is None else arguments
+    home.load_config()
+    try:
+        return request(home, operation, arguments, report)
+    except NoOwner:
+        pass
+    if operation in KEY_OPERATIONS:
+        with home.owned():
+            return msgspec.to_builtins(KEY_OPERATIONS[operation](KeyRing.load(home.keys_file), arguments))
+    return trio.run(functools.partial(_perform_alone, home, operation, arguments, report))
+
+
+def stop(home: Home) -> int:
+    """End the owner and return its pid when it has ended. Raises NoOwner."""
+    home.load_config()
+    pid: int = request(home, "stop")["pid"]
+    wait_for_end(pid)
+    return pid
+
+
+def wait_for_end(pid: int) -> None:
+    """Return when the process is no more."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([process], [], [])
+    finally:
+        os.close(process)
+
+
+async def _perform_alone(home: Home, operation: str, arguments: Arguments, report: Report) -> object:
+    async with open_owner(home) as owner:
+        return msgspec.to_builtins(await perform_here(owner, operation, arguments, report))
+
+
+async def perform_here(owner: Owner, operation: str, arguments: Arguments, report: Report) -> object:
+    """Carry out one operation in the process that owns the volume. Raises InvalidArgument for an unknown one."""
+    if operation in KEY_OPERATIONS:
+        return KEY_OPERATIONS[operation](owner.keys, arguments)
+    if operation in VOLUME_OPERATIONS:
+        return await VOLUME_OPERATIONS[operation](owner, arguments, report)
+    raise InvalidArgument(f"this version of siltstone has no operation {operation!r}")
+
+
+# --- one function an operation ------------------------------------------------------------------------------------
+
+
+async def _status(owner: Owner, arguments: Arguments, report: Report) -> object:
+    return owner.status()
+
+
+async def _settle(owner: Owner, arguments: Arguments, report: Report) -> object:
+    before = owner.volume.status()
+    await owner.volume.settle(report)
+    after = owner.volume.status()
+    return {"settled_bytes": after.settled_bytes - before.settled_bytes, "log_live_bytes": after.log_live_bytes}
+
+
+async def _fsck(owner: Owner, arguments: Arguments, report: Report) -> object:
+    findings = await fsck(owner.volume, deep=bool(arguments.get("deep")), progress=report)
+    return [{"invariant": f.invariant, "subject": f.subject, "message": f.message} for f in findings]
+
+
+def _key_add(keys: KeyRing, arguments: Arguments) -> object:
+    return keys.add(
+        access=arguments.get("access"),
+        secret=arguments.get("secret"),
+        owner=arguments.get("owner"),
+        display_name=arguments.get("display_name"),
+    )
+
+
+def _key_list(keys: KeyRing, arguments: Arguments) -> object:
+    return [{"access": key.access, "owner": key.owner, "display_name": key.display_name} for key in keys.list()]
+
+
+def _key_remove(keys: KeyRing, arguments: Arguments) -> object:
+    keys.remove(str(arguments["access"]))
+    return None
+
+
+KEY_OPERATIONS: dict[str, Callable[[KeyRing, Arguments], object]] = {
+    "key_add": _key_add,
+    "key_list": _key_list,
+    "key_remove": _key_remove,
+}
+VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[object]]] = {
+    "status": _status,
+    "settle": _settle,
+    "fsck": _fsck,
+}

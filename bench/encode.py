@@ -89,13 +89,12 @@ def main() -> None:
     if options.json:
         print(json.dumps({"bench": "encode", "results": results}, indent=1))
         return
+    line_format = (
+        "{code:>5} {unit_bytes:>8}: encode {encode_bytes_per_s:>14,} B/s, {ratio_to_isal_alone:.2f} of ISA-L, "
+        "{ratio_to_zfec:.1f} x zfec; decode {decode_m_lost_bytes_per_s:>14,}; hash {hash_bytes_per_s:>14,}"
+    )
     for line in results:
-        print(
-            "{code:>5} {unit_bytes:>8}: encode {encode_bytes_per_s:>14,} B/s, {ratio_to_isal_alone:.2f} of ISA-L, "
-            "{ratio_to_zfec:.1f} x zfec; decode {decode_m_lost_bytes_per_s:>14,}; hash {hash_bytes_per_s:>14,}".format_map(
-                line
-            )
-        )
+        print(line_format.format_map(line))
 
 
 if __name__ == "__main__":

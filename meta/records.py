@@ -54,8 +54,8 @@ class Inode(msgspec.Struct, array_like=True, tag=1, kw_only=False):
         return stat.S_ISREG(self.mode)
 
 
-class InodeFlag(enum.IntFlag):
-    """Bits of ``Inode.flags``."""
+class InodeFlag(enum.IntEnum):
+    """Bits of ``Inode.flags``. No IntFlag: its operators take 0.5 us, eight times as long, on every request's path."""
 
     IMPLICIT = 1
     """A directory that an S3 key made on its way; it goes when its last entry goes."""

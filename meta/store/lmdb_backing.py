@@ -16,8 +16,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import lmdb
@@ -170,14 +171,15 @@ class LmdbBacking:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    async def apply(self, items: Sequence[tuple[bytes, bytes | None]], applied_lsn: Lsn) -> None:
+    async def apply(self, items: Iterable[tuple[bytes, bytes | None]], applied_lsn: Lsn) -> None:
         """Put and delete in one LMDB transaction; see Backing."""
         assert applied_lsn >= self._applied_lsn
         try:
             transaction = await self._in_writer(lambda: self._environment.begin(self._records, write=True))
             try:
-                for first in range(0, len(items), SLICE_ITEMS):
-                    _change(transaction, items[first : first + SLICE_ITEMS])
+                rest = iter(items)
+                while piece := list(islice(rest, SLICE_ITEMS)):
+                    _change(transaction, piece)
                     await trio.lowlevel.checkpoint()
                 transaction.put(_APPLIED_KEY, _LSN.pack(applied_lsn), db=self._state)
             except BaseException:
@@ -230,7 +232,7 @@ class LmdbBacking:
 
 
 def _change(transaction: lmdb.Transaction[bytes], items: Sequence[tuple[bytes, bytes | None]]) -> None:
-    """Put and delete a few keys, in ascending order. Atomic between tasks."""
+    """Put and delete a few keys. Atomic between tasks."""
     puts: list[tuple[bytes, bytes]] = []
     long: list[tuple[bytes, bytes | None]] = []
     for key, value in items:

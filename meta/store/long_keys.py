@@ -37,7 +37,7 @@ def members(group_key: bytes, group: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def by_group(items: Iterable[tuple[bytes, bytes | None]]) -> Iterator[tuple[bytes, dict[bytes, bytes | None]]]:
-    """Changes of long keys, in ascending order, as changes of groups."""
+    """Changes of long keys as changes of groups; those of one group should come in a row."""
     for group_key, changes in groupby(items, key=lambda item: group_of(item[0])):
         yield group_key, {key[PLAIN_BYTES_MAX:]: value for key, value in changes}
 

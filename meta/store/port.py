@@ -5,7 +5,7 @@ The engine's log and LMDB satisfy these in production, tests/sim/fake_log.py and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from siltstone.types import Buffer, Lsn
@@ -84,9 +84,10 @@ class Backing(Protocol):
         At least ``limit`` of them unless there are fewer; a few more are allowed.
         """
 
-    async def apply(self, items: Sequence[tuple[bytes, bytes | None]], applied_lsn: Lsn) -> None:
-        """Put (or delete, where the value is None) keys in ascending order, together with ``applied_lsn``.
+    async def apply(self, items: Iterable[tuple[bytes, bytes | None]], applied_lsn: Lsn) -> None:
+        """Put each key (or delete it, where the value is None), together with ``applied_lsn``.
 
+        Each key comes once; fastest where they ascend. The items are taken bit by bit, so they must not change.
         All or nothing, durable on return. Reads see the old state until the last moment before the return and the new
         one after it, with no checkpoint between. The caller shields it from cancellation and runs one at a time.
         Raises NoSpace when there is no room, Unavailable when the host fails; the old state stays in both cases.

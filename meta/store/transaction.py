@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from siltstone.errors import Conflict
@@ -14,6 +16,9 @@ from siltstone.types import Buffer, Lsn
 if TYPE_CHECKING:
     from siltstone.meta.store.store import Store
 
+UNSORTED_WRITES_MAX = 32
+"""Up to so many writes, a scan looks at each of them; of more it keeps the keys sorted (settle moves thousands)."""
+
 
 class Transaction:
     """Reads what it wrote itself, else the store. Made by ``Store.begin``.
@@ -22,14 +27,25 @@ class Transaction:
     Otherwise commit compares what was read with what would be read now.
     """
 
-    __slots__ = ("_begun", "_chunks", "_payload", "_payload_bytes", "_payload_lsn", "_reads", "_store", "_writes")
+    __slots__ = (
+        "_begun",
+        "_payload",
+        "_payload_bytes",
+        "_payload_lsn",
+        "_reads",
+        "_scanned",
+        "_sorted",
+        "_store",
+        "_writes",
+    )
 
     def __init__(self, store: Store) -> None:
         self._store: Store | None = store
         self._begun = store.commit_count
         self._writes: dict[bytes, bytes | None] = {}
         self._reads: dict[bytes, bytes | None] = {}
-        self._chunks: list[tuple[bytes, bytes, bool, int, Chunk]] = []
+        self._scanned: list[tuple[bytes, bytes, bool, list[tuple[bytes, bytes]]]] = []
+        self._sorted: list[bytes] = []
         self._payload: list[Buffer] = []
         self._payload_bytes = 0
         self._payload_lsn = Lsn(0)
@@ -60,32 +76,36 @@ class Transaction:
         limit = FIRST_CHUNK
         while True:
             chunk = self._store.read_chunk(start, end, reverse, limit)
-            self._chunks.append((start, end, reverse, limit, chunk))
-            entries, rest = chunk
-            if self._writes:
-                entries = self._overlaid(entries, start, end, rest, reverse)
-            yield from entries
-            if rest is None:
+            first, last = _covered(start, end, reverse, chunk)
+            self._scanned.append((first, last, reverse, chunk.entries))
+            yield from self._overlaid(chunk.entries, first, last, reverse)
+            if chunk.rest is None:
                 return
-            start, end = rest
+            start, end = chunk.rest
             limit = min(4 * limit, CHUNK_MAX)
 
     def _overlaid(
-        self,
-        entries: list[tuple[bytes, bytes]],
-        start: bytes,
-        end: bytes,
-        rest: tuple[bytes, bytes] | None,
-        reverse: bool,
+        self, entries: list[tuple[bytes, bytes]], start: bytes, end: bytes, reverse: bool
     ) -> list[tuple[bytes, bytes]]:
-        """The entries of a chunk with this transaction's own writes over them."""
-        if rest is not None:
-            start, end = (rest[1], end) if reverse else (start, rest[0])
-        own = {key: value for key, value in self._writes.items() if start <= key < end}
+        """The entries of a range with this transaction's own writes over them."""
+        own = self._own_keys(start, end)
         if not own:
             return entries
-        merged = dict(entries) | own
+        merged: dict[bytes, bytes | None] = dict(entries)
+        for key in own:
+            merged[key] = self._writes[key]
         return [(key, value) for key in sorted(merged, reverse=reverse) if (value := merged[key]) is not None]
+
+    def _own_keys(self, start: bytes, end: bytes) -> Sequence[bytes]:
+        """The keys in a range that this transaction wrote, in no order."""
+        writes = self._writes
+        if len(writes) <= UNSORTED_WRITES_MAX:
+            return [key for key in writes if start <= key < end]
+        if len(self._sorted) < len(writes):
+            # Keys never leave the write set, and new ones come last.
+            self._sorted += islice(reversed(writes), len(writes) - len(self._sorted))
+            self._sorted.sort()
+        return self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, end)]
 
     def attach(self, buffer: Buffer) -> Lsn:
         """Let the frame carry these bytes; returns the log address that they will have.
@@ -123,5 +143,12 @@ class Transaction:
 
     def _reads_hold(self, store: Store) -> bool:
         return all(store.get(key) == value for key, value in self._reads.items()) and all(
-            store.read_chunk(start, end, reverse, limit) == chunk for start, end, reverse, limit, chunk in self._chunks
+            list(store.scan(start, end, reverse=reverse)) == entries for start, end, reverse, entries in self._scanned
         )
+
+
+def _covered(start: bytes, end: bytes, reverse: bool, chunk: Chunk) -> tuple[bytes, bytes]:
+    """The range that a chunk speaks for, of the one that was asked for."""
+    if chunk.rest is None:
+        return start, end
+    return (chunk.rest[1], end) if reverse else (start, chunk.rest[0])

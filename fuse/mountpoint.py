@@ -24,11 +24,12 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 class Mounted(NamedTuple):
-    """One line of the kernel's list of mounts; ``device`` is "major:minor"."""
+    """One line of the kernel's list of mounts; ``device`` is "major:minor", ``source`` what `df` shows first."""
 
     directory: str
     device: str
     filesystem_type: str
+    source: str
 
 
 def parse_mountinfo(text: str) -> list[Mounted]:
@@ -37,9 +38,13 @@ def parse_mountinfo(text: str) -> list[Mounted]:
     for line in text.splitlines():
         head, _, tail = line.partition(" - ")
         fields = head.split(" ")
-        directory = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
-        mounts.append(Mounted(directory, fields[2], tail.split(" ")[0]))
+        filesystem_type, source = tail.split(" ")[:2]
+        mounts.append(Mounted(_unescape(fields[4]), fields[2], filesystem_type, _unescape(source)))
     return mounts
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def find_mounted(directory: str) -> Mounted | None:

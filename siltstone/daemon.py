@@ -18,14 +18,15 @@ from typing import Any
 
 import trio
 
-from siltstone import mounts
 from siltstone.control import serve_control
 from siltstone.core.object_store import ObjectStore
-from siltstone.errors import InvalidArgument, Refused, Unavailable
+from siltstone.errors import InvalidArgument, Refused, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
+from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import serve_mount
 from siltstone.home import Home
 from siltstone.loop_delay import LoopDelay
+from siltstone.mounts import source_of
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3gw.server import serve_s3
@@ -72,7 +73,7 @@ class Daemon:
             mounted = next(door.address for door in self.doors if door.kind == "mount")
             raise Refused(f"the volume is mounted on {mounted} already; a process serves one mount")
         place = await trio.to_thread.run_sync(os.path.realpath, directory)  # before it is mounted
-        options = {f"fsname={mounts.source_of(self._owner.home)}"}
+        options = {f"fsname={source_of(self._owner.home)}"}
         serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
         return await self._open(Door("mount", place), serve_door, lambda started: directory)
 
@@ -251,10 +252,10 @@ async def _signals(home: Home, shutdown: Shutdown) -> AsyncIterator[None]:
 def _leave_at_once(home: Home) -> None:
     """End without closing anything: what was promised durable is, the next start recovers. Leaves no dead mount."""
     logger.warning("second signal: leaving at once")
-    for mount in mounts.parse_mountinfo(os.fsdecode(mounts.MOUNTINFO.read_bytes())):
-        if mount.source == mounts.source_of(home):
-            with contextlib.suppress(Exception):
-                mounts.unmount(mount, lazy=True)
+    for mounted in mountpoint.parse_mountinfo(os.fsdecode(mountpoint.MOUNTINFO.read_bytes())):
+        if mounted.source == source_of(home):
+            with contextlib.suppress(SiltstoneError):
+                mountpoint.unmount(mounted.directory, lazy=True)
     os._exit(FORCED_EXIT_STATUS)
 
 

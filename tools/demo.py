@@ -36,6 +36,7 @@ MIB = 1024 * 1024
 BLOCK_BYTES = 1 * MIB
 BIG_BYTES = 1024 * MIB
 S3_CLIENTS = 4
+PART_BYTES = 16 * MIB
 DISKS_TAKEN_AWAY = ("disk2", "disk5")
 PATIENCE_SECONDS = 60.0
 
@@ -135,8 +136,16 @@ class Demo:
 
     # --- measured work ---------------------------------------------------------------------------------------------
 
-    def measure(self, what: str, sources: list[Source], work: Callable[[Source], int], workers: int = 1) -> None:
-        """Do ``work`` on every source, which returns bytes as they are done; note how long it took."""
+    def measure(
+        self,
+        what: str,
+        sources: list[Source],
+        work: Callable[[Source], int],
+        *,
+        workers: int = 1,
+        finish: Callable[[], None] | None = None,
+    ) -> None:
+        """Do ``work`` on every source, which returns its bytes when it is done; note how long all took."""
         total = sum(source.size for source in sources)
         done = 0
         begun = time.monotonic()
@@ -144,6 +153,8 @@ class Demo:
             for size in map(work, sources) if workers == 1 else pool.map(work, sources):
                 done += size
                 line(Progress(done, total, "bytes"))
+            if finish is not None:
+                finish()
         self.note(what, len(sources), total, time.monotonic() - begun)
 
     def note(self, what: str, files: int, size: int, seconds: float) -> None:
@@ -151,12 +162,9 @@ class Demo:
         self.steps.append(Step(what, files, size, seconds))
         show(f"  {what}: {files:,} files, {format_bytes(size)} in {seconds:.1f} s, {size / seconds / 1e6:,.0f} MB/s")
 
-    def sync(self, what: str) -> None:
-        """Make everything in the mount durable, counted to the step before."""
-        begun = time.monotonic()
+    def sync(self) -> None:
+        """Make everything in the mount durable."""
         subprocess.run(["sync", "-f", str(self.mount)], check=True)
-        last = self.steps.pop()
-        self.note(what, last.files, last.size, last.seconds + time.monotonic() - begun)
 
 
 def main() -> int:
@@ -197,19 +205,22 @@ def run(demo: Demo, big_bytes: int) -> None:
     client = connect(demo.serve(), key)
 
     show("in through the mount, back through S3")
-    demo.measure("write the tree through the mount", tree, lambda source: copy_in(source, demo.mount / "tree"))
-    demo.sync("write the tree through the mount")
-    demo.measure("write 1 file through the mount", [big], lambda source: copy_in(source, demo.mount / "big"))
-    demo.sync("write 1 file through the mount")
+    into = demo.mount
+    demo.measure("write the tree through the mount", tree, lambda source: copy_in(source, into / "tree"), finish=demo.sync)
+    demo.measure("write 1 file through the mount", [big], lambda source: copy_in(source, into / "big"), finish=demo.sync)
     compare_listing(client, "tree", tree)
     compare_listing(client, "big", [big])
-    demo.measure("read the tree through S3", tree, lambda source: check_object(client, "tree", source), S3_CLIENTS)
+    demo.measure(
+        "read the tree through S3", tree, lambda source: check_object(client, "tree", source), workers=S3_CLIENTS
+    )
     demo.measure("read 1 file through S3", [big], lambda source: check_object(client, "big", source))
 
     show("in through S3, back through the mount")
     client.create_bucket(Bucket="s3-tree")
     client.create_bucket(Bucket="s3-big")
-    demo.measure("write the tree through S3", tree, lambda source: put_object(client, "s3-tree", source), S3_CLIENTS)
+    demo.measure(
+        "write the tree through S3", tree, lambda source: put_object(client, "s3-tree", source), workers=S3_CLIENTS
+    )
     demo.measure("write 1 file through S3", [big], lambda source: put_object(client, "s3-big", source))
     demo.measure("read the tree through the mount", tree, lambda source: check_file(demo.mount / "s3-tree", source))
     demo.measure("read 1 file through the mount", [big], lambda source: check_file(demo.mount / "s3-big", source))
@@ -234,8 +245,12 @@ def run(demo: Demo, big_bytes: int) -> None:
         "read all through S3, 4 of 6 disks",
         every,
         lambda source: check_object(client, "s3-big" if source is big else "s3-tree", source),
-        S3_CLIENTS,
+        workers=S3_CLIENTS,
     )
+    rebuilt = demo.status()["degraded_reads"]
+    if not rebuilt:
+        raise DemoFailed("nothing was rebuilt from parity while two disks were away")
+    show(f"  {rebuilt:,} ranges were rebuilt from parity")
     for name in DISKS_TAKEN_AWAY:
         (demo.home / "disks" / (name + ".away")).rename(demo.home / "disks" / name)
     demo.wait_for_disks(6)
@@ -306,9 +321,11 @@ def check_file(top: Path, source: Source) -> int:
 
 def put_object(client: Any, bucket: str, source: Source) -> int:
     """Store one object, in parts when it is large."""
-    client.upload_file(
-        str(source.path), bucket, source.name, Config=boto3.s3.transfer.TransferConfig(multipart_chunksize=16 * MIB)
-    )
+    if source.size < PART_BYTES:
+        client.put_object(Bucket=bucket, Key=source.name, Body=source.path.read_bytes())
+    else:
+        parts = boto3.s3.transfer.TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=S3_CLIENTS)
+        client.upload_file(str(source.path), bucket, source.name, Config=parts)
     return source.size
 
 

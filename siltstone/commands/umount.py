@@ -7,7 +7,8 @@ import argparse
 from siltstone.commands.parser import Subparsers, add_command
 from siltstone.control import NoOwner, request
 from siltstone.errors import Unavailable
-from siltstone.mounts import find_mount, home_of, unmount
+from siltstone.fuse.mountpoint import unmount
+from siltstone.mounts import find_siltstone, home_of
 from siltstone.operations import wait_for_end
 
 
@@ -27,16 +28,16 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Unmount and wait for the owner to be done with it."""
-    mount = find_mount(options.directory)
-    home = home_of(mount)
+    mounted = find_siltstone(options.directory)
+    home = home_of(mounted)
     try:
         pid = request(home, "sync")["pid"]
     except NoOwner:
-        unmount(mount, lazy=True)  # the owner is dead: what the kernel still shows answers nobody
+        unmount(mounted.directory, lazy=True)  # the owner is dead: what the kernel still shows answers nobody
         return 0
-    unmount(mount)
+    unmount(mounted.directory)
     try:
-        is_ending = request(home, "closed", {"directory": mount.directory})["ending"]
+        is_ending = request(home, "closed", {"directory": mounted.directory})["ending"]
     except Unavailable:  # it was the last door: the owner ends, and may have hung up already
         is_ending = True
     if is_ending:

@@ -20,7 +20,7 @@ MOUNTINFO = r"""25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw
 
 def test_the_list_of_mounts_is_read_with_its_escapes() -> None:
     mounts = mountpoint.parse_mountinfo(MOUNTINFO)
-    assert mounts[2] == mountpoint.Mounted("/mnt/with space\\", "0:39", "fuse.siltstone")
+    assert mounts[2] == mountpoint.Mounted("/mnt/with space\\", "0:39", "fuse.siltstone", "siltstone")
     assert len(mounts) == 5
 
 

@@ -1,4 +1,4 @@
-"""The kernel's list of mounts is read as the kernel writes it."""
+"""A mount leads to its HOME, and only a Siltstone mount does."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from siltstone import mounts
 from siltstone.errors import Refused
+from siltstone.fuse import mountpoint
 from siltstone.home import Home
-from siltstone.mounts import Mount, find_mount, home_of, parse_mountinfo, source_of
+from siltstone.mounts import find_siltstone, home_of, source_of
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -18,23 +18,15 @@ MOUNTINFO = r"""
 """.lstrip()
 
 
-def test_directories_and_sources_are_found_with_spaces_and_optional_fields() -> None:
-    assert parse_mountinfo(MOUNTINFO) == [
-        Mount("/", "/dev/vda"),
-        Mount("/mnt/a b", "siltstone:/home/me/my volume"),
-        Mount("/mnt/c", "host:"),
-    ]
-
-
 def test_only_a_siltstone_mount_is_found_and_leads_to_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTINFO)
-    monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
-    mount = find_mount("/mnt/a b")
-    assert home_of(mount).path == Path("/home/me/my volume")
-    assert source_of(home_of(mount)) == mount.source
+    monkeypatch.setattr(mountpoint, "MOUNTINFO", tmp_path / "mountinfo")
+    mounted = find_siltstone("/mnt/a b")
+    assert home_of(mounted).path == Path("/home/me/my volume")
+    assert source_of(home_of(mounted)) == mounted.source
     for other in ("/mnt/c", "/", "/mnt/absent"):
         with pytest.raises(Refused, match="not a mount of a Siltstone volume"):
-            find_mount(other)
+            find_siltstone(other)
 
 
 def test_a_mount_is_found_through_a_symbolic_link_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,5 +35,5 @@ def test_a_mount_is_found_through_a_symbolic_link_above_it(tmp_path: Path, monke
     source = source_of(Home("/home/v"))
     line = f"97 22 0:43 / {tmp_path.resolve()}/real/m rw - fuse.siltstone {source} rw\n"
     (tmp_path / "mountinfo").write_text(line)
-    monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
-    assert find_mount(str(tmp_path / "link" / "m")).source == source
+    monkeypatch.setattr(mountpoint, "MOUNTINFO", tmp_path / "mountinfo")
+    assert find_siltstone(str(tmp_path / "link" / "m")).source == source

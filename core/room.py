@@ -9,8 +9,12 @@ from siltstone.types import DiskId
 
 MEASURE_SECONDS = 1.0
 
-PUNCH_SECONDS = 5.0
-"""Freed rows are punched when they have not been reused for about this long."""
+PUNCH_IDLE_SECONDS = 10.0
+"""Freed rows are punched when nothing was committed for this long: rows that were written before are much faster to
+write again than punched ones."""
+
+SCARCE_SHARE = 8
+"""They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
 
 EMPTY_SLABS_KEPT = 2
 """Empty slabs that stay for the next writes; further ones are deleted."""
@@ -33,18 +37,24 @@ class Room:
     async def run(self) -> None:
         """Measure and give back, for ever."""
         clock = self._ledger.clock
-        waited = 0.0
+        seen_lsn = self._ledger.store.last_lsn
+        quiet = 0.0
         while True:
             await clock.sleep(MEASURE_SECONDS)
-            waited += MEASURE_SECONDS
             self.measure()
-            if waited >= PUNCH_SECONDS:
-                waited = 0.0
+            quiet = quiet + MEASURE_SECONDS if self._ledger.store.last_lsn == seen_lsn else 0.0
+            if quiet >= PUNCH_IDLE_SECONDS or self._is_scarce() or self._disk_returned:
+                quiet = 0.0
                 try:
                     await self._give_back()
                     self.last_error = ""
                 except SiltstoneError as error:
                     self.last_error = str(error)
+            seen_lsn = self._ledger.store.last_lsn
+
+    def _is_scarce(self) -> bool:
+        space_now = self._ledger.stripes.space()
+        return space_now.usable_free_bytes < space_now.usable_total_bytes // SCARCE_SHARE
 
     def _note_disk(self, _disk_id: DiskId, is_up: bool) -> None:
         self._disk_returned = self._disk_returned or is_up

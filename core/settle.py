@@ -205,7 +205,9 @@ class Settler:
             self._ledger.fence.leave(era)
         if not seen:
             return
-        written = await self._ledger.stripes.write([buffer for buffer in buffers if buffer], filled)
+        pieces = [buffer for buffer in buffers if buffer]
+        # Settling is what makes room in the log, so it may use what is reserved for it.
+        written = await self._ledger.stripes.write(pieces, filled, use_reserve=True)
         transaction = self._ledger.begin()
         self._ledger.put_written(transaction, written)
         moved = self._move(transaction, seen, written.stripe_id)

@@ -66,6 +66,7 @@ class Volume:
         self._subscribers = subscribers
         self.subscribe = subscribers.subscribe
         self.unsubscribe = subscribers.unsubscribe
+        self.wait_seen = subscribers.wait_seen
         self.register_holder = orphans.register_holder
         self.unregister_holder = orphans.unregister_holder
         self.released = orphans.released

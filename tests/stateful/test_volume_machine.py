@@ -11,7 +11,7 @@ import os
 from collections import Counter
 
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from siltstone.core.fsck import fsck
@@ -75,16 +75,14 @@ class Machine:
             try:
                 async with self.world.opened() as volume:
                     await self.look(volume)
-                    while todo:
-                        step = todo.pop(0)
-                        fired[step[0]] += 1
-                        if step[0] == "crash":
-                            self.world.power_off()
-                            raise Crashed
-                        if step[0] == "restart":
-                            break
-                        await getattr(self, "do_" + step[0].replace(" ", "_"))(volume, *step[1:])
-                        await self.compare(volume)
+                    try:
+                        await self.live(volume, todo)
+                    finally:
+                        counts = volume.ledger.stripes.statistics()
+                        fired["degraded read"] += counts.degraded_reads
+                        fired["repaired block"] += counts.repaired_blocks
+                        fired["failed write"] += counts.failed_writes
+                        fired["mended log"] += volume.ledger.log.statistics().mended_bytes
             except Crashed:
                 self.world.after_crash()
                 for index in self.away:
@@ -93,6 +91,19 @@ class Machine:
             else:
                 self.model.all_durable()
         await self.end()
+
+    async def live(self, volume: Volume, todo: list[Step]) -> None:
+        """Steps until the next crash or restart."""
+        while todo:
+            step = todo.pop(0)
+            fired[step[0]] += 1
+            if step[0] == "crash":
+                self.world.power_off()
+                raise Crashed
+            if step[0] == "restart":
+                return
+            await getattr(self, "do_" + step[0].replace(" ", "_"))(volume, *step[1:])
+            await self.compare(volume)
 
     async def recover(self) -> None:
         """After a crash: what is found must be explained by the model, and is the truth from then on."""
@@ -116,8 +127,6 @@ class Machine:
             await self.look(volume)
             findings = await fsck(volume, deep=not self.rotten)
             assert not findings, "\n".join(map(str, findings))
-            fired["degraded read"] += volume.ledger.stripes.statistics().degraded_reads
-            fired["repaired block"] += volume.ledger.stripes.statistics().repaired_blocks
 
     async def compare(self, volume: Volume) -> None:
         """Names are compared after each step; bytes where the step may have changed them are read by the step."""
@@ -249,6 +258,7 @@ async def read_all(volume: Volume, ino: Ino) -> bytes:
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(st.lists(steps, min_size=1, max_size=30), st.integers(0, 2**16), st.random_module())
+@example([("write", b"a", 0, 262_144)], 0, None)
 def test_a_volume_is_what_the_model_says_through_crashes_lost_disks_and_rot(
     program: list[Step], seed: int, _: object
 ) -> None:

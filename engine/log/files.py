@@ -84,7 +84,7 @@ class SegmentFiles:
                 raise TooFewDisks(f"a log segment needs {minimum} disks that work, there are {len(disks)}")
             self.epoch += 1
             name = segment_name(start, self.epoch)
-            broken = await self._name_files(disks, name)
+            broken, is_written = await self._name_files(disks, name)
             named = [disk_id for disk_id in disks if disk_id not in broken]
             if not broken:
                 lineage = pack_lineage(ancestors)
@@ -92,7 +92,11 @@ class SegmentFiles:
             if not broken:
                 broken = await self._write_header(disks, name, start, lineage=None, is_established=True)
             if not broken:
-                return Segment(start=start, end=start, epoch=self.epoch, disks=disks, segment_bytes=self.segment_bytes)
+                segment = Segment(
+                    start=start, end=start, epoch=self.epoch, disks=disks, segment_bytes=self.segment_bytes
+                )
+                segment.is_written = is_written
+                return segment
             failed |= broken
             for disk_id in named:
                 await self.release(disk_id, name, is_recyclable=disk_id not in broken)
@@ -114,8 +118,8 @@ class SegmentFiles:
         except DiskError as error:
             self.pool.report(error)
 
-    async def prepare_standby(self, replicas: int) -> None:
-        """Have files written ahead on the disks that the next segment will take."""
+    async def prepare_standby(self, replicas: int) -> bool:
+        """Have files written ahead on the disks that the next segment will take; False if a disk failed."""
         if all(self.pool.is_up(disk_id) for disk_id in self._standby) and len(self._standby) == replicas:
             chosen = self._standby
         else:
@@ -126,8 +130,9 @@ class SegmentFiles:
                     self._put_back(disk_id, await self._create(disk_id, is_zeroed=True))
             except DiskError as error:
                 self.pool.report(error)
-                return
+                return False
         self._standby = list(chosen)
+        return len(chosen) == replicas
 
     async def mark(self, segment: Segment, lsn: Lsn) -> list[DiskId]:
         """Note on a segment's disks that it is durable up to ``lsn``, as it must be; returns those that have it now."""
@@ -146,7 +151,7 @@ class SegmentFiles:
         or no replica can be read.
         """
         disk = self.pool.disk(target)
-        name = await self._take_free(target)
+        name, _ = await self._take_free(target)
         try:
             header = self._header(segment.start, segment.epoch, is_established=True, marked_lsn=segment.end)
             end = segment.offset_of(segment.end)
@@ -175,13 +180,16 @@ class SegmentFiles:
             return standby
         return list(self.pool.choose(count, exclude=failed))
 
-    async def _name_files(self, disks: Sequence[DiskId], name: str) -> set[DiskId]:
-        """Give a waiting file on each disk this name; returns the disks where that failed."""
+    async def _name_files(self, disks: Sequence[DiskId], name: str) -> tuple[set[DiskId], bool]:
+        """Give a waiting file on each disk this name; the disks where that failed, and if all files were written."""
         broken: set[DiskId] = set()
+        unwritten: set[DiskId] = set()
 
         async def name_one(disk_id: DiskId) -> None:
             try:
-                free = await self._take_free(disk_id)
+                free, is_written = await self._take_free(disk_id)
+                if not is_written:
+                    unwritten.add(disk_id)
                 try:
                     await self.pool.disk(disk_id).rename(free, name)
                 finally:
@@ -193,7 +201,7 @@ class SegmentFiles:
         async with trio.open_nursery() as nursery:
             for disk_id in disks:
                 nursery.start_soon(name_one, disk_id)
-        return broken
+        return broken, not unwritten
 
     async def _write_header(
         self, disks: Sequence[DiskId], name: str, start: Lsn, *, lineage: bytes | None, is_established: bool
@@ -222,12 +230,13 @@ class SegmentFiles:
                 self.pool.report(error)
         return {disk_id for disk_id, error in zip(disks, errors, strict=True) if error is not None}
 
-    async def _take_free(self, disk_id: DiskId) -> str:
+    async def _take_free(self, disk_id: DiskId) -> tuple[str, bool]:
+        """A waiting file, and whether it was written before; a new one, only reserved, if none waits."""
         if self._free[disk_id]:
             name = self._free[disk_id].pop()
             self._in_hand.add((disk_id, name))
-            return name
-        return await self._create(disk_id, is_zeroed=False)
+            return name, True
+        return await self._create(disk_id, is_zeroed=False), False
 
     def _put_back(self, disk_id: DiskId, name: str) -> None:
         self._in_hand.discard((disk_id, name))

@@ -314,41 +314,54 @@ class Log:
             with trio.move_on_after(RETRY_SECONDS if self._upkeep.is_behind else float("inf")):
                 await self._upkeep.wanted.wait()
             self._upkeep.wanted = trio.Event()
-            if self._may_widen and self._has_too_few_disks() and not self._is_closing:
-                self._may_widen = False
-                await self._commit(self._has_too_few_disks, rotate=True)
             await self._upkeep.heal(self._active)
-            if self._active.end - self._active.start > self._files.segment_bytes // 4:
+            if self._wants_standby():
                 await self._upkeep.prepare_standby()
+            try:
+                await self._rotate(self._has_better_place)
+            except TooFewDisks:
+                if not self._is_closing:
+                    raise
+                return
 
-    def _has_too_few_disks(self) -> bool:
-        return len(self._active.disks) < self._replicas
+    def _wants_standby(self) -> bool:
+        """While the open segment is young the disks are better left alone, unless it is a slow one."""
+        has_begun = self._active.end - self._active.start > self._files.segment_bytes // 4
+        return (has_begun or not self._active.is_written) and not self._upkeep.has_tried_standby
+
+    def _has_better_place(self) -> bool:
+        """Whether the open segment has too few disks, or slow files, and the next one would not."""
+        if self._is_closing or len(self._pool.up()) < self._replicas:
+            return False
+        if len(self._active.disks) < self._replicas:
+            may_widen, self._may_widen = self._may_widen, False
+            return may_widen
+        return self._upkeep.has_standby and not self._active.is_written
 
     def _note_disk(self, _disk_id: DiskId, is_up: bool) -> None:
-        self._may_widen = is_up and len(self._pool.up()) >= self._replicas
+        self._may_widen = self._may_widen or is_up
         self._disks_changed.set()
-        self._upkeep.wanted.set()
+        self._upkeep.forget_standby()
 
     # --- committing ------------------------------------------------------------------------------------------------
 
-    async def _commit(self, is_wanted: Callable[[], bool], *, rotate: bool = False) -> None:
-        """Once it is our turn, if it is still wanted: make the oldest batch durable, or all and open a new segment."""
+    async def _commit(self, is_wanted: Callable[[], bool]) -> None:
+        """Once it is our turn, if it is still wanted: make the oldest batch durable."""
         try:
-            self._commit_lock.acquire_nowait()
+            self._commit_lock.acquire_nowait()  # unlike ``async with`` no checkpoint when nobody else commits
         except trio.WouldBlock:
             await self._commit_lock.acquire()
         try:
-            if not is_wanted():
-                return
-            if not rotate:
+            if is_wanted():
                 await self._commit_oldest()
-                return
-            while self._pending.batches:
-                await self._commit_oldest()
-            if self._durable_lsn > self._active.start or self._has_too_few_disks():
-                await self._replace_active()
         finally:
             self._commit_lock.release()
+
+    async def _rotate(self, is_wanted: Callable[[], bool]) -> None:
+        """Once it is our turn, if it is still wanted: open a new segment."""
+        async with self._commit_lock:
+            if is_wanted():
+                await self._replace_active()
 
     async def _commit_oldest(self) -> None:
         """Make the oldest batch durable, on as many segments as it takes."""
@@ -392,7 +405,7 @@ class Log:
             return False
         active.end = self._durable_lsn = frames[-1].end_lsn
         self._flushed_bytes += active.end - frames[0].lsn
-        if active.end - active.start > self._files.segment_bytes // 4 and not self._upkeep.has_standby:
+        if self._wants_standby():
             self._upkeep.wanted.set()
         return True
 
@@ -432,8 +445,7 @@ class Log:
             self._sealed.append(old)
         else:
             old.happen(SegmentEvent.VOID)
-        self._upkeep.has_standby = False
-        self._upkeep.wanted.set()
+        self._upkeep.forget_standby()
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -508,7 +520,10 @@ class Log:
 
     async def seal(self) -> None:
         """Make all that is pending durable, seal the open segment and go on in a new one; nothing if it is empty."""
-        await self._commit(lambda: True, rotate=True)
+        end = self._next_lsn
+        while self._durable_lsn < end:
+            await self._commit(lambda: self._durable_lsn < end)
+        await self._rotate(lambda: self._active.start < end)
 
     async def retire(self, start: Lsn) -> None:
         """Recycle the sealed segment at ``start``: all of it is applied, and nobody will read it any more."""

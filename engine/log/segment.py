@@ -55,7 +55,11 @@ class SegmentStatus(NamedTuple):
 
 
 class Segment:
-    """One segment. ``disks`` are those whose replica is known to hold all that was acknowledged in it."""
+    """One segment. ``disks`` are those whose replica is known to hold all that was acknowledged in it.
+
+    ``is_written``: its files were written all over before, so that what goes in is durable fast. ``was_punched``: they
+    may have holes, and are no good for another segment. ``is_trimmed``: its unused tail was given back if it is worth it.
+    """
 
     def __init__(self, *, start: Lsn, end: Lsn, epoch: int, disks: list[DiskId], segment_bytes: int) -> None:
         assert start <= end
@@ -69,6 +73,8 @@ class Segment:
         self.state = SegmentState.OPEN
         self.marked_lsn = start
         self.was_punched = False
+        self.is_trimmed = False
+        self.is_written = True
         self._readers = 0
         self._unread = trio.Event()
 

@@ -27,7 +27,7 @@ class Upkeep:
         self._is_closed = False
         self.wanted = trio.Event()
         self.is_behind = False
-        self.has_standby = False
+        self.has_standby = self.has_tried_standby = False
 
     def close(self) -> None:
         """Begin nothing any more."""
@@ -49,13 +49,20 @@ class Upkeep:
                     return
                 if segment.marked_lsn < segment.end:
                     await self._files.mark(segment, segment.end)
+                if not segment.is_trimmed:
+                    await self._trim(segment)
                 await self._replicate(segment)
 
     async def prepare_standby(self) -> None:
-        """Have the files of the next segment written ahead."""
-        if not self.has_standby and not self._is_closed:
-            self.has_standby = True
-            await self._files.prepare_standby(self._replicas)
+        """Have the files of the next segment written ahead. Not under the lock: nobody waits for the zeros."""
+        if not self._is_closed:
+            self.has_tried_standby = True
+            self.has_standby = await self._files.prepare_standby(self._replicas)
+
+    def forget_standby(self) -> None:
+        """The files written ahead are in use, or the disks are not the same: try again."""
+        self.has_standby = self.has_tried_standby = False
+        self.wanted.set()
 
     async def retire(self, start: Lsn) -> None:
         """Forget a sealed segment and recycle its files."""
@@ -80,6 +87,13 @@ class Upkeep:
                 stop = segment.offset_of(Lsn(last)) // ROW_BYTES * ROW_BYTES
                 if offset < stop:
                     await self._punch_file(segment, offset, stop - offset)
+
+    async def _trim(self, segment: Segment) -> None:
+        """Give back what a segment that ended early never used, unless it is so little that recycling pays more."""
+        segment.is_trimmed = True
+        offset = -(-segment.offset_of(segment.end) // ROW_BYTES) * ROW_BYTES
+        if offset < segment.segment_bytes // 2:
+            await self._punch_file(segment, offset, segment.segment_bytes - offset)
 
     async def _punch_file(self, segment: Segment, offset: int, size: int) -> None:
         segment.was_punched = True

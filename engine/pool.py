@@ -137,11 +137,16 @@ class Pool:
         self._subscribers.append(callback)
 
     def report(self, error: DiskError) -> None:
-        """Take note of a failure. A missing file or a full disk says nothing against the disk."""
-        if isinstance(error, FileMissing | DiskFull):
-            return
+        """Take note of a failure. A missing file or a full disk says nothing against the disk.
+
+        Of a disk that is not up only probes are believed: what ``disk`` raises for it may be reported, too.
+        """
         member = self._members.get(error.disk_id)
-        if member is None:
+        if member is not None and member.state is DiskState.UP:
+            self._note(member, error)
+
+    def _note(self, member: _Member, error: DiskError) -> None:
+        if isinstance(error, FileMissing | DiskFull):
             return
         member.probes_passed = 0
         if isinstance(error, DiskMissing):
@@ -176,7 +181,7 @@ class Pool:
                 await self._try_write(member.disk)
             space = await member.disk.space()
         except DiskError as error:
-            self.report(error)
+            self._note(member, error)
             return
         member.space = space
         member.weight = max(0, member.weight - 1)

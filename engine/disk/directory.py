@@ -156,6 +156,7 @@ class DiskDirectory:
         file = self.files.pin(name)
         if file is not None:
             return file
+        check_name(name)
         generation = self.files.generation
         with self._pinned_root() as root_fd, self._names_lock:
             fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=root_fd)

@@ -13,7 +13,7 @@ import trio
 from siltstone.engine.disk.completion import Completion
 from siltstone.engine.disk.local import LocalDisk
 from siltstone.errors import DiskError
-from siltstone.ports import DiskRead, DiskWrite, Lane
+from siltstone.ports import Disk, DiskRead, DiskWrite, Lane
 
 
 class LocalFanout:
@@ -24,10 +24,12 @@ class LocalFanout:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not writes:
             return []
+        # All is checked before anything starts: from then on this task must wait.
+        disks = [_local(write.disk) for write in writes]
+        assert all(write.offset >= 0 for write in writes)
         completion: Completion[DiskError | BaseException | None] = Completion(len(writes), None)
-        for index, (disk, name, offset, buffers) in enumerate(writes):
-            assert isinstance(disk, LocalDisk)
-            disk.submit_write(completion, index, name, offset, buffers, lane)
+        for index, (_, name, offset, buffers) in enumerate(writes):
+            disks[index].submit_write(completion, index, name, offset, buffers, lane)
         results: list[DiskError | None] = []
         for result in await completion.wait():
             if result is not None and not isinstance(result, DiskError):
@@ -40,13 +42,20 @@ class LocalFanout:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not reads:
             return []
+        disks = [_local(read.disk) for read in reads]
+        assert all(read.offset >= 0 and read.size >= 0 for read in reads)
         completion: Completion[bytes | DiskError | BaseException] = Completion(len(reads), b"")
-        for index, (disk, name, offset, size) in enumerate(reads):
-            assert isinstance(disk, LocalDisk)
-            disk.submit_read(completion, index, name, offset, size)
+        for index, (_, name, offset, size) in enumerate(reads):
+            disks[index].submit_read(completion, index, name, offset, size)
         results: list[bytes | DiskError] = []
         for result in await completion.wait():
             if not isinstance(result, bytes | DiskError):
                 raise result
             results.append(result)
         return results
+
+
+def _local(disk: Disk) -> LocalDisk:
+    assert isinstance(disk, LocalDisk)
+    assert not disk.is_closed
+    return disk

@@ -79,7 +79,6 @@ class LocalDisk:
 
     def read_nowait(self, name: str, offset: int, size: int) -> bytes | None:
         """The bytes if the page cache has all of them and the file is open, otherwise None."""
-        check_name(name)
         assert offset >= 0 and size >= 0
         files = self._directory.files
         file = files.pin(name)
@@ -95,6 +94,7 @@ class LocalDisk:
     async def read(self, name: str, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes."""
         await self._begin()
+        assert offset >= 0 and size >= 0
         completion: Completion[bytes | DiskError | BaseException] = Completion(1, b"")
         self.submit_read(completion, 0, name, offset, size)
         (result,) = await completion.wait()
@@ -104,7 +104,6 @@ class LocalDisk:
 
     async def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write the buffers one after the other, without joining them. Not durable yet."""
-        check_name(name)
         assert offset >= 0
         await self._call(self._bulk, "write", name, lambda: self._write(name, offset, buffers))
 
@@ -112,7 +111,6 @@ class LocalDisk:
         """Make durable what was written to the file before."""
         await self._begin()
         completion: Completion[DiskError | BaseException | None] = Completion(1, None)
-        check_name(name)
         self._bulk.submit(DurableWrite(self._directory, completion, 0, name, 0, (), "flush"))
         (error,) = await completion.wait()
         if error is not None:
@@ -120,7 +118,6 @@ class LocalDisk:
 
     async def punch(self, name: str, offset: int, size: int) -> None:
         """Give back the room of a range; it reads as zeros. Not durable before a flush."""
-        check_name(name)
         assert offset >= 0 and size >= 0
         await self._call(self._bulk, "punch", name, lambda: self._directory.punch(name, offset, size))
 
@@ -151,6 +148,11 @@ class LocalDisk:
 
     # --- for LocalFanout ---------------------------------------------------------------------------------------------
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called: nothing may be submitted any more."""
+        return self._is_closed
+
     def submit_write(
         self,
         completion: Completion[DiskError | BaseException | None],
@@ -160,20 +162,14 @@ class LocalDisk:
         buffers: Sequence[Buffer],
         lane: Lane,
     ) -> None:
-        """Start a write and flush that finishes ``index`` of the completion."""
-        check_name(name)
-        assert offset >= 0
-        assert not self._is_closed
+        """Start a write and flush that finishes ``index`` of the completion. Never raises."""
         job = DurableWrite(self._directory, completion, index, name, offset, buffers, "write")
         (self._log if lane is Lane.LOG else self._bulk).submit(job)
 
     def submit_read(
         self, completion: Completion[bytes | DiskError | BaseException], index: int, name: str, offset: int, size: int
     ) -> None:
-        """Start a read that finishes ``index`` of the completion."""
-        check_name(name)
-        assert offset >= 0 and size >= 0
-        assert not self._is_closed
+        """Start a read that finishes ``index`` of the completion. Never raises."""
         directory = self._directory
         job = Call(directory, completion, index, "read", name, lambda: directory.read(name, offset, size))
         self._reader.submit(job)

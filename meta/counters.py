@@ -13,7 +13,7 @@ import msgspec
 
 from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import keys
-from siltstone.meta.records import Counters, Inode, decode_inode, encode
+from siltstone.meta.records import Counters, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Ino, PartitionId, make_ino, partition_of
@@ -85,15 +85,3 @@ def add_bytes(transaction: Transaction, ino: Ino, delta: int) -> None:
     counters.bytes += delta
     assert counters.bytes >= 0, f"partition {partition_of(ino)} counts fewer than no bytes"
     transaction.put(keys.counters(partition_of(ino)), encode(counters))
-
-
-def recount(reader: Reader, partition: PartitionId) -> Counters:
-    """The totals as the partition's inodes say. ``serial`` is the highest in use, which the record's is not under."""
-    found = Counters()
-    start, end = keys.prefix_range(keys.all_of(keys.INODE, partition))
-    for key, value in reader.scan(start, end):
-        inode: Inode = decode_inode(value)
-        found.inodes += 1
-        found.bytes += inode.allocated_bytes
-        found.serial = max(found.serial, keys.inode_ino(key) >> 8)
-    return found

@@ -226,11 +226,9 @@ def _delete(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> 
 
 def _free_unreferenced(transaction: Transaction, touched: Iterable[StripeId], freed: list[FreedStripe]) -> None:
     """Forget those of the stripes that lost their last reference, in the order of their ids."""
-    freed.extend(
-        FreedStripe(stripe_id, space.delete_stripe(transaction, stripe_id))
-        for stripe_id in sorted(touched)
-        if not space.is_referenced(transaction, stripe_id)
-    )
+    # All scans before the first delete: a transaction sorts its own writes anew for a scan that follows a write.
+    gone = [stripe_id for stripe_id in sorted(touched) if not space.is_referenced(transaction, stripe_id)]
+    freed.extend(FreedStripe(stripe_id, space.delete_stripe(transaction, stripe_id)) for stripe_id in gone)
 
 
 # --- sharing and moving --------------------------------------------------------------------------------------------

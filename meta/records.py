@@ -146,7 +146,7 @@ class Part(msgspec.Struct, array_like=True, tag=1):
 
 
 class Counters(msgspec.Struct, array_like=True, tag=1):
-    """Totals of one partition; derived (fsck recomputes them with counters.recount), merged as deltas.
+    """Totals of one partition; derived (fsck recomputes them), merged as deltas.
 
     ``inodes``: all inode records, orphans' included. ``bytes``: sum of their allocated_bytes. ``serial``: the highest
     inode serial ever handed out; only grows.

@@ -18,12 +18,6 @@ def put_slab(transaction: Transaction, slab_id: SlabId, slab: Slab) -> None:
     transaction.put(keys.slab(slab_id), encode(slab))
 
 
-def get_slab(reader: Reader, slab_id: SlabId) -> Slab | None:
-    """The slab, or None."""
-    value = reader.get(keys.slab(slab_id))
-    return None if value is None else decode(Slab, value)
-
-
 def delete_slab(transaction: Transaction, slab_id: SlabId) -> None:
     """Forget a slab; no stripe record may name it."""
     start, end = keys.stripe(StripeId(slab_id << 16)), keys.stripe(StripeId((slab_id + 1) << 16))

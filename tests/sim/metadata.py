@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from siltstone.engine.stripe.layout import checksums_bytes
 from siltstone.meta import keys, space
-from siltstone.meta.counters import partitions_in_use, read_counters, recount
+from siltstone.meta.counters import partitions_in_use, read_counters
 from siltstone.meta.inodes import format_root, orphans
 from siltstone.meta.keys import Reference
-from siltstone.meta.records import Extent, Inode, InodeFlag, Place, decode_dentry, decode_extent, decode_inode
+from siltstone.meta.records import Counters, Extent, Inode, InodeFlag, Place, decode_dentry, decode_extent, decode_inode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Store
-from siltstone.types import ROOT_INO, Ino, StripeId, slab_of
+from siltstone.types import ROOT_INO, Ino, StripeId, partition_of, slab_of
 from sim.backing import SimBacking
 from sim.fake_log import FakeLog
 
@@ -68,7 +68,7 @@ def check_metadata(reader: Reader) -> Iterator[Problem]:
     yield from _check_companions(reader, seen)
     yield from _check_references(reader)
     yield from _check_stripes(reader)
-    yield from _check_counters(reader)
+    yield from _check_counters(reader, seen)
 
 
 def _scan_all(reader: Reader, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -232,8 +232,13 @@ def _check_stripes(reader: Reader) -> Iterator[Problem]:
             yield Problem(f"checksums of stripe {keys.stripe_id(key):x}", "are of a stripe that does not exist")
 
 
-def _check_counters(reader: Reader) -> Iterator[Problem]:
-    for partition in partitions_in_use(reader):
-        counted, found = read_counters(reader, partition), recount(reader, partition)
-        if (counted.inodes, counted.bytes) != (found.inodes, found.bytes) or counted.serial < found.serial:
-            yield Problem(f"counters of partition {partition}", f"are {counted}, the inodes say {found}")
+def _check_counters(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:
+    counted = {partition: read_counters(reader, partition) for partition in partitions_in_use(reader)}
+    for partition in sorted(counted.keys() | {partition_of(ino) for ino in seen}):
+        here = {ino: found.inode for ino, found in seen.items() if partition_of(ino) == partition}
+        counters = counted.get(partition, Counters())
+        found = Counters(
+            len(here), sum(inode.allocated_bytes for inode in here.values()), max((ino >> 8 for ino in here), default=0)
+        )
+        if (counters.inodes, counters.bytes) != (found.inodes, found.bytes) or counters.serial < found.serial:
+            yield Problem(f"counters of partition {partition}", f"are {counters}, the inodes say {found}")

@@ -1,15 +1,16 @@
 """What the kernel holds: open files, open directories, and inodes that it has looked up.
 
 Open files are named by small numbers (``fh``) that the kernel hands back. An inode that has lost its last name must
-stay while the kernel may use it: a file while it is open, a directory while the kernel knows it at all (it may be
-somebody's working directory). Files that are known but not open need not stay: the kernel forgets them with their last
-name, and keeping each until then would cost every unlink a second batch in the log.
+stay while it is open, and while the kernel knows it: it may be somebody's working directory, or a reader may have
+looked it up and not opened it yet when the name went to another file. The one exception is a file that the mount itself
+unlinks: who comes too late for it is told so, and to keep it until it is forgotten would cost each unlink a batch more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from siltstone.core.types import DirEntry
@@ -112,13 +113,13 @@ class Handles:
         self._last = 0
         self._open: dict[Ino, int] = {}
         self._lookups: dict[Ino, int] = {}
-        self._known_directories: set[Ino] = set()
+        self._leaving: set[Ino] = set()
 
     # --- for the volume and the invalidator ------------------------------------------------------------------------
 
     def holds(self, ino: Ino) -> bool:
         """Whether the inode must stay although it has no name."""
-        return ino in self._open or ino in self._known_directories
+        return ino in self._open or (ino in self._lookups and ino not in self._leaving)
 
     def knows(self, ino: Ino) -> bool:
         """Whether the kernel has looked the inode up and not forgotten it."""
@@ -126,12 +127,9 @@ class Handles:
 
     # --- lookups ---------------------------------------------------------------------------------------------------
 
-    def looked_up(self, ino: Ino, *, is_directory: bool) -> None:
+    def looked_up(self, ino: Ino) -> None:
         """The kernel was told of an inode by an entry: it counts one lookup more."""
-        lookups = self._lookups
-        lookups[ino] = lookups.get(ino, 0) + 1
-        if is_directory:
-            self._known_directories.add(ino)
+        self._lookups[ino] = self._lookups.get(ino, 0) + 1
 
     def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
         """The kernel has given back lookups: pairs of inode and count."""
@@ -140,11 +138,17 @@ class Handles:
             left = self._lookups.get(ino, 0) - count
             if left > 0:
                 self._lookups[ino] = left
-                continue
-            self._lookups.pop(ino, None)
-            if ino in self._known_directories:
-                self._known_directories.discard(ino)
+            elif self._lookups.pop(ino, 0):
                 self._let_go(ino)
+
+    @contextlib.contextmanager
+    def unlinking(self, ino: Ino) -> Iterator[None]:
+        """While the mount takes a name of this file away: being known does not hold it, being open does."""
+        self._leaving.add(ino)
+        try:
+            yield
+        finally:
+            self._leaving.discard(ino)
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -173,12 +177,11 @@ class Handles:
 
     def close(self) -> None:
         """The mount is gone: nothing is held any more."""
-        held = {*self._open, *self._known_directories}
+        held = {*self._open, *self._lookups}
         self.files.clear()
         self.directories.clear()
         self._open.clear()
         self._lookups.clear()
-        self._known_directories.clear()
         for ino in held:
             self._released(ino)
 

@@ -24,6 +24,9 @@ what is lost then stays in its cache until it times out."""
 RETRY_SECONDS = 0.02
 """How long after a miss an inode is tried again: its lookup may have been answered and not yet taken in."""
 
+PATIENCE_SECONDS = 1.0
+"""How long an answer to another front-end's client waits for a kernel that is held up."""
+
 logger = logging.getLogger("siltstone.fuse")
 
 
@@ -79,9 +82,12 @@ class Invalidator:
         self._knows = knows
         self._kernel = kernel
         self._pending = Notes()
-        self._busy = False
+        self._heard = 0
+        """Notes taken so far."""
+        self._told = 0
+        """How many of them the kernel has taken in."""
         self._wakeup = trio.Event()
-        self._idle = trio.Event()
+        self._progress = trio.Event()
         self.lost = 0
         """Changes that found no room; an error in the log names the first of a row."""
 
@@ -106,30 +112,36 @@ class Invalidator:
         if pending:
             if len(pending) > PENDING_MAX:
                 self._drop()
+            self._heard += 1
             self._wakeup.set()
 
-    async def wait_idle(self) -> None:
-        """Return when the kernel has taken in every change heard of so far (and perhaps later ones)."""
-        while self._pending or self._busy:
-            await self._idle.wait()
+    async def wait_seen(self) -> None:
+        """Return when the kernel has taken in every change heard of so far, or after PATIENCE_SECONDS.
+
+        A front-end waits here before it answers, so that who has the answer finds its change in the mount.
+        """
+        target = self._heard
+        with trio.move_on_after(PATIENCE_SECONDS) as scope:
+            while self._told < target:
+                await self._progress.wait()
+        if scope.cancelled_caught:
+            logger.warning(
+                "the kernel has not taken in a change after %g s: a file of the mount is busy", PATIENCE_SECONDS
+            )
 
     async def run(self) -> None:
         """Carry out what is noted, for ever. A thread that is at work when this is cancelled is waited for."""
         while True:
             await self._wakeup.wait()
             self._wakeup = trio.Event()
-            notes, self._pending = self._pending, Notes()
-            self._busy = True
-            try:
-                missed = await trio.to_thread.run_sync(carry_out, notes, self._kernel)
-                missed = self._still_known(missed)
-                if missed:
-                    await trio.sleep(RETRY_SECONDS)
-                    await trio.to_thread.run_sync(carry_out, missed, self._kernel)
-            finally:
-                self._busy = False
-                self._idle.set()
-                self._idle = trio.Event()
+            notes, self._pending, heard = self._pending, Notes(), self._heard
+            missed = self._still_known(await trio.to_thread.run_sync(carry_out, notes, self._kernel))
+            if missed:
+                await trio.sleep(RETRY_SECONDS)
+                await trio.to_thread.run_sync(carry_out, missed, self._kernel)
+            self._told = heard
+            self._progress.set()
+            self._progress = trio.Event()
 
     def _known(self, ino: Ino) -> bool:
         return ino == ROOT_INO or self._knows(ino)

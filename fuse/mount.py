@@ -60,7 +60,7 @@ async def serve_mount(
     except RuntimeError as error:
         raise Refused(f"cannot mount on {mountpoint}: {error}; libfuse has told why on stderr") from error
     volume.register_holder(handles)
-    volume.subscribe(invalidator.hear)
+    volume.subscribe(invalidator.hear, wait_seen=invalidator.wait_seen)
     try:
         async with trio.open_nursery() as nursery:
             ended = trio.Event()

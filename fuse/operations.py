@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 from collections.abc import Sequence
 
 import pyfuse3
@@ -125,7 +124,9 @@ class Operations(pyfuse3.Operations):
     @answered
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """Take a name away."""
-        await self._volume.unlink(Ino(parent_inode), name, origin=self)
+        parent = Ino(parent_inode)
+        with self.handles.unlinking(self._volume.lookup(parent, name).ino):
+            await self._volume.unlink(parent, name, origin=self)
 
     @answered
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -301,7 +302,7 @@ class Operations(pyfuse3.Operations):
             attributes = entry.attributes
             if not pyfuse3.readdir_reply(token, FileNameT(entry.name), entry_of(attributes, timeout_seconds), cookie):
                 return False
-            handles.looked_up(attributes.ino, is_directory=stat.S_ISDIR(attributes.mode))
+            handles.looked_up(attributes.ino)
             return True
 
         handle.serve(start_id, fetch, emit_dot, emit)
@@ -320,5 +321,5 @@ class Operations(pyfuse3.Operations):
 
     def _enter(self, attributes: Attributes) -> EntryAttributes:
         """Answer with an entry, which counts as a lookup of its inode."""
-        self.handles.looked_up(attributes.ino, is_directory=stat.S_ISDIR(attributes.mode))
+        self.handles.looked_up(attributes.ino)
         return entry_of(attributes, self._timeout_seconds)

@@ -7,6 +7,7 @@ nothing of disks: what is written is there, fsync only counts.
 from __future__ import annotations
 
 import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from siltstone.core.types import (
@@ -66,6 +67,8 @@ class MemoryVolume:
         self._serial = 0
         self._now_ns = 1_700_000_000_000_000_000
         self._listeners: list[Listener] = []
+        self._muted = False
+        self._waits: dict[Listener, Callable[[], Awaitable[None]]] = {}
         self._holders: list[Holder] = []
         self.flushes: list[Ino] = []
         self.fsyncs: list[Ino] = []
@@ -277,11 +280,22 @@ class MemoryVolume:
 
     # --- holders and listeners -------------------------------------------------------------------------------------
 
-    def subscribe(self, listener: Listener) -> None:
+    def subscribe(self, listener: Listener, *, wait_seen: Callable[[], Awaitable[None]] | None = None) -> None:
         self._listeners.append(listener)
+        if wait_seen is not None:
+            self._waits[listener] = wait_seen
 
     def unsubscribe(self, listener: Listener) -> None:
         self._listeners.remove(listener)
+        self._waits.pop(listener, None)
+
+    def mute(self) -> None:
+        """Tell nobody of anything any more."""
+        self._muted = True
+
+    async def wait_seen(self) -> None:
+        for wait_seen in self._waits.values():
+            await wait_seen()
 
     def register_holder(self, holder: Holder) -> None:
         self._holders.append(holder)
@@ -297,8 +311,9 @@ class MemoryVolume:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _publish(self, origin: object, change: Change) -> None:
-        for listener in self._listeners:
-            listener(origin, change)
+        if not self._muted:
+            for listener in self._listeners:
+                listener(origin, change)
 
     def _tick(self) -> int:
         self._now_ns += 1

@@ -94,41 +94,49 @@ def test_a_handle_remembers_what_its_flags_mean() -> None:
     assert [handle.synchronous for handle in opened] == [False, False, True, True]
 
 
-actions = st.lists(st.tuples(st.sampled_from(("open", "close", "lookup", "forget")), st.integers(1, 3)), max_size=60)
+actions = st.lists(st.tuples(st.sampled_from(("open", "close", "lookup", "forget")), st.integers(1, 2)), max_size=60)
 
 
 @given(actions)
 def test_an_inode_is_let_go_of_exactly_when_its_last_use_ends(steps: list[tuple[str, int]]) -> None:
     released: list[int] = []
     handles = Handles(released.append)
-    open_files: dict[int, list[int]] = {1: [], 2: [], 3: []}
-    lookups = {1: 0, 2: 0, 3: 0}
-    directories = {3}  # inode 3 is a directory: being known is enough to hold it
+    open_files: dict[int, list[int]] = {1: [], 2: []}
+    lookups = {1: 0, 2: 0}
+    directory = 2
     for action, number in steps:
         ino = Ino(number)
-        before = bool(open_files[number]) or (number in directories and lookups[number] > 0)
+        before = bool(open_files[number]) or lookups[number] > 0
         released.clear()
         if action == "open":
-            fh = handles.open_directory(ino) if number in directories else handles.open_file(ino, os.O_RDONLY)
+            fh = handles.open_directory(ino) if number == directory else handles.open_file(ino, os.O_RDONLY)
             open_files[number].append(fh)
         elif action == "close" and open_files[number]:
-            fh = open_files[number].pop()
-            if number in directories:
-                handles.close_directory(fh)
-            else:
-                handles.close_file(fh)
+            close = handles.close_directory if number == directory else handles.close_file
+            close(open_files[number].pop())
         elif action == "lookup":
-            handles.looked_up(ino, is_directory=number in directories)
+            handles.looked_up(ino)
             lookups[number] += 1
         elif action == "forget" and lookups[number]:
             handles.forget([(number, 1)])
             lookups[number] -= 1
-        after = bool(open_files[number]) or (number in directories and lookups[number] > 0)
+        after = bool(open_files[number]) or lookups[number] > 0
         assert handles.holds(ino) == after
         assert handles.knows(ino) == (lookups[number] > 0)
         assert released == ([number] if before and not after else [])
-    held = {number for number in (1, 2, 3) if handles.holds(Ino(number))}
+    held = {number for number in (1, 2) if handles.holds(Ino(number))}
     released.clear()
     handles.close()
     assert set(released) == held
-    assert not any(handles.holds(Ino(number)) or handles.knows(Ino(number)) for number in (1, 2, 3))
+    assert not any(handles.holds(Ino(number)) or handles.knows(Ino(number)) for number in (1, 2))
+
+
+def test_a_file_that_the_mount_unlinks_is_held_only_where_it_is_open() -> None:
+    handles = Handles(lambda ino: None)
+    known, opened = Ino(5), Ino(6)
+    for ino in (known, opened):
+        handles.looked_up(ino)
+    handles.open_file(opened, os.O_RDONLY)
+    with handles.unlinking(known), handles.unlinking(opened):
+        assert not handles.holds(known) and handles.holds(opened)
+    assert handles.holds(known) and handles.holds(opened)

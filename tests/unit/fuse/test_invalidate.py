@@ -58,7 +58,7 @@ def told_after(*changes: tuple[object, Change], missing: frozenset[Ino] = frozen
             nursery.start_soon(invalidator.run)
             for origin, change in changes:
                 invalidator.hear(origin, change)
-            await invalidator.wait_idle()
+            await invalidator.wait_seen()
             nursery.cancel_scope.cancel()
 
     trio.run(main)
@@ -107,7 +107,7 @@ def while_blocked(body: Callable[[Invalidator], Awaitable[None]]) -> list[tuple[
             await trio.testing.wait_all_tasks_blocked()
             await body(invalidator)
             kernel.gate.set()
-            await invalidator.wait_idle()
+            await invalidator.wait_seen()
             nursery.cancel_scope.cancel()
 
     trio.run(main)

@@ -151,7 +151,7 @@ def test_open_with_o_trunc_truncates_and_open_of_what_is_gone_is_stale() -> None
         info = await operations.open(entry.st_ino, os.O_WRONLY | os.O_TRUNC, CONTEXT)
         assert (await operations.getattr(entry.st_ino, CONTEXT)).st_size == 0
         await operations.release(info.fh)
-        await volume.unlink(ROOT_INO, b"f")
+        await operations.unlink(ROOT, b"f", CONTEXT)
         assert await errno_from(operations.open(entry.st_ino, RDWR, CONTEXT)) == errno.ESTALE
         assert await errno_from(operations.open(entry.st_ino, os.O_TRUNC | os.O_WRONLY, CONTEXT)) == errno.ESTALE
         assert not operations.handles.files
@@ -159,13 +159,27 @@ def test_open_with_o_trunc_truncates_and_open_of_what_is_gone_is_stale() -> None
     with_operations(body)
 
 
-def test_a_file_that_is_open_outlives_its_name_and_goes_at_release() -> None:
+def test_a_file_that_is_open_outlives_its_name_and_goes_when_closed_and_forgotten() -> None:
     async def body(operations: Any, volume: MemoryVolume) -> None:
         info, entry = await operations.create(ROOT, b"f", 0o100640, RDWR, CONTEXT)
         await operations.unlink(ROOT, b"f", CONTEXT)
         await operations.write(info.fh, 0, b"still here")
         assert await operations.read(info.fh, 0, 99) == b"still here"
         assert (await operations.getattr(entry.st_ino, CONTEXT)).st_nlink == 0
+        await operations.release(info.fh)
+        await operations.forget([(entry.st_ino, 1)])
+        assert entry.st_ino not in volume
+
+    with_operations(body)
+
+
+def test_a_file_that_is_known_outlives_what_others_do_to_its_name_and_goes_when_forgotten() -> None:
+    async def body(operations: Any, volume: MemoryVolume) -> None:
+        entry = await operations.mknod(ROOT, b"f", 0o100644, 0, CONTEXT)
+        await volume.unlink(ROOT_INO, b"f")
+        info = await operations.open(entry.st_ino, RDWR, CONTEXT)
+        await operations.forget([(entry.st_ino, 1)])
+        assert entry.st_ino in volume
         await operations.release(info.fh)
         assert entry.st_ino not in volume
 

@@ -134,6 +134,14 @@ class Demo:
                 raise DemoFailed(f"the volume did not notice that {up_count} disks are up")
             time.sleep(0.2)
 
+    def expect_rebuilding(self, before: int) -> int:
+        """Make sure that reading had to rebuild bytes from parity; returns how many ranges so far."""
+        rebuilt: int = self.status()["degraded_reads"]
+        if rebuilt <= before:
+            raise DemoFailed("nothing was rebuilt from parity while two disks were away")
+        show(f"  {rebuilt - before:,} ranges were rebuilt from parity")
+        return rebuilt
+
     # --- measured work ---------------------------------------------------------------------------------------------
 
     def measure(
@@ -205,9 +213,9 @@ def run(demo: Demo, big_bytes: int) -> None:
     client = connect(demo.serve(), key)
 
     show("in through the mount, back through S3")
-    into = demo.mount
-    demo.measure("write the tree through the mount", tree, lambda source: copy_in(source, into / "tree"), finish=demo.sync)
-    demo.measure("write 1 file through the mount", [big], lambda source: copy_in(source, into / "big"), finish=demo.sync)
+    tree_top, big_top = demo.mount / "tree", demo.mount / "big"
+    demo.measure("write the tree through the mount", tree, lambda source: copy_in(source, tree_top), finish=demo.sync)
+    demo.measure("write 1 file through the mount", [big], lambda source: copy_in(source, big_top), finish=demo.sync)
     compare_listing(client, "tree", tree)
     compare_listing(client, "big", [big])
     demo.measure(
@@ -241,16 +249,14 @@ def run(demo: Demo, big_bytes: int) -> None:
         every,
         lambda source: check_file(demo.mount / ("big" if source is big else "tree"), source),
     )
+    rebuilt = demo.expect_rebuilding(0)
     demo.measure(
         "read all through S3, 4 of 6 disks",
         every,
         lambda source: check_object(client, "s3-big" if source is big else "s3-tree", source),
         workers=S3_CLIENTS,
     )
-    rebuilt = demo.status()["degraded_reads"]
-    if not rebuilt:
-        raise DemoFailed("nothing was rebuilt from parity while two disks were away")
-    show(f"  {rebuilt:,} ranges were rebuilt from parity")
+    demo.expect_rebuilding(rebuilt)
     for name in DISKS_TAKEN_AWAY:
         (demo.home / "disks" / (name + ".away")).rename(demo.home / "disks" / name)
     demo.wait_for_disks(6)

@@ -15,7 +15,7 @@ from siltstone.meta.records import Extent, Inode, Place
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Buffer, Ino
 
-CLONE_STEP_EXTENTS = 2000
+CLONE_STEP_EXTENTS = 512
 """Extents that one batch shares at the most; longer copies go step by step into an anonymous inode."""
 
 

@@ -30,7 +30,7 @@ from siltstone.types import Buffer, Ino
 STRIPES_IN_FLIGHT_MAX = 6
 """Stripes that are written at the same time, over all files: bounds memory and the queues of the disks."""
 
-TRUNCATE_STEP_EXTENTS = 2000
+TRUNCATE_STEP_EXTENTS = 256
 """Extents that one batch removes at the most; larger cuts go step by step, from the end."""
 
 

@@ -25,8 +25,7 @@ class LocalFanout:
         if not writes:
             return []
         # All is checked before anything starts: from then on this task must wait.
-        disks = [_local(write.disk) for write in writes]
-        assert all(write.offset >= 0 for write in writes)
+        disks = [_local(write.disk, write.offset) for write in writes]
         completion: Completion[DiskError | BaseException | None] = Completion(len(writes), None)
         for index, (_, name, offset, buffers) in enumerate(writes):
             disks[index].submit_write(completion, index, name, offset, buffers, lane)
@@ -42,8 +41,8 @@ class LocalFanout:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not reads:
             return []
-        disks = [_local(read.disk) for read in reads]
-        assert all(read.offset >= 0 and read.size >= 0 for read in reads)
+        disks = [_local(read.disk, read.offset) for read in reads]
+        assert all(read.size >= 0 for read in reads)
         completion: Completion[bytes | DiskError | BaseException] = Completion(len(reads), b"")
         for index, (_, name, offset, size) in enumerate(reads):
             disks[index].submit_read(completion, index, name, offset, size)
@@ -55,7 +54,8 @@ class LocalFanout:
         return results
 
 
-def _local(disk: Disk) -> LocalDisk:
+def _local(disk: Disk, offset: int) -> LocalDisk:
     assert isinstance(disk, LocalDisk)
     assert not disk.is_closed
+    assert offset >= 0
     return disk

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Protocol
 
 from siltstone.engine.disk.open_files import OpenFile
@@ -55,27 +55,30 @@ class DiskLane:
             self._thread = None
 
     def _run(self) -> None:
+        queue = self._queue
         is_stopping = False
         while not is_stopping:
-            job = self._queue.get()
             jobs: list[Job] = []
-            while job is not None:
+            while True:
+                job = queue.get()
+                if job is None:
+                    is_stopping = True
+                    break
                 jobs.append(job)
-                if len(jobs) == BATCH_JOBS_MAX:
+                if queue.empty() or len(jobs) == BATCH_JOBS_MAX:  # nobody else takes from it
                     break
-                try:
-                    job = self._queue.get_nowait()
-                except Empty:
-                    break
-            is_stopping = job is None
             self._carry_out(jobs)
 
     def _carry_out(self, jobs: list[Job]) -> None:
         waiting: dict[OpenFile, list[Job]] = {}
         for job in jobs:
             file = job.carry_out()
-            if file is not None:
-                waiting.setdefault(file, []).append(job)
+            if file is None:
+                continue
+            if file in waiting:
+                waiting[file].append(job)
+            else:
+                waiting[file] = [job]
         for file, sharing in waiting.items():
             error: OSError | None = None
             try:

@@ -280,9 +280,9 @@ class DurableWrite:
         self._finish(None if error is None else self._directory.translate(error, self._operation, self._name))
 
     def _finish(self, result: BaseException | None) -> None:
+        self._completion.finish(self._index, result)  # first: somebody is waiting for it
         if self._file is not None:
             self._directory.files.unpin(self._file)
-        self._completion.finish(self._index, result)
 
 
 def _read_cached(fd: int, offset: int, size: int) -> bytes | None:

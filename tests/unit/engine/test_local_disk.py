@@ -254,6 +254,33 @@ def test_jobs_that_wait_together_share_one_flush(tmp_path: Path, monkeypatch: py
     run(tmp_path, body)
 
 
+@pytest.mark.parametrize("operation", ["create", "rename", "replace"])
+def test_a_new_name_is_flushed_with_its_folder_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path / "disk"))
+        real(fd)
+
+    async def body(disk: LocalDisk) -> None:
+        await disk.create("log/old", 4096)
+        monkeypatch.setattr(os, "fsync", fsync)
+        if operation == "create":
+            await disk.create("slab/new", 4096)
+        elif operation == "rename":
+            await disk.rename("log/old", "slab/new")
+        else:
+            await disk.replace("slab/new", b"data")
+        # The new folder in the root, the file's contents, its name; for a rename the name that went as well.
+        contents = [] if operation == "rename" else ["slab/.new.new"]
+        assert synced == [".", *contents, "slab", *(["log"] if operation == "rename" else [])]
+
+    run(tmp_path, body)
+
+
 def test_short_writes_of_the_kernel_are_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwritev
     calls = 0

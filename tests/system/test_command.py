@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -323,3 +324,17 @@ def test_init_takes_neither_a_home_nor_a_disk_that_belongs_to_a_volume(tmp_path:
     assert "belongs to a volume already" in fail("init", tmp_path / "second", *arguments)
     assert not (tmp_path / "second").exists()
     assert succeed("fsck", tmp_path / "home") == "no findings\n"
+
+
+def test_a_second_signal_ends_at_once_and_leaves_no_dead_mount(place: Place) -> None:
+    serving = Serving(place.home, "--mount", place.mount)
+    serving.wait_line()
+    (place.mount / "file").write_bytes(b"bytes")
+    file = os.open(place.mount / "file", os.O_RDONLY)  # keeps the orderly way from being over too soon
+    serving.process.send_signal(signal.SIGINT)
+    assert serving.end(signal.SIGINT) in (0, 130)
+    with contextlib.suppress(OSError):  # its mount is gone
+        os.close(file)
+    assert not os.path.ismount(place.mount)
+    assert list(place.mount.iterdir()) == []
+    assert succeed("fsck", place.home) == "no findings\n"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import trio
 
-from siltstone.s3gw.body import Framing, framing_of
+from siltstone.s3gw.body import Framing, PlainBody, framing_of
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.head import CONTINUE, HEAD_BYTES_MAX, HEAD_END, RequestHead, parse_head, render_head
 from siltstone.s3gw.reply import Header, ObjectStream, Reply
@@ -109,6 +109,11 @@ class Connection:
         self._scope.deadline = math.inf
         reply = await self._respond(head, framing)
         try:
+            if self._owes_continue and framing.complete and reply.status < 300:
+                # An empty body that was announced with Expect: botocore, answered without a 100, takes the first line
+                # of the NEXT reply on this connection for a header.
+                self._owes_continue = False
+                await self._send_all(CONTINUE)
             goes_on = head.keep_alive and not self._stopping and self._can_drain(framing)
             await self._send(reply, with_body=head.method != "HEAD", keep_alive=goes_on)
             if goes_on:
@@ -179,10 +184,9 @@ class Connection:
     def _can_drain(self, framing: Framing) -> bool:
         """Whether what was not read of a body is little enough to be read away; a client that still waits for
         100-continue may send it or not, so nothing behind it could be understood."""
-        if framing.complete:
-            return True
-        remaining = getattr(framing, "remaining", None)
-        return not self._owes_continue and remaining is not None and remaining <= DRAIN_BYTES_MAX
+        if self._owes_continue:
+            return False
+        return framing.complete or (isinstance(framing, PlainBody) and framing.remaining <= DRAIN_BYTES_MAX)
 
     async def _drain(self, framing: Framing) -> None:
         if framing.complete:

@@ -126,6 +126,17 @@ def test_a_refused_body_that_was_expected_is_never_asked_for_and_ends_the_connec
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))
 
 
+def test_an_empty_body_that_was_expected_gets_its_100_so_that_botocore_may_reuse_the_connection() -> None:
+    async def main() -> None:
+        async with connected(echo) as (_, client):
+            for _ in range(2):
+                await client.send(b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n")
+                answer = await client.receive()
+                assert (answer.status, answer.interim) == (200, [100])
+
+    trio.run(main)
+
+
 def test_a_short_body_that_nobody_read_does_not_end_the_connection() -> None:
     async def main() -> None:
         async with connected(ignore) as (_, client):

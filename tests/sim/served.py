@@ -1,0 +1,81 @@
+"""A volume of its own in a process of its own, served by S3: for tests with real clients."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PATIENCE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Login:
+    """What a client needs to know."""
+
+    access: str
+    secret: str
+
+
+MAIN = Login("AKMAIN", "main-secret-key")
+ALT = Login("AKALT", "alt-secret-key")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    url: str
+    home: Path
+    process: subprocess.Popen[str]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    def resident_bytes_max(self) -> int:
+        """The most memory that the process ever had in RAM."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmHWM")
+
+
+def _command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-P", "-m", "siltstone", *map(str, arguments)]
+
+
+def _run(*arguments: str | Path) -> None:
+    done = subprocess.run(_command(*arguments), capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def served(home: Path) -> Iterator[Served]:
+    """Make a volume in ``home`` with two access keys and serve it until the end of the context."""
+    _run("init", home)
+    for login, owner in ((MAIN, "main-id"), (ALT, "alt-id")):
+        _run("key", "add", home, "--access", login.access, "--secret", login.secret, "--owner", owner)
+    command = _command("serve", home, "--s3", "127.0.0.1:0")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("ready s3 http://"):
+                    break
+            assert said and said[-1].startswith("ready s3 "), said
+            yield Served(said[-1].split()[2], home, process)
+            process.send_signal(signal.SIGTERM)
+            rest, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            assert process.returncode == 0, rest
+            assert "Traceback" not in rest, rest
+        finally:
+            process.kill()

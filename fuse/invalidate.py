@@ -60,14 +60,15 @@ class Notes:
 def carry_out(notes: Notes, kernel: Kernel) -> Notes:
     """Invalidate what is noted. Returns the inodes that the kernel did not have. Blocks."""
     missed = Notes()
-    for parent, name in notes.entries:
-        kernel.invalidate_entry(parent, name)
     for ino in notes.data:
         if not kernel.invalidate_data(ino):
             missed.data[ino] = None
     for ino in notes.attributes:
         if ino not in notes.data and not kernel.invalidate_attributes(ino):
             missed.attributes[ino] = None
+    # Names last: with its name an inode may leave the kernel, and would be missed.
+    for parent, name in notes.entries:
+        kernel.invalidate_entry(parent, name)
     return missed
 
 
@@ -136,12 +137,12 @@ class Invalidator:
             self._wakeup = trio.Event()
             notes, self._pending, heard = self._pending, Notes(), self._heard
             missed = self._still_known(await trio.to_thread.run_sync(carry_out, notes, self._kernel))
-            if missed:
-                await trio.sleep(RETRY_SECONDS)
-                await trio.to_thread.run_sync(carry_out, missed, self._kernel)
             self._told = heard
             self._progress.set()
             self._progress = trio.Event()
+            if missed:
+                await trio.sleep(RETRY_SECONDS)
+                await trio.to_thread.run_sync(carry_out, missed, self._kernel)
 
     def _known(self, ino: Ino) -> bool:
         return ino == ROOT_INO or self._knows(ino)

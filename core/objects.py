@@ -31,7 +31,7 @@ from siltstone.core.object_types import (
     object_info,
     object_record,
 )
-from siltstone.core.types import EntryChanged
+from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
 from siltstone.errors import DirectoryNotEmpty, InvalidArgument, NoSuchBucket, NotFound
 from siltstone.meta import inodes, keys, names, objects
@@ -113,7 +113,7 @@ class ObjectPut:
             self._writer.end(adopted=False)
             raise
         self._writer.end(adopted=True)
-        await self._store.volume.ledger.sync()
+        await self._store.volume.wait_done()
         return info
 
     async def abort(self) -> None:
@@ -162,7 +162,7 @@ class Objects:
         transaction.put(keys.bucket(ino), encode(Bucket(owner, now_ns)))
         self.volume.ledger.commit(transaction)
         self.volume.publish(self, EntryChanged(ROOT_INO, raw, ino, False))
-        await self.volume.ledger.sync()
+        await self.volume.wait_done()
         return BucketInfo(name, now_ns, owner)
 
     async def delete_bucket(self, name: str) -> None:
@@ -173,7 +173,7 @@ class Objects:
         except DirectoryNotEmpty:
             raise DirectoryNotEmpty(f"bucket {name!r} is not empty") from None
         self.volume.upload_cleaner.finish_all(ino)
-        await self.volume.ledger.sync()
+        await self.volume.wait_done()
 
     def list_buckets(self) -> list[BucketInfo]:
         """Every bucket, by name."""
@@ -248,7 +248,7 @@ class Objects:
         now_ns = self.volume.ledger.clock.now_ns()
         directories = find(transaction, bucket_ino, path).directories
         parent = directories[-1] if directories else bucket_ino
-        news: list[EntryChanged] = []
+        news: list[Change] = []
         orphans: list[Ino] = []
         if path.is_directory:
             inode = inodes.get_inode(transaction, found.ino)
@@ -262,9 +262,10 @@ class Objects:
             news.append(EntryChanged(parent, path.name, found.ino, True))
             if inode.nlink == 0:
                 orphans.append(found.ino)
+            news.append(AttributesChanged(found.ino))
         gone, removed = prune(transaction, bucket_ino, path, directories, now_ns)
-        self._finish(transaction, [], news + gone, orphans + removed)
-        await self.volume.ledger.sync()
+        self._finish(transaction, [], [*news, *gone], orphans + removed)
+        await self.volume.wait_done()
         return True
 
     async def copy(
@@ -310,7 +311,7 @@ class Objects:
             writer.end(adopted=True)
         finally:
             reader.close()
-        await self.volume.ledger.sync()
+        await self.volume.wait_done()
         return info
 
     def put_now(
@@ -334,7 +335,8 @@ class Objects:
         transaction = self.volume.ledger.begin()
         now_ns = self.volume.ledger.clock.now_ns()
         freed: list[FreedStripe] = []
-        parent, news = make_directories(transaction, bucket_ino, path, key, now_ns)
+        parent, made = make_directories(transaction, bucket_ino, path, key, now_ns)
+        news: list[Change] = [*made]
         entry = names.get_dentry(transaction, parent, path.name)
         old = Ino(entry.ino) if entry is not None else None
         old_inode = inodes.get_inode(transaction, old) if old is not None else None
@@ -348,6 +350,7 @@ class Objects:
                 _, unlinked = names.unlink(transaction, parent, path.name, now_ns=now_ns)
                 if unlinked.nlink == 0:
                     orphans.append(old)
+                news.append(AttributesChanged(old))
             inodes.put_inode(transaction, ino, inode)
             inode = names.link(transaction, ino, parent, path.name, now_ns=now_ns)
             inode.mtime_ns = now_ns
@@ -372,7 +375,7 @@ class Objects:
         return old, inode
 
     def _finish(
-        self, transaction: Transaction, freed: list[FreedStripe], news: list[EntryChanged], orphans: list[Ino]
+        self, transaction: Transaction, freed: list[FreedStripe], news: list[Change], orphans: list[Ino]
     ) -> None:
         """Purge what can go in this batch, commit, and tell everybody."""
         left = [ino for ino in orphans if not self.volume.orphans.purge_within(transaction, ino, freed)]

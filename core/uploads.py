@@ -282,7 +282,7 @@ class Uploads:
                 self._volume.orphans.let_go(ino)
         shared.end(adopted=True)
         self._volume.upload_cleaner.wake()
-        await self._volume.ledger.sync()
+        await self._volume.wait_done()
         return info
 
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:

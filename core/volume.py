@@ -380,6 +380,11 @@ class Volume:
         await self.write_back.flush_all()
         await self.ledger.sync()
 
+    async def wait_done(self) -> None:
+        """Return when every batch so far is durable and every front-end shows it: a change may be answered then."""
+        await self.ledger.sync()
+        await self.wait_seen()
+
     # --- as a whole ------------------------------------------------------------------------------------------------
 
     async def settle(self, progress: ProgressListener | None = None) -> None:

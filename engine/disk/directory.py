@@ -286,7 +286,10 @@ class DiskDirectory:
         free_bytes = statistics.f_bavail * statistics.f_frsize
         if self._bytes_max:
             total_bytes = min(total_bytes, self._bytes_max)
-            free_bytes = min(free_bytes, max(0, self._bytes_max - self._used_bytes))
+            left = max(0, self._bytes_max - self._used_bytes)
+            if left <= free_bytes:
+                # The limit binds, not the file system: this room is shared with no other disk on the device.
+                free_bytes, device = left, -(self.disk_id + 1)
         return DiskSpace(total_bytes, free_bytes, device)
 
     # --- steps ------------------------------------------------------------------------------------------------------

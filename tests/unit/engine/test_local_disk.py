@@ -412,6 +412,18 @@ def test_the_limit_counts_what_was_there_before(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_a_disk_whose_limit_binds_shares_its_room_with_nobody(tmp_path: Path) -> None:
+    async def body(disk: LocalDisk) -> None:
+        limited = LocalDisk(DiskId(1), tmp_path / "disk", UUID, bytes_max=128 * 1024)
+        assert (await limited.space()).device != (await disk.space()).device
+        roomy = LocalDisk(DiskId(1), tmp_path / "disk", UUID, bytes_max=1 << 60)
+        assert (await roomy.space()).device == (await disk.space()).device
+        await limited.close()
+        await roomy.close()
+
+    run(tmp_path, body)
+
+
 def test_format_refuses_what_is_not_an_empty_directory(tmp_path: Path) -> None:
     async def main() -> None:
         (tmp_path / "file").write_bytes(b"")

@@ -22,7 +22,8 @@ async def list_buckets(request: Request) -> Reply:
     """ListBuckets: the sender's own, by name, in pages if the client asks."""
     prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
     limit = request.number("max-buckets", 10_000, largest=10_000)
-    own = sorted((info for info in request.store.list_buckets() if request.owns(info)), key=lambda info: info.name)
+    own = [info for info in request.store.list_buckets() if request.owns(info) and info.name.isprintable()]
+    own.sort(key=lambda info: info.name)
     found = [info for info in own if info.name.startswith(prefix) and info.name > token]
     page: list[Element] = [
         (

@@ -10,6 +10,7 @@ from siltstone.errors import SiltstoneError
 from siltstone.ports import Clock, Workers
 from siltstone.s3gw import buckets, listing, multipart, objects
 from siltstone.s3gw.body import Framing, payload_of
+from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.connection import ConnectionLost
 from siltstone.s3gw.dates import SECOND_NS, http_date
 from siltstone.s3gw.errors import S3Error, error_document, s3_error
@@ -66,6 +67,7 @@ class Gateway:
         domain: str,
     ) -> None:
         self._store = store
+        self._budget = Budget()
         self._verifier = Verifier(lookup, region)
         self._clock = clock
         self._workers = workers
@@ -120,6 +122,7 @@ class Gateway:
         return await handler(
             Request(
                 self._store,
+                self._budget,
                 self._workers,
                 verified.identity,
                 self._region,

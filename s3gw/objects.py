@@ -14,7 +14,6 @@ from siltstone.s3gw.checksums import FULL_OBJECT, Digests, Expectation, expectat
 from siltstone.s3gw.dates import http_date, iso_date
 from siltstone.s3gw.errors import S3Error, s3_error
 from siltstone.s3gw.ranges import parse_range
-from siltstone.s3gw.reply import PIECE_BYTES as SEND_BYTES
 from siltstone.s3gw.reply import Header, ObjectStream, Reply, xml_reply
 from siltstone.s3gw.request import (
     META_PREFIX,
@@ -81,7 +80,7 @@ async def receive_checked(request: Request, writer: Writer, expected: Expectatio
     is_hashed = len(request.payload) == 64
     if is_hashed:
         algorithms.add("SHA256")
-    digests, size = await receive(request.body, writer, algorithms, request.workers, PUT_BYTES_MAX)
+    digests, size = await receive(request.body, writer, algorithms, request.workers, request.budget, PUT_BYTES_MAX)
     if is_hashed and digests.digest("SHA256").hex() != request.payload:
         raise S3Error("XAmzContentSHA256Mismatch")
     expected.check(digests, request.body.trailers)
@@ -178,10 +177,11 @@ async def get_object(request: Request) -> Reply:
         length = selection.end - selection.start
         first = b""
         if length:
-            first = await reader.read(selection.start, min(length, SEND_BYTES))
-            assert len(first) == min(length, SEND_BYTES), "an object is shorter than its size says"
+            size = min(length, request.budget.piece_bytes)
+            first = await reader.read(selection.start, size)
+            assert len(first) == size, "an object is shorter than its size says"
         if len(first) < length:
-            stream = ObjectStream(reader, selection.start + len(first), selection.end)
+            stream = ObjectStream(reader, selection.start + len(first), selection.end, request.budget)
         headers = _object_headers(request, info, selection, overrides)
         return Reply(selection.status, headers, first, content_length=length, stream=stream)
     finally:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.store import ObjectReader
 from siltstone.s3gw.xml import Element, render
 
 Header = tuple[str, str]
-PIECE_BYTES = 1024 * 1024
-"""A large body is read and sent in pieces of this size: at most two are in memory."""
 
 
 class ObjectStream:
-    """The rest of an object's bytes, after those that went with the head. Must be closed."""
+    """The rest of an object's bytes, after those that went with the head. Must be closed, once."""
 
-    def __init__(self, reader: ObjectReader, offset: int, end: int) -> None:
+    def __init__(self, reader: ObjectReader, offset: int, end: int, budget: Budget) -> None:
         self._reader = reader
+        self._budget = budget
+        budget.enter()
         self._offset = offset
         self._end = end
 
     async def next_piece(self) -> bytes:
         """The following bytes, empty at the end. An object that turns out shorter than it was is an assertion."""
-        size = min(PIECE_BYTES, self._end - self._offset)
+        size = min(self._budget.piece_bytes, self._end - self._offset)
         if size == 0:
             return b""
         piece = await self._reader.read(self._offset, size)
@@ -32,6 +33,7 @@ class ObjectStream:
 
     def close(self) -> None:
         """Let go of the object."""
+        self._budget.leave()
         self._reader.close()
 
 

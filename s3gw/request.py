@@ -10,6 +10,7 @@ from siltstone.core.object_types import BucketInfo, Conditions
 from siltstone.limits import MULTIPART_PARTS_MAX, USER_METADATA_BYTES_MAX
 from siltstone.ports import Workers
 from siltstone.s3gw.body import Body, read_whole
+from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.checksums import Digests, expectation
 from siltstone.s3gw.dates import parse_http_date
 from siltstone.s3gw.errors import S3Error
@@ -56,6 +57,7 @@ class Request(NamedTuple):
     body (see sigv4.Verified)."""
 
     store: Store
+    budget: Budget
     workers: Workers
     identity: Identity
     region: str

@@ -14,11 +14,11 @@ import trio
 
 from siltstone.ports import Workers
 from siltstone.s3gw.body import Body, fill
+from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.checksums import Digests
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.store import Writer
 
-PIECE_BYTES = 1024 * 1024
 INLINE_HASH_BYTES_MAX = 32 * 1024
 """Hashing this much takes about as long as a hop to a worker and back."""
 
@@ -27,31 +27,36 @@ B = TypeVar("B")
 
 
 async def receive(
-    body: Body, writer: Writer, algorithms: Iterable[str], workers: Workers, size_max: int
+    body: Body, writer: Writer, algorithms: Iterable[str], workers: Workers, budget: Budget, size_max: int
 ) -> tuple[Digests, int]:
     """Write the whole body; returns its checksums and its size. Raises EntityTooLarge beyond ``size_max``."""
     if body.size is not None and body.size > size_max:
         raise S3Error("EntityTooLarge", ProposedSize=str(body.size), MaxSizeAllowed=str(size_max))
     digests = Digests(algorithms)
-    piece = await _next_piece(body, body.size)
     size = 0
-    while piece:
-        size += len(piece)
-        if size > size_max:
-            raise S3Error("EntityTooLarge", MaxSizeAllowed=str(size_max))
-        if len(piece) < PIECE_BYTES and body.size == size:  # the last: nothing to receive meanwhile
-            await _take(piece, writer, digests, workers)
-            piece = await _next_piece(body, 0)
-        else:
-            left = None if body.size is None else body.size - size
-            take = partial(_take, piece, writer, digests, workers)
-            _, piece = await side_by_side(take, partial(_next_piece, body, left))
+    budget.enter()
+    try:
+        piece = await _next_piece(body, body.size, budget)
+        while piece:
+            size += len(piece)
+            if size > size_max:
+                raise S3Error("EntityTooLarge", MaxSizeAllowed=str(size_max))
+            if size == body.size:  # the last: nothing but trailers to receive, and nothing to wait for meanwhile
+                await _take(piece, writer, digests, workers)
+                piece = await _next_piece(body, 0, budget)
+            else:
+                left = None if body.size is None else body.size - size
+                take = partial(_take, piece, writer, digests, workers)
+                _, piece = await side_by_side(take, partial(_next_piece, body, left, budget))
+    finally:
+        budget.leave()
     return digests, size
 
 
-async def _next_piece(body: Body, left: int | None) -> memoryview:
-    """Up to PIECE_BYTES in a fresh buffer; empty at the end, which is read too, so that trailers are known."""
-    buffer = memoryview(bytearray(PIECE_BYTES if left is None else max(1, min(left, PIECE_BYTES))))
+async def _next_piece(body: Body, left: int | None, budget: Budget) -> memoryview:
+    """The following bytes in a fresh buffer; empty at the end, which is read too, so that trailers are known."""
+    room = budget.piece_bytes
+    buffer = memoryview(bytearray(room if left is None else max(1, min(left, room))))
     return buffer[: await fill(body, buffer)]
 
 

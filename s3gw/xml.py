@@ -161,6 +161,12 @@ def _escape_one(match: re.Match[str]) -> str:
     return f"&#x{ord(character):X};"
 
 
+_PLAIN_KEY = re.compile(rb"[A-Za-z0-9/_.~-]*")
+"""Most keys: the same in every encoding."""
+
+
 def encode_key(key: bytes, *, url: bool) -> str:
     """A key or prefix as text of a listing: percent-encoded (a space is %20, slashes stay) when asked for."""
+    if _PLAIN_KEY.fullmatch(key):
+        return key.decode("ascii")
     return quote_from_bytes(key, safe="/") if url else key.decode("utf-8", "replace")

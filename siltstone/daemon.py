@@ -236,8 +236,10 @@ async def _signals(home: Home, shutdown: Shutdown) -> AsyncIterator[None]:
     async def watch(*, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arriving:
             task_status.started()
+            signals = 0  # `stopping` may be set without one: by `siltstone stop`, or with the last door
             async for _ in arriving:
-                if shutdown.stopping.is_set():
+                signals += 1
+                if signals > 1:
                     _leave_at_once(home)
                 shutdown.stopping.set()
                 if not shutdown.opened:

@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -149,17 +148,16 @@ def cpu_seconds(pid: int) -> float:
 
 @contextlib.contextmanager
 def served(name: str, command: list[str], directory: Path) -> Iterator[Target]:
-    """A mount on ``directory`` that ``command`` serves, until it is ended with SIGTERM or an unmount."""
+    """A mount on ``directory`` that ``command`` serves, and which ends when it is unmounted."""
     directory.mkdir()
-    process = subprocess.Popen([*command, str(directory)], stdout=subprocess.PIPE, stderr=sys.stderr)
+    process = subprocess.Popen([*command, str(directory)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     try:
         if not process.stdout.readline().startswith(b"ready"):
             raise SystemExit(f"{name} did not start")
         yield Target(name, directory, process.pid)
     finally:
-        subprocess.run(["fusermount3", "-u", "-z", directory], check=False)
-        process.send_signal(signal.SIGTERM)
+        subprocess.run(["fusermount3", "-u", directory], check=True)
         process.wait(60)
         process.stdout.close()
 
@@ -168,7 +166,7 @@ def served(name: str, command: list[str], directory: Path) -> Iterator[Target]:
 def targets(place: Path) -> Iterator[list[Target]]:
     """Everything that is measured, on one disk."""
     siltstone = [sys.executable, "-m", "siltstone"]
-    subprocess.run([*siltstone, "init", place / "home"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*siltstone, "init", place / "home"], check=True, capture_output=True)
     serve = [*siltstone, "serve", str(place / "home"), "--mount"]
     (place / "plain").mkdir()
     with (

@@ -204,13 +204,20 @@ def test_readers_of_a_name_that_is_overwritten_all_the_time_see_one_version_whol
     on_a_mount(tmp_path, body)
 
 
+def keep_busy(directory: Path) -> None:
+    """Have the kernel take the lock of a directory again and again, which an invalidation needs too."""
+    for _ in range(200):
+        (directory / "own").write_bytes(b"")
+        (directory / "own").unlink()
+
+
 def test_many_changes_under_a_directory_in_use_are_all_seen(tmp_path: Path) -> None:
     async def body(shore: Shore) -> None:
         names = [b"%04d" % number for number in range(1000)]
         missing = [shore.directory / os.fsdecode(name) for name in names]
         assert not await shore.do(lambda: any(path.exists() for path in missing))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(shore.do, lambda: [os.listdir(shore.directory) for _ in range(20)])
+            nursery.start_soon(shore.do, keep_busy, shore.directory)
             for name in names:
                 await shore.make(name, name)
                 await trio.lowlevel.checkpoint()

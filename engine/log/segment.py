@@ -58,7 +58,7 @@ class Segment:
     """One segment. ``disks`` are those whose replica is known to hold all that was acknowledged in it.
 
     ``is_written``: its files were written all over before, so that what goes in is durable fast. ``was_punched``: they
-    may have holes, and are no good for another segment. ``is_trimmed``: its unused tail was given back if it is worth it.
+    may have holes, and are no good for another segment. ``is_trimmed``: its unused tail was given back, if large.
     """
 
     def __init__(self, *, start: Lsn, end: Lsn, epoch: int, disks: list[DiskId], segment_bytes: int) -> None:

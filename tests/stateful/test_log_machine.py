@@ -68,6 +68,7 @@ class Machine:
         self.nursery: trio.Nursery
         self.serial = 0
         self.is_dark = False
+        self.rotten: set[tuple[Lsn, DiskId]] = set()
 
     def draw(self, low: int, high: int) -> int:
         return self.data.draw(st.integers(low, high))
@@ -190,9 +191,12 @@ class Machine:
             disk.disappear()
 
     def may_lose(self, disk_id: DiskId) -> bool:
-        """Two away at the most, and every segment keeps one disk."""
+        """Two away at the most, and every segment keeps one sound disk."""
         up = {disk.disk_id for disk in self.sim.disks} - self.away - {disk_id}
-        return len(up) >= DISKS - 2 and all(up & set(segment.disks) for segment in self.log.segments())
+        return len(up) >= DISKS - 2 and all(
+            {holder for holder in segment.disks if holder in up and (segment.start, holder) not in self.rotten}
+            for segment in self.log.segments()
+        )
 
     async def return_disk(self) -> None:
         if self.away:
@@ -226,7 +230,7 @@ class Machine:
         """Power goes while appends, a seal and a heal are on their way."""
         for _ in range(self.draw(0, 4)):
             self.nursery.start_soon(self.wait, self.append_one())
-        if self.draw(0, 3) == 0:
+        if self.draw(0, 1):
             self.nursery.start_soon(self.log.seal)
         for _ in range(self.draw(0, 30)):
             await trio.lowlevel.checkpoint()
@@ -247,6 +251,7 @@ class Machine:
         up = [disk_id for disk_id in segment.disks if disk_id not in self.away]
         if len(up) > 1:
             self.rot(frame, segment, self.sim.disks[up[0]])
+            self.rotten.add((segment.start, up[0]))
             self.seen["rot"] += 1
 
     def rot(self, frame: Appended, segment: SegmentStatus, disk: SimDisk) -> None:
@@ -279,11 +284,12 @@ class Machine:
         for disk in self.sim.disks:
             disk.heal()
             disk.crash(self.random)
-        for disk_id in sorted(self.away):
-            if self.draw(0, 1):
-                self.away.discard(disk_id)
-            else:
-                self.sim.disks[disk_id].disappear()
+        self.away = {disk_id for disk_id in sorted(self.away) if self.draw(0, 1)}
+        for disk in self.sim.disks:
+            if self.draw(0, 2) == 2 and self.may_lose(disk.disk_id):
+                self.away.add(disk.disk_id)
+        for disk_id in self.away:
+            self.sim.disks[disk_id].disappear()
         self.sim = reopen_sim_pool(self.sim.disks, self.random)
 
     async def open(self, on_frame: Callable[[Frame], None]) -> Log:
@@ -314,6 +320,7 @@ class Machine:
         self.seen["un-acknowledged frames kept"] += end > self.acked
         self.frames = [frame for frame in self.frames if frame.end_lsn <= end]
         self.acked = end
+        self.rotten.clear()
         self.check_replicas()
 
     async def crash_in_recovery(self) -> None:

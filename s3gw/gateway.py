@@ -87,7 +87,7 @@ class Gateway:
             raise
         except SiltstoneError as error:
             told = s3_error(error)
-            if told.status >= 500 and told.status != 501:
+            if told.status in (500, 503):
                 log.error("%s %s: request %s: %s", head.method, head.path, request_id, error)
             return self._error_reply(told, head.path, request_id)
         except Exception:

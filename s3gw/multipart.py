@@ -29,6 +29,7 @@ from siltstone.s3gw.listing import raw
 from siltstone.s3gw.objects import (
     abort,
     check_key,
+    check_size,
     checksum_elements,
     checksum_headers,
     receive_checked,
@@ -98,6 +99,7 @@ async def upload_part(request: Request) -> Reply:
             f"Checksum Type mismatch occurred, expected checksum Type: {upload.checksum_algorithm.lower()}, actual "
             f"checksum Type: {expected.algorithm.lower()}",
         )
+    check_size(request.body.size)
     writer = request.store.begin_part(request.target.bucket, request.key, upload.upload_id, number)
     try:
         digests, _ = await receive_checked(request, writer, expected)

@@ -53,6 +53,7 @@ async def put_object(request: Request) -> Reply:
     refuse_what_is_not_there(headers)
     expected = expectation(headers)
     kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
+    check_size(request.body.size)
     writer = request.store.begin_put(bucket.name, request.key, size_hint=request.body.size)
     try:
         digests, _ = await receive_checked(request, writer, expected)
@@ -91,6 +92,12 @@ async def abort(writer: Writer) -> None:
     """Forget what was written, also while the request is being cancelled."""
     with trio.CancelScope(shield=True), trio.move_on_after(_ABORT_SECONDS):
         await writer.abort()
+
+
+def check_size(size: int | None) -> None:
+    """Raise EntityTooLarge for a body whose length is known and too large."""
+    if size is not None and size > PUT_BYTES_MAX:
+        raise S3Error("EntityTooLarge", ProposedSize=str(size), MaxSizeAllowed=str(PUT_BYTES_MAX))
 
 
 def check_key(key: bytes) -> None:

@@ -30,8 +30,6 @@ async def receive(
     body: Body, writer: Writer, algorithms: Iterable[str], workers: Workers, budget: Budget, size_max: int
 ) -> tuple[Digests, int]:
     """Write the whole body; returns its checksums and its size. Raises EntityTooLarge beyond ``size_max``."""
-    if body.size is not None and body.size > size_max:
-        raise S3Error("EntityTooLarge", ProposedSize=str(body.size), MaxSizeAllowed=str(size_max))
     digests = Digests(algorithms)
     size = 0
     budget.enter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import quote
@@ -12,12 +12,15 @@ from urllib.parse import quote
 import trio
 import trio.testing
 
+from siltstone.core.object_store import ObjectStore
 from siltstone.s3gw.connection import Connection, Timeouts
 from siltstone.s3gw.dates import iso_date
 from siltstone.s3gw.gateway import Gateway
 from siltstone.s3gw.sigv4 import Verified, sign, signing_key
+from siltstone.s3gw.store import Store
 from siltstone.s3gw.xml import Node, parse
 from sim.objects import SimStore
+from sim.volume import SimVolume, small_config
 
 T = TypeVar("T")
 
@@ -216,12 +219,22 @@ class Client:
 class Door:
     """A gateway over a store in memory, and how to connect to it."""
 
-    store: SimStore
+    store: Store
     clock: FixedClock
     gateway: Gateway
     nursery: trio.Nursery
-    timeouts: Timeouts = PATIENT
     clients: list[Client] = field(default_factory=list)
+
+    @property
+    def memory(self) -> SimStore:
+        """The store, which must be the one in memory: its faults can be set."""
+        assert isinstance(self.store, SimStore)
+        return self.store
+
+    async def keys(self) -> list[bytes]:
+        """The keys of the bucket ``bucket``."""
+        listing = await self.store.list_keys("bucket", prefix=b"", delimiter=b"", start_after=b"", limit=1000)
+        return [info.key for info in listing.entries]
 
     async def connect(self) -> Client:
         """A new connection."""
@@ -230,7 +243,7 @@ class Door:
         async def serve() -> None:
             with theirs:
                 gateway = self.gateway
-                await Connection(theirs, gateway.respond, gateway.refuse, gateway.common_headers, self.timeouts).run()
+                await Connection(theirs, gateway.respond, gateway.refuse, gateway.common_headers, PATIENT).run()
 
         self.nursery.start_soon(serve)
         await trio.testing.wait_all_tasks_blocked()
@@ -240,22 +253,21 @@ class Door:
 
 
 @contextlib.asynccontextmanager
-async def open_door(
-    *, domain: str = "", region: str = REGION, timeouts: Timeouts = PATIENT
-) -> AsyncIterator[tuple[Door, Client]]:
-    """A door with a bucket ``bucket`` of MAIN, and a client of it."""
+async def open_door(store: Store | None = None, *, region: str = REGION) -> AsyncIterator[tuple[Door, Client]]:
+    """A door with a bucket ``bucket`` of MAIN, and a client of it; without ``store`` over one in memory."""
     clock = FixedClock()
-    store = SimStore(clock.now_ns)
+    if store is None:
+        store = SimStore(clock.now_ns)
     gateway = Gateway(
         store,
         KEYS.get,
         clock=clock,
         workers=InlineWorkers(),
         region=region,
-        domain=domain,
+        domain="",
     )
     async with trio.open_nursery() as nursery:
-        door = Door(store, clock, gateway, nursery, timeouts)
+        door = Door(store, clock, gateway, nursery)
         await store.create_bucket("bucket", owner=MAIN.owner)
         client = await door.connect()
         try:
@@ -264,8 +276,35 @@ async def open_door(
             for opened in door.clients:
                 opened.stream.socket.close()
             nursery.cancel_scope.cancel()
-    assert store.open_readers == 0, "a reader was not closed"
-    assert store.open_writers == 0, "a writer was neither committed nor aborted"
+    if isinstance(store, SimStore):
+        assert store.open_readers == 0, "a reader was not closed"
+        assert store.open_writers == 0, "a writer was neither committed nor aborted"
+
+
+Body = Callable[[Door, Client], Awaitable[None]]
+
+
+def run_in_memory(body: Body, *, region: str = REGION) -> None:
+    """Run with a door over a store in memory."""
+
+    async def main() -> None:
+        async with open_door(region=region) as (door, client):
+            await body(door, client)
+
+    trio.run(main)
+
+
+def run_on_each_store(body: Body) -> None:
+    """Run with a door over a store in memory, and again over the core's with simulated disks."""
+
+    async def main() -> None:
+        volume = SimVolume(small_config())
+        await volume.create()
+        async with volume.opened() as opened, open_door(ObjectStore(opened)) as (door, client):
+            await body(door, client)
+
+    run_in_memory(body)
+    trio.run(main)
 
 
 def object_path(key: bytes) -> str:

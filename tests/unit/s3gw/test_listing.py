@@ -67,7 +67,7 @@ def test_pages_join_up_to_what_is_there(names: set[str], version: int, prefix: s
     async def main() -> None:
         async with open_door() as (door, client):
             for name in names:
-                door.store.put("bucket", name.encode(), b"", PutAttributes(etag="e"), Conditions())
+                door.memory.put("bucket", name.encode(), b"", PutAttributes(etag="e"), Conditions())
             found = await pages(client, version, prefix, delimiter, limit)
             contents = [node for page in found for node in page.all("Contents")]
             assert [decoded(node, "Key") for node in contents] == expected_keys
@@ -80,7 +80,7 @@ def test_pages_join_up_to_what_is_there(names: set[str], version: int, prefix: s
 
 async def fill(door: Door, *names: str) -> None:
     for name in names:
-        door.store.put("bucket", name.encode(), b"abc", PutAttributes(etag="e", owner="main-id"), Conditions())
+        door.memory.put("bucket", name.encode(), b"abc", PutAttributes(etag="e", owner="main-id"), Conditions())
 
 
 def test_a_listing_says_what_was_asked_and_what_was_found() -> None:

@@ -57,7 +57,7 @@ class Ledger:
         self.fence = ReadFence()
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
-        """Usable bytes that user data may still take; refreshed by the volume's housekeeping."""
+        """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
         self.failure: BaseException | None = None
         self._writers_go = trio.Event()
         self._writers_go.set()
@@ -100,15 +100,16 @@ class Ledger:
         space.put_stripe(transaction, written.stripe_id, written.stripe, written.checksums)
 
     async def admit(self, size: int = 0) -> None:
-        """Wait until the pipeline has room for another change. ``size`` is what it adds to the user's bytes.
+        """Wait until the pipeline has room for another change. ``size`` is what it adds to the user's bytes: it is
+        taken off ``room_bytes``, so that what is admitted between two measurements fits.
 
         Raises VolumeClosed after a fatal error, NoSpace when the pool is full (only for changes that add bytes).
         """
         if self.failure is not None:
             raise VolumeClosed(f"the volume has stopped: {self.failure}")
-        if not self._changes_go.is_set():
-            await self._changes_go.wait()
+        await self.wait_changes_go()
         self.check_room(size)
+        self.room_bytes -= size
         if size > 0 and not self._writers_go.is_set():
             self.waits += 1
             await self._writers_go.wait()
@@ -116,6 +117,11 @@ class Ledger:
             await self.log.wait_durable(self.log.next_lsn)
         while self.store.pressure:
             await self.store.wait_room()
+
+    async def wait_changes_go(self) -> None:
+        """Return when nobody holds changes back."""
+        if not self._changes_go.is_set():
+            await self._changes_go.wait()
 
     def check_room(self, size: int) -> None:
         """Raise NoSpace if ``size`` more bytes do not fit; a size of 0 always does."""

@@ -81,7 +81,7 @@ class WrittenBytes(AnonymousBytes):
         """Return when the bytes are where a batch can point at them, and there is room for that batch."""
         if self._ino is not None:
             await self._volume.flush(self._ino)
-        await self._volume.ledger.admit(max(1, self.size))
+        await self._volume.ledger.admit(max(1, self.size) if self._ino is None else 0)
 
     def place(self, transaction: Transaction, freed: list[FreedStripe]) -> tuple[Ino, Inode]:
         """The anonymous inode that holds the bytes, in the caller's batch, which must name it."""

@@ -25,12 +25,15 @@ from siltstone.core.write_back import WriteBack
 from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.store import StripeStore
-from siltstone.errors import Corrupt
+from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.meta import inodes, keys, space
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
 from siltstone.ports import Clock, Disk, Fanout, Random, Workers
 from siltstone.types import ROOT_INO
+
+SHUTDOWN_SECONDS = 60.0
+"""How long closing waits for what is not durable yet."""
 
 
 async def create_volume(
@@ -125,15 +128,20 @@ async def open_volume(
             # Whoever used the volume broke off: nothing more is written, and the next opening recovers.
             failure = error
         else:
-            with trio.CancelScope(shield=True):
-                await volume.sync()
+            # Without enough disks this would wait for ever; closing the log then says what is not durable.
+            with trio.move_on_after(SHUTDOWN_SECONDS, shield=True):
+                try:
+                    await volume.sync()
+                except SiltstoneError as error:
+                    failure = error
                 await store.checkpoint()
         nursery.cancel_scope.cancel()
-    if failure is not None:
+    if failure is None:
+        with trio.CancelScope(shield=True):
+            await log.close()
+    else:
         # Raised out here, the user's own error does not arrive in a group of the background tasks'.
         raise failure
-    with trio.CancelScope(shield=True):
-        await log.close()
 
 
 def _assemble(
@@ -160,7 +168,7 @@ def _assemble(
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
     """Start what runs in the background of an open volume; begins with what a crash left."""
-    room = Room(volume.ledger)
+    room = Room(volume.ledger, volume.write_back)
     room.measure()
     volume.orphans.find_all()
     nursery.start_soon(volume.ledger.reclaimer.run)

@@ -109,6 +109,7 @@ class Orphans:
                     self._waiting.add(ino)
                     continue
                 self._write_back.discard(ino)
+                await self._ledger.admit()
                 while not self._commit_step(ino):
                     await self._ledger.admit()
                 await trio.lowlevel.checkpoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from siltstone.core.ledger import Ledger
+from siltstone.core.write_back import WriteBack
 from siltstone.errors import SiltstoneError
 from siltstone.meta import space
 from siltstone.types import DiskId
@@ -23,16 +24,20 @@ EMPTY_SLABS_KEPT = 2
 class Room:
     """Keeps ``Ledger.room_bytes`` true, and gives back to the disks what lies idle."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, write_back: WriteBack) -> None:
         self._ledger = ledger
+        self._write_back = write_back
         self._disk_returned = False
         ledger.pool.subscribe(self._note_disk)
         self.last_error = ""
         """Why space could not be given back last time; empty when it could."""
 
     def measure(self) -> None:
-        """Look how much fits. Bytes that are on their way to stripes are not counted twice: they are admitted again."""
-        self._ledger.room_bytes = max(0, self._ledger.stripes.space().usable_free_bytes)
+        """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
+        on_the_way = self._write_back.dirty_bytes + sum(
+            segment.end - segment.start for segment in self._ledger.log.segments()
+        )
+        self._ledger.room_bytes = max(0, self._ledger.stripes.space().usable_free_bytes - on_the_way)
 
     async def run(self) -> None:
         """Measure and give back, for ever."""

@@ -376,9 +376,14 @@ class Volume:
         await self.ledger.sync()
 
     async def sync(self) -> None:
-        """Return when everything that was done to the volume is durable."""
-        await self.write_back.flush_all()
-        await self.ledger.sync()
+        """Return when everything that was done to the volume is durable.
+
+        What can be made durable is, before the error of a file that cannot be written is raised.
+        """
+        try:
+            await self.write_back.flush_all()
+        finally:
+            await self.ledger.sync()
 
     async def wait_done(self) -> None:
         """Return when every batch so far is durable and every front-end shows it: a change may be answered then."""
@@ -399,13 +404,11 @@ class Volume:
     @asynccontextmanager
     async def quiesced(self) -> AsyncIterator[None]:
         """Hold every change back for as long as the context lasts; reads go on."""
-        async with self._checking:
-            await self.write_back.flush_all()
+        async with self._checking, self.settler.paused():
             self.ledger.hold_changes(True)
             try:
-                async with self.settler.paused():
-                    await self.write_back.wait_clean()
-                    yield
+                await self.write_back.wait_landed()
+                yield
             finally:
                 self.ledger.hold_changes(False)
 

@@ -121,7 +121,6 @@ class WriteBack:
         self._stripe_bytes = stripe_bytes
         self._slots = trio.CapacityLimiter(STRIPES_IN_FLIGHT_MAX)
         self._nursery: trio.Nursery | None = None
-        self._drained = trio.Event()
         self.files: dict[Ino, OpenFile] = {}
         self.dirty_bytes = 0
         """Bytes in memory that no batch holds yet, in flight or not."""
@@ -140,7 +139,7 @@ class WriteBack:
             raise FileTooLarge(f"inode {ino}: a write of {size} bytes at {offset} passes the largest file size")
         while self.dirty_bytes + size > self._dirty_bytes_max and self.files:
             await self._drain()
-        await self._ledger.admit(size + self.dirty_bytes)
+        await self._ledger.admit(size)
         file = self.files.get(ino) or self._track(ino)
         while file.lock.locked():
             # A flush or truncate of this file is under way: a stream of writes must not keep it from its end.
@@ -167,6 +166,7 @@ class WriteBack:
         file = self.files.get(ino)
         if file is None:
             return
+        await self._ledger.wait_changes_go()
         if not file.lock.locked() and self._commit_small(file):
             return
         file = await self._lock(ino)
@@ -179,17 +179,22 @@ class WriteBack:
             file.lock.release()
             self._forget_clean(file)
 
-    async def flush_all(self, *, older_than_ns: int | None = None) -> None:
-        """Flush every dirty file, or those whose oldest dirty byte is older than a monotonic time."""
+    async def flush_all(self) -> None:
+        """Flush every dirty file; one that cannot be written keeps none of the others back, and its error is raised."""
+        failure: SiltstoneError | None = None
         for file in list(self.files.values()):
-            if older_than_ns is None or file.changed_ns <= older_than_ns:
+            try:
                 await self.flush(file.ino)
+            except SiltstoneError as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
-    async def wait_clean(self) -> None:
-        """Return when nothing is dirty; for a caller that keeps new writes away."""
-        while self.files:
-            await self.flush_all()
-            await trio.lowlevel.checkpoint()
+    async def wait_landed(self) -> None:
+        """Return when nothing is in flight, for a caller that holds changes back; what is dirty stays in memory."""
+        for file in list(self.files.values()):
+            async with file.lock:
+                await file.wait_landed()
 
     async def set_size(self, ino: Ino, size: int) -> None:
         """Truncate or extend a file; committed on return. Bytes past the new end are gone for good."""
@@ -212,6 +217,7 @@ class WriteBack:
         if file is not None:
             self.dirty_bytes -= file.dirty.size
             file.dirty.truncate(0)
+            file.error = None
             self._forget_clean(file)
 
     def layers(self, file: OpenFile, start: int, end: int) -> list[Run]:
@@ -324,7 +330,6 @@ class WriteBack:
             self.dirty_bytes -= run.size
             file.landed(run)
             self._forget_clean(file)
-            self._note_drained()
 
     # --- committing ------------------------------------------------------------------------------------------------
 
@@ -345,7 +350,6 @@ class WriteBack:
             self.dirty_bytes -= run.size
         self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
-        self._note_drained()
 
     def _commit_stripe(self, file: OpenFile, run: Run, written: WrittenStripe) -> None:
         """The batch that points at a stripe whose units are flushed. Plain: atomic between tasks."""
@@ -378,7 +382,6 @@ class WriteBack:
         self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
         file.size = inode.size
-        self._note_drained()
         return done
 
     # --- bookkeeping -----------------------------------------------------------------------------------------------
@@ -411,9 +414,6 @@ class WriteBack:
             error, file.error = file.error, None
             raise error
 
-    def _note_drained(self) -> None:
-        self._drained.set()
-        self._drained = trio.Event()
 
     async def _drain(self) -> None:
         """Wait until some dirty bytes have left the memory."""

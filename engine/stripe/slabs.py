@@ -90,7 +90,7 @@ class Slabs:
 
     def space(self) -> StripeSpace:
         """Room now; the disks' as the pool saw it last."""
-        suspect = raw = raw_used = raw_free = data = data_free = 0
+        suspect = raw = raw_used = raw_free = raw_punched = data = data_free = 0
         for state in self._slabs.values():
             suspect += state.is_suspect
             raw += state.slab.chunk_bytes * state.units
@@ -99,9 +99,13 @@ class Slabs:
             if self._is_up(state.slab):
                 free = state.backed_free_rows * ROW_BYTES
                 raw_free += free * state.units
+                raw_punched += (state.rows.free - state.backed_free_rows) * ROW_BYTES * state.units
                 data_free += free * state.slab.data_units
         total, free = self._disk_bytes()
         k, units = self._data_units, self._data_units + self._parity_units
+        # Free rows that were punched take their room from the disks again; of the rest only whole slabs are of use.
+        for_rows = min(free, raw_punched)
+        for_slabs = (free - for_rows) // (self._chunk_bytes * units) * self._chunk_bytes * k
         return StripeSpace(
             slabs=len(self._slabs),
             suspect_slabs=suspect,
@@ -111,7 +115,7 @@ class Slabs:
             data_bytes=data,
             data_free_bytes=data_free,
             usable_total_bytes=total * k // units,
-            usable_free_bytes=data_free + free * k // units,
+            usable_free_bytes=data_free + for_rows * k // units + for_slabs,
             reserve_bytes=self._reserve_bytes,
         )
 

@@ -183,7 +183,7 @@ def test_disks_on_one_device_share_its_room() -> None:
         store = StripeStore(pool, data_units=2, parity_units=1, chunk_bytes=CHUNK, workers=SimWorkers())
         await pool.probe()
         assert store.space().usable_total_bytes == capacity * 2 // 3
-        assert store.space().usable_free_bytes == (capacity - 3 * RESERVE_CHUNKS * CHUNK) * 2 // 3
+        assert store.space().usable_free_bytes == (20 - 3 * RESERVE_CHUNKS) // 3 * 2 * CHUNK
         await store.write([bytes(1000)], 1000)
         await store.write([bytes(CHUNK)], CHUNK)
         for disk in disks:  # just too little for two more chunks, the narrowest slab

@@ -1,0 +1,65 @@
+"""What LMDB's backing promises beyond tests/contract/test_backing.py: it is found again, or says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from siltstone.errors import FormatInvalid, Unavailable
+from siltstone.meta.store.lmdb_backing import LmdbBacking
+
+BYTES_MAX = 1 << 26
+
+APPLIES_FOR_EVER = """
+import itertools, sys, trio
+from siltstone.meta.store.lmdb_backing import LmdbBacking
+
+async def main():
+    backing = LmdbBacking(sys.argv[1], bytes_max=1 << 26, create=True)
+    for number in itertools.count(backing.applied_lsn + 1):
+        value = b"%d" % number
+        await backing.apply([(b"%03d" % index, value) for index in range(300)], number)
+        print(number, flush=True)
+
+trio.run(main)
+"""
+
+
+def test_metadata_that_is_missing_is_not_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="missing"):
+        LmdbBacking(str(tmp_path / "meta"), bytes_max=BYTES_MAX, create=False)
+    assert not (tmp_path / "meta").exists()
+
+
+def test_a_file_that_is_no_lmdb_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"something else" * 1000)
+    with pytest.raises(FormatInvalid, match=str(tmp_path)):
+        LmdbBacking(str(tmp_path), bytes_max=BYTES_MAX, create=True)
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Unavailable, match="file/meta"):
+        LmdbBacking(str(tmp_path / "file" / "meta"), bytes_max=BYTES_MAX, create=True)
+
+
+def test_a_process_killed_while_it_applies_leaves_a_whole_state(tmp_path: Path) -> None:
+    reported = 0
+    for applies in (1, 2, 5):
+        with subprocess.Popen(
+            [sys.executable, "-c", APPLIES_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(applies):
+                reported = int(process.stdout.readline())
+            os.kill(process.pid, signal.SIGKILL)
+        backing = LmdbBacking(str(tmp_path), bytes_max=BYTES_MAX, create=False)
+        assert backing.applied_lsn >= reported
+        entries = backing.scan(b"", b"\xff", reverse=False, limit=1000)
+        assert entries == [(b"%03d" % index, b"%d" % backing.applied_lsn) for index in range(300)]
+        backing.close()

@@ -24,8 +24,8 @@ from siltstone.meta import counters, keys, space
 from siltstone.meta.records import Dentry, Extent, Inode, InodeFlag, Part, Place, decode, decode_extent
 from siltstone.types import ROOT_INO, Ino, Lsn, PartitionId, StripeId, row_of, slab_of
 
-WALK_STEP = 500
-"""Records looked at between two checkpoints."""
+WALK_STEP = 50
+"""Records and ranges looked at between two checkpoints."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -93,6 +93,7 @@ async def _walk_partitions(walk: _Walk) -> None:
     for partition in range(PARTITION_COUNT):
         for tag, visit in _VISITORS.items():
             prefix = b"p" + bytes((partition,)) + tag
+            await walk.step()
             for key, value in _pages(walk, prefix):
                 try:
                     visit(walk, key, value)

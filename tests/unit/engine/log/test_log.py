@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siltstone.engine.format.frame import FRAME_HEADER_BYTES, Frame
-from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, segment_name
+from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_header, segment_name
 from siltstone.engine.log.log import EARLY_COMMIT_BYTES, Log
 from siltstone.engine.log.segment import TRANSITIONS, Segment, SegmentEvent, SegmentState
 from siltstone.errors import AlreadyExists, Corrupt, DiskError, LogDamaged, TooFewDisks, VolumeClosed
@@ -530,3 +530,31 @@ def test_what_was_closed_is_recovered_whole(sizes: list[int], seed: int, _schedu
 
     run_with_log(sim, body)
     assert bodies_after(crash(sim, seed)) == [b"%d" % number for number in range(len(sizes))]
+
+
+@pytest.mark.parametrize("operation", ["write", "flush"])
+def test_no_disk_says_established_before_every_disk_is_prepared(operation: str) -> None:
+    """Power goes at each moment of opening a segment on disks of unlike speed."""
+    for index in range(8):
+        sim = make_sim_pool(3)
+
+        async def body(log: Log, sim: SimPool = sim, index: int = index) -> None:
+            await log.wait_durable(log.append_nowait(1, [], b"0"))
+            for disk in sim.disks:
+                disk.slow(0.1 * disk.disk_id, operation, "log/")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(log.seal)
+                await trio.sleep(0.05 + 0.1 * index)
+                for disk in sim.disks:
+                    disk.power_off()
+                nursery.cancel_scope.cancel()
+
+        run_with_log(sim, body)
+        sim = crash(sim, index)
+        for disk in sim.disks:
+            for name in disk.names:
+                header = parse_segment_header(disk.contents(name))
+                if header is not None and header.is_established:
+                    others = [parse_segment_header(other.contents(name)) for other in sim.disks]
+                    assert all(other is not None and other.epoch == header.epoch for other in others)
+        assert bodies_after(sim) == [b"0"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import trio
 
@@ -21,11 +20,13 @@ from siltstone.engine.format.frame import FRAME_HEADER_BYTES, Frame, volume_seed
 from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_name
 from siltstone.engine.log.files import SegmentFiles
 from siltstone.engine.log.pending import Pending, PendingFrame, joined
+from siltstone.engine.log.reader import ReplicaReader
 from siltstone.engine.log.recovery import ancestors_of, recover_segments
 from siltstone.engine.log.segment import Segment, SegmentEvent, SegmentState, SegmentStatus
+from siltstone.engine.log.statistics import LogStatistics
 from siltstone.engine.log.upkeep import Upkeep
 from siltstone.engine.pool import Pool
-from siltstone.errors import AlreadyExists, Corrupt, DiskError, SiltstoneError, TooFewDisks, VolumeClosed
+from siltstone.errors import AlreadyExists, Corrupt, SiltstoneError, TooFewDisks, VolumeClosed
 from siltstone.limits import FRAME_BYTES_MAX, MIB
 from siltstone.ports import Clock, DiskWrite, Lane
 from siltstone.types import Buffer, DiskId, Lsn
@@ -37,21 +38,6 @@ RETRY_SECONDS = 1.0
 """A log without disks to go on looks again this often, besides when the pool says that a disk is up."""
 
 COMMIT_INTERVAL_SECONDS = 1.0
-
-
-class LogStatistics(NamedTuple):
-    """What the log has done since it was opened, and how it is."""
-
-    appends: int
-    flushes: int
-    flushed_bytes: int
-    waits: int
-    segments_opened: int
-    segments_failed: int
-    mended_bytes: int
-    marked_lsn: Lsn
-    is_degraded: bool
-    is_stalled: bool
 
 
 class Log:
@@ -92,6 +78,7 @@ class Log:
         self._appends = self._flushes = self._flushed_bytes = self._waits = self._failed = 0
         self._opened = 1
         self._mended_bytes = mended_bytes
+        self._reader = ReplicaReader(files.pool)
         self._upkeep = Upkeep(files, self._sealed, replicas=replicas)
         self.frame_bytes_max = min(FRAME_BYTES_MAX, files.segment_bytes - SEGMENT_HEADER_BYTES)
         self._pool.subscribe(self._note_disk)
@@ -213,7 +200,7 @@ class Log:
             waits=self._waits,
             segments_opened=self._opened,
             segments_failed=self._failed,
-            mended_bytes=self._mended_bytes,
+            mended_bytes=self._mended_bytes + self._reader.mended_bytes,
             marked_lsn=self._active.marked_lsn,
             is_degraded=self.is_degraded,
             is_stalled=self._is_stalled,
@@ -457,10 +444,7 @@ class Log:
         segment = self._segment_of(lsn, size)
         if segment is None:
             return None
-        for disk_id in segment.disks:
-            if self._pool.is_up(disk_id):
-                return self._pool.disk(disk_id).read_nowait(segment.name, segment.offset_of(lsn), size)
-        return None
+        return self._reader.read_nowait(segment, lsn, size)
 
     async def read(self, lsn: Lsn, size: int, verify: Callable[[bytes], bool]) -> bytes:
         """Payload bytes for which ``verify`` is true, from whichever replica has them; replicas that differ are mended.
@@ -474,35 +458,7 @@ class Log:
         segment = self._segment_of(lsn, size)
         if segment is None:
             raise Corrupt(f"the log does not hold {size} bytes at LSN {lsn} any more")
-        with segment:
-            return await self._read_replicas(segment, lsn, size, verify)
-
-    async def _read_replicas(self, segment: Segment, lsn: Lsn, size: int, verify: Callable[[bytes], bool]) -> bytes:
-        offset = segment.offset_of(lsn)
-        wrong: list[DiskId] = []
-        for disk_id in list(segment.disks):
-            try:
-                data = await self._pool.disk(disk_id).read(segment.name, offset, size)
-            except DiskError as error:
-                self._pool.report(error)
-                continue
-            if verify(data):
-                await self._mend(segment, wrong, offset, data)
-                return data
-            wrong.append(disk_id)
-        if wrong:
-            raise Corrupt(f"{size} bytes at LSN {lsn} match their checksum on none of disks {wrong} ({segment.name})")
-        raise TooFewDisks(f"no disk with LSN {lsn} of the log is up (disks {segment.disks})")
-
-    async def _mend(self, segment: Segment, wrong: Sequence[DiskId], offset: int, data: bytes) -> None:
-        up = [disk_id for disk_id in wrong if self._pool.is_up(disk_id)]
-        if not up:
-            return
-        writes = [DiskWrite(self._pool.disk(disk_id), segment.name, offset, [data]) for disk_id in up]
-        for error in await self._pool.fanout.write_durable(writes, Lane.BULK):
-            if error is not None:
-                self._pool.report(error)
-        self._mended_bytes += len(data) * len(up)
+        return await self._reader.read(segment, lsn, size, verify)
 
     def _segment_of(self, lsn: Lsn, size: int) -> Segment | None:
         """The segment that holds the durable range, or None if it was retired."""

@@ -83,27 +83,87 @@ def test_bytes_written_are_bytes_read(here: Path, size: int) -> None:
     assert file.read_bytes() == data
 
 
-def test_random_overwrites_agree_with_a_model(here: Path) -> None:
-    rng = random.Random(1)
-    model = bytearray()
-    with (here / "file").open("w+b", buffering=0) as file:
-        for _ in range(300):
-            offset, size = rng.randrange(600 * KIB), rng.randrange(1, 20 * KIB)
-            data = rng.randbytes(size)
-            model.extend(bytes(max(0, offset + size - len(model))))
-            model[offset : offset + size] = data
-            assert os.pwrite(file.fileno(), data, offset) == size
-            if rng.random() < 0.05:
-                length = rng.randrange(700 * KIB)
-                os.ftruncate(file.fileno(), length)
-                del model[length:]
-                model.extend(bytes(length - len(model)))
-            if rng.random() < 0.05:
-                os.fsync(file.fileno())
-            at = rng.randrange(600 * KIB)
-            assert os.pread(file.fileno(), 9000, at) == model[at : at + 9000]
-    drop_page_cache(here / "file")
-    assert (here / "file").read_bytes() == model
+EXERCISE_STEPS = int(os.environ.get("SILTSTONE_EXERCISE_STEPS", "400"))
+
+
+class Exercise:
+    """What fsx does: random writes, mappings, truncates, reads and syncs of one file, against a bytearray."""
+
+    SIZE_MAX = 3 * MIB
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.path = path
+        self.model = bytearray()
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+
+    def run(self, steps: int) -> None:
+        """Do random things; every read must agree with the model."""
+        doings = (self.write, self.write, self.map_write, self.truncate, self.read, self.read, self.map_read)
+        rare = (self.sync, self.reopen, self.append)
+        for _ in range(steps):
+            self.rng.choice(rare if self.rng.random() < 0.1 else doings)()
+            assert os.fstat(self.descriptor).st_size == len(self.model)
+        self.reopen()
+        assert os.pread(self.descriptor, self.SIZE_MAX * 2, 0) == self.model
+        os.close(self.descriptor)
+
+    def span(self, limit: int) -> tuple[int, int]:
+        """A random offset and size within ``limit``; small ones, page-sized ones and large ones alike."""
+        size = min(int(2 ** self.rng.uniform(0, 19)), limit)
+        return self.rng.randrange(limit - size + 1), size
+
+    def write(self) -> None:
+        offset, size = self.span(self.SIZE_MAX)
+        data = self.rng.randbytes(size)
+        self.model.extend(bytes(max(0, offset + size - len(self.model))))
+        self.model[offset : offset + size] = data
+        assert os.pwrite(self.descriptor, data, offset) == size
+
+    def append(self) -> None:
+        data = self.rng.randbytes(self.rng.randrange(1, 50_000))
+        if len(self.model) + len(data) <= self.SIZE_MAX:
+            with self.path.open("ab") as file:
+                file.write(data)
+            self.model += data
+
+    def truncate(self) -> None:
+        size = self.rng.randrange(self.SIZE_MAX)
+        del self.model[size:]
+        self.model.extend(bytes(size - len(self.model)))
+        os.ftruncate(self.descriptor, size)
+
+    def read(self) -> None:
+        offset, size = self.span(self.SIZE_MAX)
+        assert os.pread(self.descriptor, size, offset) == self.model[offset : offset + size], (offset, size)
+
+    def map_write(self) -> None:
+        if self.model:
+            offset, size = self.span(len(self.model))
+            data = self.rng.randbytes(size)
+            with mmap.mmap(self.descriptor, len(self.model)) as mapping:
+                mapping[offset : offset + size] = data
+            self.model[offset : offset + size] = data
+
+    def map_read(self) -> None:
+        if self.model:
+            offset, size = self.span(len(self.model))
+            with mmap.mmap(self.descriptor, len(self.model), prot=mmap.PROT_READ) as mapping:
+                assert mapping[offset : offset + size] == self.model[offset : offset + size], (offset, size)
+
+    def sync(self) -> None:
+        os.fsync(self.descriptor)
+
+    def reopen(self) -> None:
+        """Close, and forget what is cached."""
+        os.close(self.descriptor)
+        drop_page_cache(self.path)
+        self.descriptor = os.open(self.path, os.O_RDWR)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_use_of_a_file_agrees_with_a_model(here: Path, seed: int) -> None:
+    Exercise(here / "file", seed).run(EXERCISE_STEPS)
 
 
 def test_truncate_cuts_extends_with_zeros_and_works_by_path_and_by_descriptor(here: Path) -> None:

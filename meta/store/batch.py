@@ -1,4 +1,4 @@
-"""A batch of puts and deletes, as the body of a log frame. Pure. The layout is in docs/formats/metadata.md.
+"""A batch of puts and deletes, as the body of a log frame. Pure. The layout is in docs/formats/store.md.
 
 ``count (u32) | key lengths (u16 each) | value lengths (i32 each, -1: delete) | keys | values``, little endian. Lengths
 apart from bytes, because packing them in one call and joining all bytes in another takes 0.3 us a key; a header before

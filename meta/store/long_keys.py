@@ -1,4 +1,4 @@
-"""Keys longer than LMDB takes (511 bytes), folded so that they keep their order. Pure.
+"""Keys longer than LMDB takes (511 bytes), folded so that they keep their order. Pure. See docs/formats/store.md.
 
 Only uploads of objects with very long names have such keys. Those that share their first 510 bytes make a group: one
 record under these bytes and a 0x01 (so its key is the only kind with 511 bytes), whose value is a batch of the rest of

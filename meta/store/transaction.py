@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from siltstone.errors import Conflict
-from siltstone.meta.store.batch import encode_batch
+from siltstone.meta.store.batch import KEY_BYTES_MAX, encode_batch
 from siltstone.meta.store.memtable import MISSING
 from siltstone.meta.store.port import BATCH_KIND, CHUNK_MAX, FIRST_CHUNK, Chunk
 from siltstone.types import Buffer, Lsn
@@ -63,11 +63,13 @@ class Transaction:
         return value
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set the value of a key."""
+        """Set the value of a key, which has 1 to 65,535 bytes."""
+        assert 0 < len(key) <= KEY_BYTES_MAX
         self._writes[key] = value
 
     def delete(self, key: bytes) -> None:
         """Remove a key; one that is not there is fine."""
+        assert 0 < len(key) <= KEY_BYTES_MAX
         self._writes[key] = None
 
     def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:

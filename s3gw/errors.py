@@ -6,11 +6,14 @@ up here by class. Messages go to the client, so they name what was asked for and
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import NamedTuple
 
 from siltstone import errors
 from siltstone.s3gw.xml import Element, XmlInvalid, render
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f]")
 
 
 class Code(NamedTuple):
@@ -146,10 +149,10 @@ def s3_error(error: errors.SiltstoneError) -> S3Error:
 
 
 def error_document(error: S3Error, *, resource: str, request_id: str) -> bytes:
-    """The body of an error reply."""
-    children: list[Element] = [("Code", error.code), ("Message", error.message)]
-    children.extend(error.details.items())
-    children += [("Resource", resource), ("RequestId", request_id), ("HostId", "siltstone")]
+    """The body of an error reply; any XML parser reads it, whatever the request held that is quoted in it."""
+    texts = [("Code", error.code), ("Message", error.message), *error.details.items()]
+    texts += [("Resource", resource), ("RequestId", request_id), ("HostId", "siltstone")]
+    children: list[Element] = [(name, _CONTROL.sub("\ufffd", text)) for name, text in texts]
     return render("Error", children, namespace=False)
 
 

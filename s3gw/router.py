@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from siltstone.limits import NAME_BYTES_MAX
 from siltstone.s3gw.errors import S3Error
 
 
@@ -166,9 +167,17 @@ def target_of(path: str, host: str, domain: str) -> Target:
 
 def _target(bucket: bytes, key: str) -> Target:
     raw = key.encode("latin-1")
-    return Target(
-        unquote_to_bytes(bucket).decode("utf-8", "surrogateescape"), unquote_to_bytes(raw) if b"%" in raw else raw
-    )
+    return Target(_bucket_name(unquote_to_bytes(bucket)), unquote_to_bytes(raw) if b"%" in raw else raw)
+
+
+def _bucket_name(raw: bytes) -> str:
+    """A bucket's name. Raises InvalidBucketName for one that no bucket can have, however it was made."""
+    try:
+        if len(raw) <= NAME_BYTES_MAX and b"\0" not in raw:
+            return raw.decode()
+    except UnicodeDecodeError:
+        pass
+    raise S3Error("InvalidBucketName")
 
 
 def parse_copy_source(text: str) -> tuple[Target, str]:
@@ -179,7 +188,7 @@ def parse_copy_source(text: str) -> tuple[Target, str]:
     bucket, _, key = path.removeprefix("/").partition("/")
     if not bucket or not key:
         raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key: sourcebucket/sourcekey")
-    return Target(bucket.encode("latin-1").decode("utf-8", "surrogateescape"), key.encode("latin-1")), version
+    return Target(_bucket_name(bucket.encode("latin-1")), key.encode("latin-1")), version
 
 
 _BUCKET_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")

@@ -17,6 +17,9 @@ write again than punched ones."""
 SCARCE_SHARE = 8
 """They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
 
+METADATA_FULL_PERCENT = 90
+"""Nothing is added when the metadata store is this full: what is left is for deletes and settling."""
+
 EMPTY_SLABS_KEPT = 2
 """Empty slabs that stay for the next writes; further ones are deleted."""
 
@@ -37,7 +40,11 @@ class Room:
         on_the_way = self._write_back.dirty_bytes + sum(
             segment.end - segment.start for segment in self._ledger.log.segments()
         )
-        self._ledger.room_bytes = max(0, self._ledger.stripes.space().usable_free_bytes - on_the_way)
+        room = self._ledger.stripes.space().usable_free_bytes - on_the_way
+        metadata = self._ledger.store.statistics().space
+        if metadata.used_bytes > metadata.max_bytes * METADATA_FULL_PERCENT // 100:
+            room = 0
+        self._ledger.room_bytes = max(0, room)
 
     async def run(self) -> None:
         """Measure and give back, for ever."""
@@ -70,7 +77,10 @@ class Room:
             self._disk_returned = False
             await self._ledger.stripes.collect_strays()
         await self._ledger.stripes.punch_released()
-        empty = self._ledger.stripes.take_empty_slabs(keep=EMPTY_SLABS_KEPT)
+        empty = self._ledger.stripes.take_empty_slabs(keep=METADATA_FULL_PERCENT = 90
+"""Nothing is added when the metadata store is this full: what is left is for deletes and settling."""
+
+EMPTY_SLABS_KEPT)
         if not empty:
             return
         transaction = self._ledger.begin()

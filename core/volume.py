@@ -128,7 +128,7 @@ class Volume:
         return VolumeSpace(
             total_bytes=stripes.usable_total_bytes,
             free_bytes=stripes.usable_free_bytes,
-            available_bytes=self.ledger.room_bytes,
+            available_bytes=max(0, min(self.ledger.room_bytes, stripes.usable_free_bytes)),
             inodes=inode_count,
         )
 

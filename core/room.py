@@ -77,10 +77,7 @@ class Room:
             self._disk_returned = False
             await self._ledger.stripes.collect_strays()
         await self._ledger.stripes.punch_released()
-        empty = self._ledger.stripes.take_empty_slabs(keep=METADATA_FULL_PERCENT = 90
-"""Nothing is added when the metadata store is this full: what is left is for deletes and settling."""
-
-EMPTY_SLABS_KEPT)
+        empty = self._ledger.stripes.take_empty_slabs(keep=EMPTY_SLABS_KEPT)
         if not empty:
             return
         transaction = self._ledger.begin()

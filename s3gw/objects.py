@@ -38,6 +38,7 @@ DELETES_AT_ONCE = 32
 """So that the deletes of one request share log writes."""
 
 _OVERRIDES = {f"response-{name}": name for name in STORED_HEADERS}
+_READ_CONDITIONS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"))
 _ABORT_SECONDS = 10.0
 assert PUT_BYTES_MAX <= FILE_BYTES_MAX
 
@@ -217,9 +218,9 @@ def _check_version(query: Mapping[str, str]) -> None:
 
 def _is_unchanged(headers: Mapping[str, str], info: ObjectInfo) -> bool:
     """Evaluate the conditions of a read: True means 304. Raises PreconditionFailed."""
-    wanted = conditions(headers) if any(name.startswith("if-") for name in headers) else None
-    if wanted is None:
+    if _READ_CONDITIONS.isdisjoint(headers):
         return False
+    wanted = conditions(headers)
     try:
         Conditions(if_match=wanted.if_match, if_unmodified_since_ns=wanted.if_unmodified_since_ns).check(info)
     except PreconditionFailed as error:

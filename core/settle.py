@@ -17,7 +17,7 @@ import trio
 from siltstone.core.ledger import Ledger
 from siltstone.core.reader import Reader
 from siltstone.core.types import Progress, ProgressListener
-from siltstone.errors import SiltstoneError
+from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import SLOT_BYTES
 from siltstone.meta import extents, keys
 from siltstone.meta.keys import Reference
@@ -164,12 +164,16 @@ class Settler:
                 total = sum(length for _, length in self._references(boundary, None))
                 progress(Progress(0, total, "bytes"))
             while found := self._next_batch(boundary):
+                settled_before, lsn_before = self.settled_bytes, self._ledger.store.last_lsn
                 for plan in plan_stripes(found, self._stripe_bytes):
                     await self._ledger.admit()
                     await self._carry_out(plan)
                     done += plan.size
                     if progress is not None:
                         progress(Progress(min(done, total), total, "bytes"))
+                if (self.settled_bytes, self._ledger.store.last_lsn) == (settled_before, lsn_before):
+                    # Neither moved nor gone: the references have no extents, and the next round would be the same.
+                    raise Corrupt(f"{len(found)} references to the log have no extent of theirs; run fsck")
 
     def _references(self, boundary: Lsn, count: int | None) -> list[LogExtent]:
         found = extents.log_references(self._ledger.store, Lsn(0), boundary)

@@ -11,6 +11,7 @@ import trio
 from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
 from siltstone.engine.stripe.layout import Slab, Stripe, chunk_name
+from siltstone.errors import Corrupt
 from siltstone.meta import counters, inodes, keys, space
 from siltstone.meta.records import Counters, Dentry, Extent, Place, decode_extent, encode
 from siltstone.meta.store.transaction import Transaction
@@ -170,3 +171,18 @@ def test_a_rotten_unit_is_found_by_a_deep_check_only() -> None:
 
     assert findings_after(rot) == []
     assert findings_after(rot, deep=True) == ["I10"]
+
+
+def test_settling_ends_when_a_reference_has_no_extent() -> None:
+    async def main() -> None:
+        world = SimVolume(small_config())
+        await world.create()
+        async with world.opened() as volume:
+            made = await make(volume)
+            transaction = volume.ledger.begin()
+            _reference_without_extent(volume, transaction, made)
+            transaction.commit()
+            with pytest.raises(Corrupt, match="run fsck"):
+                await volume.settle()
+
+    trio.run(main, clock=autojump())

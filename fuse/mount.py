@@ -17,6 +17,7 @@ from siltstone.fuse import mountpoint as mountpoints
 from siltstone.fuse.attributes import TIMEOUT_SECONDS
 from siltstone.fuse.invalidate import Invalidator
 from siltstone.fuse.operations import Operations
+from siltstone.fuse.reader import Reader, fuse_descriptors, taking_turns, watched
 from siltstone.types import Ino
 
 READ_AHEAD_KIB = 4096
@@ -24,9 +25,6 @@ READ_AHEAD_KIB = 4096
 
 MAX_BACKGROUND = 64
 """Readahead and writeback requests that the kernel keeps under way; its default of 12 is for slow media."""
-
-IDLE_TASKS = 4
-"""Tasks that wait for requests; a busy mount would otherwise end and start one with every other request."""
 
 READY_SECONDS = 30.0
 UNMOUNT_SECONDS = 30.0
@@ -55,25 +53,29 @@ async def serve_mount(
     operations = Operations(volume, writeback=writeback, timeout_seconds=timeout_seconds)
     handles = operations.handles
     invalidator = Invalidator(operations, handles.knows, KernelCache())
+    reader = Reader()
+    sessions = fuse_descriptors()
     try:
-        pyfuse3.init(operations, path, mount_options(options, is_root=os.geteuid() == 0))
+        pyfuse3.init(watched(operations, reader), path, mount_options(options, is_root=os.geteuid() == 0))
     except RuntimeError as error:
         raise Refused(f"cannot mount on {mountpoint}: {error}; libfuse has told why on stderr") from error
+    reader.attach(*(fuse_descriptors() - sessions))
     volume.register_holder(handles)
     volume.subscribe(invalidator.hear, wait_seen=invalidator.wait_seen)
     try:
-        async with trio.open_nursery() as nursery:
-            ended = trio.Event()
-            nursery.start_soon(_serve, ended)
-            nursery.start_soon(invalidator.run)
-            try:
-                await _become_ready(path)
-                task_status.started(path)
-                await ended.wait()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await _unmount(path, ended)
-            nursery.cancel_scope.cancel()
+        with taking_turns(reader):
+            async with trio.open_nursery() as nursery:
+                ended = trio.Event()
+                nursery.start_soon(_serve, ended)
+                nursery.start_soon(invalidator.run)
+                try:
+                    await _become_ready(path)
+                    task_status.started(path)
+                    await ended.wait()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _unmount(path, ended, reader)
+                nursery.cancel_scope.cancel()
     finally:
         # Only now, with no thread at work that uses the session.
         pyfuse3.close(unmount=True)
@@ -131,7 +133,7 @@ async def _serve(ended: trio.Event) -> None:
     """Answer requests until the mount is gone. Shielded: unmounting needs answers too."""
     try:
         with trio.CancelScope(shield=True):
-            await pyfuse3.main(min_tasks=IDLE_TASKS)
+            await pyfuse3.main()
     finally:
         ended.set()
 
@@ -150,7 +152,7 @@ def _tune(path: str) -> None:
             logger.info("the mount is not tuned: %s", failure)
 
 
-async def _unmount(path: str, ended: trio.Event) -> None:
+async def _unmount(path: str, ended: trio.Event, reader: Reader) -> None:
     """Take the mount away and end ``_serve``, which answers the kernel's last writes meanwhile."""
     if ended.is_set():
         return
@@ -163,6 +165,7 @@ async def _unmount(path: str, ended: trio.Event) -> None:
     if not ended.is_set():
         # Requests that have begun are still answered; pyfuse3.close() takes away what is left of the mount.
         pyfuse3.terminate()
+        reader.end()
         await ended.wait()
 
 

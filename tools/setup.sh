@@ -62,12 +62,15 @@ if [ -n "$missing$optional" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing system packages: $missing $optional"
         export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq >&2 || say "apt-get update failed; going on with the package lists that are here"
+        log=$(mktemp)
+        apt_get() { apt-get "$@" >>"$log" 2>&1; }
+        apt_get update || say "apt-get update failed; going on with the package lists that are here"
         # shellcheck disable=SC2086  # one word per package is meant
-        [ -z "$missing" ] || apt-get install -y -qq --no-install-recommends $missing ca-certificates >&2 \
-            || die "apt-get could not install: $missing"
-        [ -z "$optional" ] || apt-get install -y -qq --no-install-recommends $optional >&2 \
+        [ -z "$missing" ] || apt_get install -y --no-install-recommends $missing ca-certificates \
+            || { tail -n 20 "$log" >&2; die "apt-get could not install: $missing"; }
+        [ -z "$optional" ] || apt_get install -y --no-install-recommends $optional \
             || say "no package $optional here: erasure coding will use zfec, which is 20 times slower"
+        rm -f "$log"
     elif [ -n "$missing" ]; then
         die "missing system packages: $missing. Install them as root (apt-get install $missing), then run this again"
     else

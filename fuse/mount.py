@@ -148,8 +148,9 @@ async def _become_ready(path: str) -> None:
 
 def _tune(path: str) -> None:
     if os.geteuid() == 0:
-        for failure in mountpoints.tune(path, read_ahead_kib=READ_AHEAD_KIB, max_background=MAX_BACKGROUND):
-            logger.info("the mount is not tuned: %s", failure)
+        failures = mountpoints.tune(path, read_ahead_kib=READ_AHEAD_KIB, max_background=MAX_BACKGROUND)
+        if failures:
+            logger.info("the mount keeps some of the kernel's settings: %s", "; ".join(failures))
 
 
 async def _unmount(path: str, ended: trio.Event, reader: Reader) -> None:

@@ -213,23 +213,23 @@ class Plain:
 
 
 class Case(NamedTuple):
-    """One line of the table; ``count`` requests by so many ``clients``, each on an object of its own."""
+    """One line of the table; so many ``requests`` by so many ``clients``, each on an object of its own."""
 
     method: str
     size: int
-    count: int
+    requests: int
     clients: int
 
     def path(self, index: int) -> str:
         """Where the object is; GET and the rest use what the PUTs of as many clients left."""
         return f"/{BUCKET}/{self.size}-{self.clients}-{index}"
 
-    def requests(self, server: Server) -> list[Request]:
+    def signed(self, server: Server) -> list[Request]:
         """All of them, signed."""
         if self.method == "LIST":
-            return [server.request("GET", f"/{BUCKET}", f"list-type=2&max-keys={LISTED}")] * self.count
+            return [server.request("GET", f"/{BUCKET}", f"list-type=2&max-keys={LISTED}")] * self.requests
         body_bytes = self.size if self.method == "PUT" else 0
-        return [server.request(self.method, self.path(index), "", body_bytes) for index in range(self.count)]
+        return [server.request(self.method, self.path(index), "", body_bytes) for index in range(self.requests)]
 
 
 def timed(function: Callable[[int], None], count: int, clients: int) -> float:
@@ -244,13 +244,15 @@ def timed(function: Callable[[int], None], count: int, clients: int) -> float:
 def measure(case: Case, server: Server, ceiling: Server, plain: Plain) -> dict[str, object]:
     """One line of the table."""
     plain_seconds = timed(
-        lambda index: plain.do(case.method, f"{case.size}-{case.clients}-{index}", case.size), case.count, case.clients
+        lambda index: plain.do(case.method, f"{case.size}-{case.clients}-{index}", case.size),
+        case.requests,
+        case.clients,
     )
     has_ceiling = case.method in ("PUT", "GET", "HEAD") and case.size < HUGE_BYTES
     ceiling_seconds, _ = (
-        drive(ceiling.host, ceiling.port, case.requests(ceiling), case.clients) if has_ceiling else (0.0, [])
+        drive(ceiling.host, ceiling.port, case.signed(ceiling), case.clients) if has_ceiling else (0.0, [])
     )
-    requests = case.requests(server)
+    requests = case.signed(server)
     server.reset_peak()
     cpu, memory = server.cpu_seconds(), server.memory_mib("VmRSS")
     seconds, each = drive(server.host, server.port, requests, case.clients)
@@ -259,15 +261,15 @@ def measure(case: Case, server: Server, ceiling: Server, plain: Plain) -> dict[s
         "operation": case.method,
         "object_bytes": case.size,
         "clients": case.clients,
-        "siltstone_per_s": round(case.count / seconds, 1),
-        "siltstone_mb_per_s": round(case.count * case.size / seconds / 1e6, 1),
+        "siltstone_per_s": round(case.requests / seconds, 1),
+        "siltstone_mb_per_s": round(case.requests * case.size / seconds / 1e6, 1),
         "p50_ms": round(statistics.median(each) * 1e3, 3),
         "p99_ms": round(each[len(each) * 99 // 100] * 1e3, 3),
-        "plain_per_s": round(case.count / plain_seconds, 1),
+        "plain_per_s": round(case.requests / plain_seconds, 1),
         "ratio_to_plain": round(plain_seconds / seconds, 4),
-        "ceiling_per_s": round(case.count / ceiling_seconds, 1) if has_ceiling else None,
+        "ceiling_per_s": round(case.requests / ceiling_seconds, 1) if has_ceiling else None,
         "ratio_to_ceiling": round(ceiling_seconds / seconds, 4) if has_ceiling else None,
-        "daemon_us": round((server.cpu_seconds() - cpu) / case.count * 1e6, 1),
+        "daemon_us": round((server.cpu_seconds() - cpu) / case.requests * 1e6, 1),
         "growth_mib": round(server.memory_mib("VmHWM") - memory, 1),
     }
 

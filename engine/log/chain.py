@@ -13,7 +13,7 @@ The rules, and why they hold (docs/formats/log.md has the argument in full):
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from siltstone.engine.format.segment import Ancestor, Lineage, SegmentHeader, SegmentName
@@ -22,20 +22,25 @@ from siltstone.types import DiskId, Lsn
 
 
 class FoundSegment(NamedTuple):
-    """One segment file on one disk. ``header`` is None if there is no sound one that agrees with the name."""
+    """One segment file on one disk.
+
+    ``header`` is None if there is no sound one that agrees with the name, or if the disk cannot read it
+    (``is_readable``). ``has_frame``: a sound frame header stands where the first frame begins.
+    """
 
     disk_id: DiskId
     name: SegmentName
     file_bytes: int
     header: SegmentHeader | None
     lineage: Lineage | None
+    is_readable: bool
     has_frame: bool
 
 
 class Link(NamedTuple):
     """A segment of the log. ``end`` is None for the head: it is to be found by reading.
 
-    ``disks`` have a replica that may be relied on (of a segment to be scanned: that is worth reading).
+    ``disks`` have a replica that is worth reading; on those in ``whole`` nothing before ``applied_lsn`` is missing.
     ``marked_lsn`` is the highest mark on any of them.
     """
 
@@ -44,6 +49,7 @@ class Link(NamedTuple):
     epoch: int
     file_bytes: int
     disks: tuple[DiskId, ...]
+    whole: tuple[DiskId, ...]
     marked_lsn: Lsn
 
 
@@ -65,8 +71,10 @@ def plan_chain(found: Sequence[FoundSegment], applied_lsn: Lsn) -> ChainPlan:
         groups[file.name].append(file)
     established = {name: group for name, group in groups.items() if _is_established(group)}
     if not established:
+        _require_readable(groups, SegmentName(Lsn(0), 0))
         raise LogDamaged(applied_lsn, f"no disk that is up has a log segment (wanted from LSN {applied_lsn})")
     head = max(established, key=lambda name: (name.epoch, name.start))
+    _require_readable(groups, head)
     ancestors = [entry for entry in _ancestors(head, established) if SegmentName(entry.start, entry.epoch) in groups]
     links = [_link(groups[SegmentName(entry.start, entry.epoch)], entry.end, applied_lsn) for entry in ancestors]
     links = [link for link in links if link.disks]
@@ -81,6 +89,18 @@ def plan_chain(found: Sequence[FoundSegment], applied_lsn: Lsn) -> ChainPlan:
 
 def _is_established(group: Sequence[FoundSegment]) -> bool:
     return any(file.has_frame or (file.header is not None and file.header.is_established) for file in group)
+
+
+def _require_readable(groups: Mapping[SegmentName, Sequence[FoundSegment]], head: SegmentName) -> None:
+    """What cannot be read may be a newer head: never go on without it."""
+    for name, group in groups.items():
+        unreadable = [file.disk_id for file in group if not file.is_readable]
+        if name.epoch > head.epoch and unreadable:
+            raise LogDamaged(
+                name.start,
+                f"disks {unreadable} cannot read the header of the newest log segment (LSN {name.start}); bring back "
+                "disks that are missing, or take these out",
+            )
 
 
 def _ancestors(head: SegmentName, established: dict[SegmentName, list[FoundSegment]]) -> list[Ancestor]:
@@ -102,23 +122,23 @@ def _ancestors(head: SegmentName, established: dict[SegmentName, list[FoundSegme
 def _link(group: Sequence[FoundSegment], end: Lsn | None, applied_lsn: Lsn) -> Link:
     """Choose the replicas of one segment.
 
-    What is going to be read frame by frame is mended as it is read: every replica is welcome but one that was only
-    prepared (an attempt given up, on a disk that was away). Elsewhere, once any replica is marked whole, one that is
-    not may have missed what an earlier recovery wrote.
+    What is read frame by frame, from ``applied_lsn`` on, is mended as it is read: there every replica is welcome but
+    one that was only prepared (an attempt given up, on a disk that was away). What is not read must be vouched for: an
+    earlier recovery may have lengthened the segment while a disk was away, and then it marked the others. So once any
+    replica is marked as far as that, one that is not does not count.
     """
     start, epoch = group[0].name
-    is_read = end is None or end > applied_lsn
+    vouched_lsn = applied_lsn if end is None else min(end, applied_lsn)
     replicas = [file for file in group if _is_worth_reading(file)]
-    if not is_read:
-        assert end is not None
-        marked = [file for file in replicas if file.header is not None and file.header.marked_lsn >= end]
-        replicas = marked or [file for file in replicas if file.header is not None] or replicas
+    marked = [file for file in replicas if file.header is not None and file.header.marked_lsn >= vouched_lsn]
+    whole = replicas if vouched_lsn <= start else marked or replicas
     return Link(
         start=start,
         end=end,
         epoch=epoch,
         file_bytes=max(file.file_bytes for file in group),
         disks=tuple(sorted(file.disk_id for file in replicas)),
+        whole=tuple(sorted(file.disk_id for file in whole)),
         marked_lsn=max((file.header.marked_lsn for file in replicas if file.header is not None), default=start),
     )
 

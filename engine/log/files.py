@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
+from siltstone.engine.format.frame import volume_seed
 from siltstone.engine.format.segment import (
     LOG_PREFIX,
-    SECTOR_BYTES,
     SEGMENT_HEADER_BYTES,
     Ancestor,
     SegmentHeader,
@@ -25,10 +25,11 @@ from siltstone.engine.format.segment import (
     segment_name,
 )
 from siltstone.engine.log.segment import Segment
+from siltstone.engine.log.sound import read_lineage, read_sound
 from siltstone.engine.pool import Pool
 from siltstone.errors import DiskError, TooFewDisks
 from siltstone.limits import MIB
-from siltstone.ports import DiskRead, DiskWrite, Lane
+from siltstone.ports import DiskWrite, Lane
 from siltstone.types import Buffer, DiskId, Lsn
 
 FREE_FILES_MAX = 2
@@ -36,8 +37,6 @@ FREE_FILES_MAX = 2
 
 ZERO_STEP_BYTES = 1 * MIB
 """Zeros are written and flushed in steps, so that an append never waits long behind them."""
-
-COPY_STEP_BYTES = 4 * MIB
 
 _ZEROS = bytes(ZERO_STEP_BYTES)
 
@@ -51,6 +50,7 @@ class SegmentFiles:
         self.volume_uuid = volume_uuid
         self.segment_bytes = segment_bytes
         self.epoch = 0
+        self._seed = volume_seed(volume_uuid)
         self._free: defaultdict[DiskId, list[str]] = defaultdict(list)
         self._in_hand: set[tuple[DiskId, str]] = set()
         self._serial = 0
@@ -141,7 +141,8 @@ class SegmentFiles:
         header = self._header(segment.start, segment.epoch, is_established=True, marked_lsn=lsn)
         writes = [DiskWrite(self.pool.disk(disk_id), segment.name, 0, [header]) for disk_id in up]
         broken = self._broken(up, await self.pool.fanout.write_durable(writes, Lane.LOG))
-        segment.marked_lsn = max(segment.marked_lsn, lsn)
+        if not broken:
+            segment.marked_lsn = max(segment.marked_lsn, lsn)
         return [disk_id for disk_id in up if disk_id not in broken]
 
     async def copy(self, segment: Segment, target: DiskId) -> None:
@@ -154,13 +155,12 @@ class SegmentFiles:
         name, _ = await self._take_free(target)
         try:
             header = self._header(segment.start, segment.epoch, is_established=True, marked_lsn=segment.end)
-            end = segment.offset_of(segment.end)
-            offset = SECTOR_BYTES
-            await self._write(disk_id=target, name=name, offset=0, data=header)
-            while offset < end:
-                data = await self._read_any(segment, offset, min(COPY_STEP_BYTES, end - offset))
-                await self._write(disk_id=target, name=name, offset=offset, data=data)
-                offset += len(data)
+            await self._write(disk_id=target, name=name, offset=0, data=header + await read_lineage(self.pool, segment))
+            lsn = segment.start
+            while lsn < segment.end:
+                data = await read_sound(self.pool, segment, lsn, self._seed)
+                await self._write(disk_id=target, name=name, offset=segment.offset_of(lsn), data=data)
+                lsn = Lsn(lsn + len(data))
             await disk.rename(name, segment.name)
         except BaseException:
             self._put_back(target, name)
@@ -265,16 +265,3 @@ class SegmentFiles:
         (error,) = await self.pool.fanout.write_durable([write], Lane.BULK)
         if error is not None:
             raise error
-
-    async def _read_any(self, segment: Segment, offset: int, size: int) -> bytes:
-        """The bytes from the first replica that can read them. Raises what the last one raised."""
-        failure = DiskError(DiskId(0), "read", segment.name, "no replica is on a disk that is up")
-        for disk_id in segment.disks:
-            if self.pool.is_up(disk_id):
-                read = DiskRead(self.pool.disk(disk_id), segment.name, offset, size)
-                (result,) = await self.pool.fanout.read([read], Lane.BULK)
-                if not isinstance(result, DiskError):
-                    return result
-                self.pool.report(result)
-                failure = result
-        raise failure

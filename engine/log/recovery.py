@@ -24,7 +24,7 @@ from siltstone.engine.log.chain import ChainPlan, FoundSegment, Link, plan_chain
 from siltstone.engine.log.files import SegmentFiles
 from siltstone.engine.log.scan import Mend, Place, Window, durable_lsn_noted_in, scan_window
 from siltstone.engine.log.segment import Segment, SegmentEvent
-from siltstone.errors import DiskError, LogDamaged, TooFewDisks
+from siltstone.errors import DiskError, DiskMissing, LogDamaged, TooFewDisks
 from siltstone.limits import FRAME_BYTES_MAX, MIB
 from siltstone.ports import DiskRead, DiskWrite, Lane
 from siltstone.types import DiskId, Lsn
@@ -65,9 +65,10 @@ async def recover_segments(
     end = applied_lsn
     for link in plan.links:
         if link.end is not None and link.end <= applied_lsn:
-            segments.append(_segment(link, link.end, list(link.disks)))
+            segments.append(_segment(link, link.end, list(link.whole)))
             continue
         end, disks = await scanner.scan(link)
+        disks = [disk_id for disk_id in disks if disk_id in link.whole]
         if end > link.start:
             segment = _segment(link, end, disks)
             await _secure(files, segment, minimum)
@@ -98,14 +99,22 @@ async def _find_on(files: SegmentFiles, disk_id: DiskId) -> list[FoundSegment]:
     named = [(entry, name) for entry, name in entries if name is not None]
     size = SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES
     reads = [DiskRead(disk, entry.name, 0, size) for entry, _name in named]
-    pages = await files.pool.fanout.read(reads, Lane.BULK)
-    return [
-        _found(files, disk_id, name, entry.size, b"" if isinstance(page, DiskError) else page)
-        for (entry, name), page in zip(named, pages, strict=True)
-    ]
+    found: list[FoundSegment] = []
+    for (entry, name), result in zip(named, await files.pool.fanout.read(reads, Lane.BULK), strict=True):
+        page = result
+        if isinstance(page, DiskError):
+            files.pool.report(page)
+            (page,) = await files.pool.fanout.read([DiskRead(disk, entry.name, 0, size)], Lane.BULK)
+        if isinstance(page, DiskMissing):
+            raise page
+        found.append(_found(files, disk_id, name, entry.size, None if isinstance(page, DiskError) else page))
+    return found
 
 
-def _found(files: SegmentFiles, disk_id: DiskId, name: SegmentName, file_bytes: int, page: bytes) -> FoundSegment:
+def _found(
+    files: SegmentFiles, disk_id: DiskId, name: SegmentName, file_bytes: int, readable: bytes | None
+) -> FoundSegment:
+    page = readable or b""
     header = parse_segment_header(page)
     if header is not None and (header.volume_uuid, header.start, header.epoch) != (files.volume_uuid, *name):
         header = None
@@ -118,6 +127,7 @@ def _found(files: SegmentFiles, disk_id: DiskId, name: SegmentName, file_bytes: 
         file_bytes=file_bytes,
         header=header,
         lineage=parse_lineage(page) if header is not None else None,
+        is_readable=readable is not None,
         has_frame=bool(first.frames) or first.wanted_bytes > FRAME_HEADER_BYTES,
     )
 

@@ -68,7 +68,7 @@ class Machine:
         self.nursery: trio.Nursery
         self.serial = 0
         self.is_dark = False
-        self.rotten: set[tuple[Lsn, DiskId]] = set()
+        self.rotten: set[tuple[Lsn, DiskId, Lsn]] = set()
 
     def draw(self, low: int, high: int) -> int:
         return self.data.draw(st.integers(low, high))
@@ -193,8 +193,9 @@ class Machine:
     def may_lose(self, disk_id: DiskId) -> bool:
         """Two away at the most, and every segment keeps one sound disk."""
         up = {disk.disk_id for disk in self.sim.disks} - self.away - {disk_id}
+        rotten = {(start, holder) for start, holder, _ in self.rotten}
         return len(up) >= DISKS - 2 and all(
-            {holder for holder in segment.disks if holder in up and (segment.start, holder) not in self.rotten}
+            {holder for holder in segment.disks if holder in up and (segment.start, holder) not in rotten}
             for segment in self.log.segments()
         )
 
@@ -251,7 +252,7 @@ class Machine:
         up = [disk_id for disk_id in segment.disks if disk_id not in self.away]
         if len(up) > 1:
             self.rot(frame, segment, self.sim.disks[up[0]])
-            self.rotten.add((segment.start, up[0]))
+            self.rotten.add((segment.start, up[0], frame.lsn))
             self.seen["rot"] += 1
 
     def rot(self, frame: Appended, segment: SegmentStatus, disk: SimDisk) -> None:
@@ -265,6 +266,8 @@ class Machine:
         await trio.sleep(5)
         marked = self.log.durable_lsn
         if self.log.next_lsn != marked or self.log.statistics().marked_lsn != marked:
+            return None
+        if self.away & set(self.log.segments()[-1].disks):
             return None
         placed = [(f, s) for f in self.frames for s in self.log.segments() if self.applied <= f.lsn and holds(s, f)]
         return placed[self.draw(0, len(placed) - 1)] if placed else None
@@ -320,7 +323,7 @@ class Machine:
         self.seen["un-acknowledged frames kept"] += end > self.acked
         self.frames = [frame for frame in self.frames if frame.end_lsn <= end]
         self.acked = end
-        self.rotten.clear()
+        self.rotten = {rot for rot in self.rotten if rot[2] < self.applied or rot[1] in self.away}
         self.check_replicas()
 
     async def crash_in_recovery(self) -> None:
@@ -372,11 +375,14 @@ class Machine:
         try:
             assert await log.read(payload_lsn, len(frame.payload), lambda data: data == frame.payload) == frame.payload
         except TooFewDisks:
-            holder = next(segment for segment in log.segments() if holds(segment, frame))
             faulty = {disk.disk_id for disk in self.sim.disks if disk.faults} | self.away
-            assert set(holder.disks) <= faulty
+            assert {disk_id for disk_id in self.holders(frame) if self.sim.pool.is_up(disk_id)} <= faulty
         else:
-            assert at_hand is None or at_hand == frame.payload
+            rotten = {disk_id for _, disk_id, _ in self.rotten}
+            assert at_hand is None or at_hand == frame.payload or rotten & set(self.holders(frame))
+
+    def holders(self, frame: Appended) -> tuple[DiskId, ...]:
+        return next((segment.disks for segment in self.log.segments() if holds(segment, frame)), ())
 
 
 def holds(segment: SegmentStatus, frame: Appended) -> bool:

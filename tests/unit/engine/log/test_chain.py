@@ -27,6 +27,7 @@ def found(
     has_frame: bool = False,
     is_sound: bool = True,
     is_cut: bool = False,
+    is_readable: bool = True,
 ) -> FoundSegment:
     lineage = Lineage(tuple(Ancestor(Lsn(a), Lsn(b), e) for a, b, e in ancestors), is_cut)
     header = SegmentHeader(UUID, epoch, Lsn(start), established, Lsn(start if marked is None else marked))
@@ -34,8 +35,9 @@ def found(
         disk_id=DiskId(disk),
         name=SegmentName(Lsn(start), epoch),
         file_bytes=FILE_BYTES,
-        header=header if is_sound else None,
-        lineage=lineage if is_sound else None,
+        header=header if is_sound and is_readable else None,
+        lineage=lineage if is_sound and is_readable else None,
+        is_readable=is_readable,
         has_frame=has_frame,
     )
 
@@ -93,7 +95,7 @@ def test_a_frame_proves_a_segment_whose_headers_are_all_damaged() -> None:
     assert shapes(plan_chain(files, Lsn(0)).links) == [(0, 800, 1, (0,)), (800, None, 2, (0, 1, 2))]
 
 
-def test_of_a_segment_that_is_not_read_only_copies_marked_whole_count() -> None:
+def test_of_what_is_not_read_only_copies_that_are_marked_that_far_count() -> None:
     """Disk 2 was away when recovery lengthened the segment on disks 0 and 1."""
     files = [
         found(0, 0, 1, marked=800),
@@ -101,8 +103,11 @@ def test_of_a_segment_that_is_not_read_only_copies_marked_whole_count() -> None:
         found(2, 0, 1, marked=64),
         *(found(d, 800, 2, (0, 800, 1)) for d in (0, 1, 2)),
     ]
-    assert shapes(plan_chain(files, Lsn(800)).links)[0] == (0, 800, 1, (0, 1))
-    assert shapes(plan_chain(files, Lsn(64)).links)[0] == (0, 800, 1, (0, 1, 2)), "it is read, so it is mended"
+    assert plan_chain(files, Lsn(800)).links[0].whole == (0, 1)
+    assert plan_chain(files, Lsn(400)).links[0].whole == (0, 1), "what is before applied_lsn is not mended"
+    assert plan_chain(files, Lsn(400)).links[0].disks == (0, 1, 2), "what comes after it may be read there"
+    assert plan_chain(files, Lsn(64)).links[0].whole == (0, 1, 2)
+    assert plan_chain(files, Lsn(0)).links[0].whole == (0, 1, 2), "all is read, so all is mended"
 
 
 def test_a_retired_segment_leaves_a_gap_that_nobody_minds() -> None:
@@ -115,6 +120,14 @@ def test_a_needed_segment_that_is_nowhere_is_damage_at_its_start() -> None:
     with pytest.raises(LogDamaged) as caught:
         plan_chain(files, Lsn(80))
     assert caught.value.lsn == 800
+
+
+def test_a_newer_segment_that_cannot_be_read_is_not_passed_over() -> None:
+    files = [found(0, 0, 1), found(1, 0, 1), found(0, 800, 2, is_readable=False)]
+    with pytest.raises(LogDamaged) as caught:
+        plan_chain(files, Lsn(0))
+    assert caught.value.lsn == 800
+    assert plan_chain([*files, found(1, 800, 2, (0, 800, 1))], Lsn(0)).links[-1].disks == (0, 1)
 
 
 def test_no_file_at_all_is_damage_and_not_an_empty_log() -> None:

@@ -558,3 +558,29 @@ def test_no_disk_says_established_before_every_disk_is_prepared(operation: str) 
                     others = [parse_segment_header(other.contents(name)) for other in sim.disks]
                     assert all(other is not None and other.epoch == header.epoch for other in others)
         assert bodies_after(sim) == [b"0"]
+
+
+def test_rot_is_not_copied_to_another_disk() -> None:
+    sim = make_sim_pool(4)
+
+    async def body(log: Log) -> None:
+        for number in range(10):
+            await log.wait_durable(log.append_nowait(1, [b"p" * 3000], b"%d" % number))
+        await log.seal()
+        await trio.sleep(3)
+        segment = log.segments()[0]
+        name = segment_name(segment.start, segment.epoch)
+        used = slice(SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES + segment.end - segment.start)
+        whole = sim.disks[segment.disks[0]].contents(name)[used]
+        # Each of the two that stay has another frame damaged.
+        sim.disks[segment.disks[0]].rot(name, SEGMENT_HEADER_BYTES + 100)
+        sim.disks[segment.disks[1]].rot(name, SEGMENT_HEADER_BYTES + 20000)
+        sim.disks[segment.disks[2]].disappear()
+        await sim.pool.probe()
+        await trio.sleep(3)
+        assert len(log.segments()[0].disks) == 3
+        assert segment.disks[2] not in log.segments()[0].disks
+        for disk_id in log.segments()[0].disks:
+            assert sim.disks[disk_id].contents(name)[used] == whole
+
+    run_with_log(sim, body)

@@ -165,7 +165,7 @@ def served(name: str, command: list[str], directory: Path) -> Iterator[Target]:
 @contextlib.contextmanager
 def targets(place: Path) -> Iterator[list[Target]]:
     """Everything that is measured, on one disk."""
-    siltstone = [sys.executable, "-m", "siltstone"]
+    siltstone = [sys.executable, "-P", "-m", "siltstone"]
     subprocess.run([*siltstone, "init", place / "home"], check=True, capture_output=True)
     serve = [*siltstone, "serve", str(place / "home"), "--mount"]
     (place / "plain").mkdir()

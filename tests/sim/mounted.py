@@ -21,7 +21,7 @@ import trio
 
 END_SECONDS = 60.0
 TESTS = Path(__file__).resolve().parent.parent
-SILTSTONE = [sys.executable, "-m", "siltstone"]
+SILTSTONE = [sys.executable, "-P", "-m", "siltstone"]
 
 
 class MountFailed(Exception):

@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line."""
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exit; a reader of --help that has left is noticed here, and not when the interpreter ends."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         _fail(f"{message} (see {self.prog} --help)")

@@ -54,13 +54,21 @@ missing_packages() {
 
 has_isal() { { command -v "${python:-python3}" >/dev/null && "${python:-python3}" -c 'import ctypes; ctypes.CDLL("libisal.so.2")'; } 2>/dev/null; }
 
-missing=$(missing_packages | xargs)
-optional=
-has_isal || optional=libisal2
+loss_of() {  # what is lost without an optional package
+    case $1 in
+        libisal2) echo "erasure coding will use zfec, which is 20 times slower" ;;
+        git) echo "a test that runs git in the mount will be skipped" ;;
+    esac
+}
 
-if [ -n "$missing$optional" ]; then
+missing=$(missing_packages | xargs)
+optional=()
+has_isal || optional+=(libisal2)
+command -v git >/dev/null || optional+=(git)
+
+if [ -n "$missing" ] || [ "${#optional[@]}" -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "installing system packages: $missing $optional"
+        say "installing system packages:${missing:+ $missing} ${optional[*]}"
         export DEBIAN_FRONTEND=noninteractive
         log=$(mktemp)
         apt_get() { apt-get "$@" >>"$log" 2>&1; }
@@ -68,13 +76,14 @@ if [ -n "$missing$optional" ]; then
         # shellcheck disable=SC2086  # one word per package is meant
         [ -z "$missing" ] || apt_get install -y --no-install-recommends $missing ca-certificates \
             || { tail -n 20 "$log" >&2; die "apt-get could not install: $missing"; }
-        [ -z "$optional" ] || apt_get install -y --no-install-recommends $optional \
-            || say "no package $optional here: erasure coding will use zfec, which is 20 times slower"
+        for package in "${optional[@]}"; do
+            apt_get install -y --no-install-recommends "$package" || say "going on without $package: $(loss_of "$package")"
+        done
         rm -f "$log"
     elif [ -n "$missing" ]; then
         die "missing system packages: $missing. Install them as root (apt-get install $missing), then run this again"
     else
-        say "libisal2 is not installed: erasure coding will use zfec, which is 20 times slower (apt-get install libisal2)"
+        for package in "${optional[@]}"; do say "$package is not installed: $(loss_of "$package")"; done
     fi
     [ -n "$python" ] || python=$(find_python) || die "no Python >= 3.11 found (looked for python3 and python3.11 to python3.14); set PYTHON=/path/to/python"
     missing=$(missing_packages | xargs)

@@ -646,6 +646,7 @@ def test_a_real_tree_copies_and_comes_back_unchanged(here: Path) -> None:
     assert not (here / "tree").exists()
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_git_works_on_the_mount(here: Path) -> None:
     def git(*words: str) -> str:
         settings = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"]

@@ -10,9 +10,8 @@ import trio
 from siltstone.birth import make_volume, plan_volume
 from siltstone.config import VolumeConfig
 from siltstone.errors import ConfigInvalid, Unavailable
-from siltstone.geometry import Code
+from siltstone.geometry import DISK_BYTES_MIN, Code
 from siltstone.home import Home
-from siltstone.limits import GIB
 
 
 def some_disks(tmp_path: Path, count: int) -> list[str]:
@@ -30,7 +29,7 @@ def refusal(tmp_path: Path, disks: list[str], *, home: str = "home", code: Code 
 
 
 def test_without_disks_there_are_six_directories_in_home_with_a_warning(tmp_path: Path) -> None:
-    plan = plan_volume(Home(tmp_path / "home"), [], code=None, bytes_max=GIB, few_disks_allowed=False)
+    plan = plan_volume(Home(tmp_path / "home"), [], code=None, bytes_max=DISK_BYTES_MIN, few_disks_allowed=False)
     assert [Path(disk.path) for disk in plan.config.disks] == [
         tmp_path / "home" / "disks" / f"disk{index}" for index in range(6)
     ]
@@ -43,7 +42,7 @@ def test_without_disks_there_are_six_directories_in_home_with_a_warning(tmp_path
 
 def test_a_code_that_is_asked_for_is_taken_and_disks_that_share_a_device_are_told(tmp_path: Path) -> None:
     disks = some_disks(tmp_path, 5)
-    plan = plan_volume(Home(tmp_path / "home"), disks, code=Code(2, 3), bytes_max=GIB, few_disks_allowed=False)
+    plan = plan_volume(Home(tmp_path / "home"), disks, code=Code(2, 3), bytes_max=DISK_BYTES_MIN, few_disks_allowed=False)
     assert (plan.config.data_units, plan.config.parity_units, plan.config.log_replicas) == (2, 3, 4)
     assert not plan.code_was_chosen
     assert "5 of the disks" in plan.warnings[0]
@@ -52,7 +51,7 @@ def test_a_code_that_is_asked_for_is_taken_and_disks_that_share_a_device_are_tol
 def test_fewer_than_three_disks_have_to_be_meant(tmp_path: Path) -> None:
     disks = some_disks(tmp_path, 2)
     assert "--force-single" in refusal(tmp_path, disks)
-    plan = plan_volume(Home(tmp_path / "home"), disks[:1], code=None, bytes_max=GIB, few_disks_allowed=True)
+    plan = plan_volume(Home(tmp_path / "home"), disks[:1], code=None, bytes_max=DISK_BYTES_MIN, few_disks_allowed=True)
     assert str(plan.code) == "1+0"
     assert "no parity" in plan.warnings[-1]
 
@@ -84,7 +83,7 @@ def test_a_disk_that_is_not_an_empty_directory_is_refused_and_lost_and_found_doe
     disks = some_disks(tmp_path, 3)
     (tmp_path / "file").write_text("")
     (tmp_path / "disk1" / "lost+found").mkdir()
-    plan_volume(Home(tmp_path / "home"), disks, code=None, bytes_max=GIB, few_disks_allowed=False)
+    plan_volume(Home(tmp_path / "home"), disks, code=None, bytes_max=DISK_BYTES_MIN, few_disks_allowed=False)
     assert "not a directory" in refusal(tmp_path, [*disks, str(tmp_path / "file")])
     assert "does not exist" in refusal(tmp_path, [*disks, str(tmp_path / "absent" / "disk")])
     (tmp_path / "disk2" / "photo.jpg").write_text("")
@@ -108,7 +107,7 @@ def test_what_fails_half_way_leaves_everything_as_it_was(tmp_path: Path, monkeyp
     before = sorted(tmp_path.rglob("*"))
     home = Home(tmp_path / "home")
     disks.append(str(tmp_path / "new"))
-    plan = plan_volume(home, disks, code=None, bytes_max=GIB, few_disks_allowed=False)
+    plan = plan_volume(home, disks, code=None, bytes_max=DISK_BYTES_MIN, few_disks_allowed=False)
 
     def full(config: VolumeConfig) -> None:
         raise Unavailable("no room for volume.json")

@@ -7,7 +7,7 @@ died young never costs parity.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import NamedTuple
@@ -161,50 +161,65 @@ class Settler:
         async with self._lock:
             done = total = 0
             if progress is not None:
-                total = sum(length for _, length in self._references(boundary, None))
+                total = sum(extent.length for extent in self._references(boundary))
                 progress(Progress(0, total, "bytes"))
-            while found := self._next_batch(boundary):
-                settled_before, lsn_before = self.settled_bytes, self._ledger.store.last_lsn
+            unreadable: dict[Reference, SiltstoneError] = {}
+            while found := self._next_batch(boundary, unreadable):
+                before = self.settled_bytes, self._ledger.store.last_lsn, len(unreadable)
                 for plan in plan_stripes(found, self._stripe_bytes):
                     await self._ledger.admit()
-                    await self._carry_out(plan)
+                    await self._carry_out(plan, unreadable)
                     done += plan.size
                     if progress is not None:
                         progress(Progress(min(done, total), total, "bytes"))
-                if (self.settled_bytes, self._ledger.store.last_lsn) == (settled_before, lsn_before):
+                if (self.settled_bytes, self._ledger.store.last_lsn, len(unreadable)) == before:
                     # Neither moved nor gone: the references have no extents, and the next round would be the same.
                     raise Corrupt(f"{len(found)} references to the log have no extent of theirs; run fsck")
+            if unreadable:
+                # Only now: one that cannot be read must not keep the log from being emptied of all the others.
+                raise next(iter(unreadable.values()))
 
-    def _references(self, boundary: Lsn, count: int | None) -> list[LogExtent]:
+    def _references(self, boundary: Lsn) -> Iterator[LogExtent]:
         found = extents.log_references(self._ledger.store, Lsn(0), boundary)
-        return [LogExtent(reference, length) for reference, length in islice(found, count)]
+        return (LogExtent(reference, length) for reference, length in found)
 
-    def _next_batch(self, boundary: Lsn) -> list[LogExtent]:
+    def _next_batch(self, boundary: Lsn, unreadable: Container[Reference]) -> list[LogExtent]:
         batch: list[LogExtent] = []
         size = 0
-        for extent in self._references(boundary, BATCH_REFERENCES):
+        readable = (extent for extent in self._references(boundary) if extent.reference not in unreadable)
+        for extent in islice(readable, BATCH_REFERENCES):
             batch.append(extent)
             size += extent.length
             if size >= BATCH_STRIPES * self._stripe_bytes:
                 break
         return batch
 
-    async def _carry_out(self, plan: StripePlan) -> None:
+    async def _carry_out(self, plan: StripePlan, unreadable: dict[Reference, SiltstoneError]) -> None:
+        """Write a planned stripe and point at it what is still as it was planned; notes what cannot be read."""
         era = self._ledger.fence.enter()
         try:
             seen: list[tuple[Placement, Extent]] = []
             buffers: list[Buffer] = []
             filled = 0
+            filled_at: set[int] = set()
             for placement in plan.placements:
                 extent = self._current(placement)
+                # Gone since it was planned: its room in the stripe stays a hole of zeros.
                 if extent is None:
-                    # Gone since it was planned; its room in the stripe stays a hole of zeros.
                     continue
-                seen.append((placement, extent))
-                if placement.position >= filled:
-                    buffers.append(bytes(placement.position - filled))
-                    buffers.append(await self._reader.fetch(extent, 0, extent.length))
+                if placement.position not in filled_at:
+                    if placement.position < filled:
+                        # The clone that was to bring the shared bytes went: this one waits for the next plan.
+                        continue
+                    try:
+                        payload = await self._reader.fetch(extent, 0, extent.length)
+                    except SiltstoneError as error:
+                        unreadable[placement.reference] = error
+                        continue
+                    buffers += (bytes(placement.position - filled), payload)
                     filled = placement.position + extent.length
+                    filled_at.add(placement.position)
+                seen.append((placement, extent))
         finally:
             self._ledger.fence.leave(era)
         if not seen:

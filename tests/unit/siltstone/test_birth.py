@@ -42,7 +42,8 @@ def test_without_disks_there_are_six_directories_in_home_with_a_warning(tmp_path
 
 def test_a_code_that_is_asked_for_is_taken_and_disks_that_share_a_device_are_told(tmp_path: Path) -> None:
     disks = some_disks(tmp_path, 5)
-    plan = plan_volume(Home(tmp_path / "home"), disks, code=Code(2, 3), bytes_max=DISK_BYTES_MIN, few_disks_allowed=False)
+    home, size = Home(tmp_path / "home"), DISK_BYTES_MIN
+    plan = plan_volume(home, disks, code=Code(2, 3), bytes_max=size, few_disks_allowed=False)
     assert (plan.config.data_units, plan.config.parity_units, plan.config.log_replicas) == (2, 3, 4)
     assert not plan.code_was_chosen
     assert "5 of the disks" in plan.warnings[0]

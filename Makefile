@@ -11,7 +11,7 @@ help:
 	@echo "make setup            system packages (as root), .venv, the package with its test tools; the others run it first"
 	@echo "make demo             the main job on real data: six disks, a mount, S3, two disks lost (about two minutes)"
 	@echo "make test             all tests (FUSE, boto3 and aws-cli included)"
-	@echo "make check            ruff and mypy --strict"
+	@echo "make check            ruff, mypy --strict, and the tests of layers and purity"
 	@echo "make bench            every benchmark, short, as ratios against the floor"
 	@echo "make sim SEED=7       the simulated volume on one seed, replayable"
 	@echo "make soak MINUTES=30  the simulated volume on new seeds until the time is up"
@@ -22,6 +22,7 @@ setup:
 check: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(PY) -m pytest -q tests/unit/test_layers.py
 
 test: setup
 	$(PY) -m pytest

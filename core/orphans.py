@@ -22,7 +22,7 @@ INLINE_PURGE_EXTENTS = 16
 """A file of at most this many extents is purged in the batch that takes its last name away."""
 
 INLINE_PURGE_BYTES = 64 * 1024
-"""A file of at most this many bytes has its extents removed there without counting them."""
+"""A file of at most this many bytes has its extents removed there without counting them: a step's worth at the most."""
 
 
 class Orphans:
@@ -86,7 +86,7 @@ class Orphans:
     def purge_within(self, transaction: Transaction, ino: Ino, freed: list[FreedStripe]) -> bool:
         """Purge a small orphan that nobody holds as part of the batch that takes its last name away.
 
-        False if it is held or large; the caller then hands it to ``add`` after the commit.
+        False if it is held, or not gone after one step; the caller then hands it to ``add`` after the commit.
         """
         if self.is_held(ino):
             return False
@@ -94,9 +94,8 @@ class Orphans:
         if inode.allocated_bytes > INLINE_PURGE_BYTES and self._has_many_extents(transaction, ino):
             return False
         done = self._purge_step(transaction, ino, freed)
-        assert done
         self._write_back.discard(ino)
-        return True
+        return done
 
     async def run(self) -> None:
         """Purge what waits in the queue, for ever."""
@@ -104,13 +103,14 @@ class Orphans:
             await self._wakeup.wait()
             self._wakeup = trio.Event()
             while self._queue:
+                await self._ledger.admit()
                 ino = self._queue.popleft()
                 if self.is_held(ino):
                     self._waiting.add(ino)
                     continue
                 self._write_back.discard(ino)
-                await self._ledger.admit()
                 while not self._commit_step(ino):
+                    await trio.lowlevel.checkpoint()
                     await self._ledger.admit()
                 await trio.lowlevel.checkpoint()
 

@@ -26,6 +26,7 @@ from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.store import StripeStore
 from siltstone.errors import Corrupt, SiltstoneError
+from siltstone.limits import RESERVE_CHUNKS
 from siltstone.meta import inodes, keys, space
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
@@ -58,6 +59,7 @@ async def create_volume(
         volume_uuid=UUID(config.uuid).bytes,
         segment_bytes=config.segment_bytes,
         replicas=config.log_replicas,
+        minimum=config.log_copies_min,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
@@ -100,6 +102,7 @@ async def open_volume(
         volume_uuid=UUID(config.uuid).bytes,
         segment_bytes=config.segment_bytes,
         replicas=config.log_replicas,
+        minimum=config.log_copies_min,
         applied_lsn=store.applied_lsn,
         on_frame=lambda frame: store.replay(frame.end_lsn, frame.body),
         commit_interval=config.commit_interval / 2,
@@ -111,6 +114,7 @@ async def open_volume(
         parity_units=config.parity_units,
         chunk_bytes=config.chunk_bytes,
         workers=workers,
+        reserve_bytes=RESERVE_CHUNKS * max(config.chunk_bytes, config.segment_bytes),
     )
     if store.get(keys.inode(ROOT_INO)) is None:
         raise Corrupt("the metadata has no root directory: this is not a volume, or its set-up was cut short")

@@ -69,6 +69,11 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid("log_bytes_low must be under log_bytes_high")
 
     @property
+    def log_copies_min(self) -> int:
+        """Copies below which the log rather waits for disks: two, or what the loss of m disks leaves."""
+        return max(1, min(2, len(self.disks) - self.parity_units))
+
+    @property
     def payload_bytes_max(self) -> int:
         """Most payload that one log frame carries: the rest of a frame is left for the batch's metadata."""
         return min(FRAME_BYTES_MAX, self.segment_bytes) // 2

@@ -94,6 +94,7 @@ class Log:
         volume_uuid: bytes,
         segment_bytes: int,
         replicas: int,
+        minimum: int | None = None,
         commit_interval: float = COMMIT_INTERVAL_SECONDS,
     ) -> Log:
         """An empty log on disks without one; durable on return. Raises AlreadyExists, TooFewDisks."""
@@ -102,7 +103,7 @@ class Log:
             for entry in await pool.disk(disk_id).list("log/"):
                 if parse_segment_name(entry.name):
                     raise AlreadyExists(f"disk {disk_id} has a log already ({entry.name})")
-        minimum = _minimum(pool, replicas)
+        minimum = _minimum(pool, replicas) if minimum is None else minimum
         await files.prepare_standby(replicas)
         active = await files.establish(start=Lsn(0), ancestors=[], replicas=replicas, minimum=minimum, exclude=())
         return cls(
@@ -125,6 +126,7 @@ class Log:
         volume_uuid: bytes,
         segment_bytes: int,
         replicas: int,
+        minimum: int | None = None,
         applied_lsn: Lsn,
         on_frame: Callable[[Frame], None],
         commit_interval: float = COMMIT_INTERVAL_SECONDS,
@@ -135,7 +137,7 @@ class Log:
         Raises TooFewDisks, LogDamaged.
         """
         files = SegmentFiles(pool, volume_uuid=volume_uuid, segment_bytes=segment_bytes)
-        minimum = _minimum(pool, replicas)
+        minimum = _minimum(pool, replicas) if minimum is None else minimum
         recovered = await recover_segments(
             files, replicas=replicas, minimum=minimum, applied_lsn=applied_lsn, on_frame=on_frame
         )
@@ -511,5 +513,5 @@ class Log:
 
 
 def _minimum(pool: Pool, replicas: int) -> int:
-    """Copies below which the log rather waits: two, where the volume has them."""
+    """Copies below which the log rather waits, if nothing else is said: two, where the volume has them."""
     return min(2, replicas, len(pool.status()))

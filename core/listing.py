@@ -1,7 +1,10 @@
 """Keys in S3's byte order, as a merge over the tree: never a sort of everything, and never a walk of what is folded.
 
 Names in a directory are stored in byte order, but a directory ``a`` stands for keys that begin with ``a/``, which sort
-behind ``a!`` and ``a.txt``. So a directory that the scan meets waits in a heap until the names have passed ``name/``.
+behind ``a!`` and ``a.txt``. So a directory that the walk meets waits in a heap until the names have passed ``name/``.
+
+A page is made in steps, between which others run. A step begins where the last one ended, by key, so what is changed
+meanwhile does no harm.
 """
 
 from __future__ import annotations
@@ -9,48 +12,96 @@ from __future__ import annotations
 import heapq
 import stat
 from collections.abc import Iterator
+from typing import NamedTuple
+
+import trio
 
 from siltstone.core.object_types import Listing, ObjectInfo, object_info
 from siltstone.core.volume import Volume
+from siltstone.limits import KEY_BYTES_MAX
 from siltstone.meta import inodes, keys, names, objects
 from siltstone.meta.records import Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.types import Ino
 
-PAGE_NAMES = 256
-"""Names read from a directory at a time."""
+PAGE_NAMES_MIN = 16
+PAGE_NAMES_MAX = 256
+"""Names read from a directory at a time: few at first, as of a directory that is folded only one is wanted."""
+
+STEP_KEYS = 250
+STEP_FOLDS = 50
+"""Keys, and folded directories (for which another directory is opened), that one step takes: about a millisecond."""
 
 
-def list_keys(
-    volume: Volume, bucket: Ino, *, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
+async def list_keys(
+    volume: Volume,
+    bucket: Ino,
+    turn: trio.Lock,
+    *,
+    prefix: bytes,
+    delimiter: bytes,
+    start_after: bytes,
+    limit: int,
 ) -> Listing:
     """Up to ``limit`` keys and common prefixes with ``prefix``, behind ``start_after``.
 
     A key in which ``delimiter`` comes after the prefix is folded into the part up to and with it. A ``start_after``
-    that is such a folded part excludes all that it folds.
+    that is such a folded part excludes all that it folds. ``turn`` is held for a step: however many lists are under
+    way, the event loop does one step at a time.
     """
+    lower = start_after + b"\0" if start_after else b""
+    if start_after and _fold(start_after, prefix, delimiter) == start_after:
+        lower = _behind(start_after)
+    lower = max(lower, prefix)
     entries: list[ObjectInfo] = []
     prefixes: list[bytes] = []
     last = start_after
-    lower = start_after + b"\0" if start_after else b""
-    folded = _fold(start_after, prefix, delimiter)
-    if folded is not None and folded == start_after:
-        lower = keys.after(start_after)
-    lower = max(lower, prefix)
     while True:
-        for key, ino, inode in _walk(volume, bucket, b"", prefix, lower):
-            if len(entries) + len(prefixes) >= limit:
-                return Listing(entries, prefixes, limit > 0, last)
-            folded = _fold(key, prefix, delimiter)
-            if folded is not None:
-                prefixes.append(folded)
-                last = folded
-                lower = keys.after(folded)
-                break
+        async with turn:
+            step = _list_step(volume, bucket, prefix, delimiter, lower, limit - len(entries) - len(prefixes))
+        entries += step.entries
+        prefixes += step.prefixes
+        last = step.last or last
+        if step.is_truncated or step.lower is None:
+            return Listing(entries, prefixes, step.is_truncated and limit > 0, last)
+        lower = step.lower
+
+
+class _Step(NamedTuple):
+    """``last``: the last key or prefix, empty without any. ``lower``: where the next step begins, None at the end."""
+
+    entries: list[ObjectInfo]
+    prefixes: list[bytes]
+    is_truncated: bool
+    last: bytes
+    lower: bytes | None
+
+
+def _list_step(volume: Volume, bucket: Ino, prefix: bytes, delimiter: bytes, lower: bytes, limit: int) -> _Step:
+    """The next keys and prefixes, ``limit`` at the most and not more than a step may take. Plain."""
+    entries: list[ObjectInfo] = []
+    prefixes: list[bytes] = []
+    last = b""
+    visits_left = STEP_KEYS
+    walk = _Walk(volume, bucket, prefix, lower)
+    for key, ino, inode in walk:
+        if inode is not None and len(entries) + len(prefixes) >= limit:
+            return _Step(entries, prefixes, True, last, None)
+        if visits_left <= 0:
+            return _Step(entries, prefixes, False, last, key)
+        if inode is None:
+            visits_left -= STEP_KEYS // STEP_FOLDS
+            continue
+        visits_left -= 1
+        folded = _fold(key, prefix, delimiter)
+        if folded is None:
             entries.append(object_info(key, ino, inode, objects.get_object(volume.ledger.store, ino, inode)))
             last = key
         else:
-            return Listing(entries, prefixes, False, last)
+            prefixes.append(folded)
+            last = folded
+            walk.skip_to(_behind(folded))
+    return _Step(entries, prefixes, False, last, None)
 
 
 def _fold(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
@@ -60,40 +111,85 @@ def _fold(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
     return None if at < 0 else key[: at + len(delimiter)]
 
 
-def _walk(
-    volume: Volume, directory: Ino, path: bytes, prefix: bytes, lower: bytes
-) -> Iterator[tuple[bytes, Ino, Inode]]:
-    """The keys below a directory, whose own path is ``path``, that have ``prefix`` and are at least ``lower``."""
-    store = volume.ledger.store
-    waiting: list[tuple[bytes, Ino]] = [
-        (name + b"/", ino) for name, ino in _earlier_directories(store, directory, path, lower)
-    ]
-    heapq.heapify(waiting)
-    for name, ino, is_directory in _names(store, directory, path, prefix, lower):
-        while waiting and waiting[0][0] < name:
-            yield from _walk_into(volume, path, heapq.heappop(waiting), prefix, lower)
-        if is_directory:
-            heapq.heappush(waiting, (name + b"/", ino))
-        elif path + name >= lower and (path + name).startswith(prefix):
-            inode = inodes.get_inode(store, ino)
+def _behind(folded: bytes) -> bytes:
+    """The smallest key, or none at all, behind those that begin with ``folded``."""
+    return keys.after(folded) if folded.strip(b"\xff") else b"\xff" * (KEY_BYTES_MAX + 1)
+
+
+class _Directory:
+    """A directory that is being walked. ``path`` is empty or ends in a slash; every key below begins with it."""
+
+    __slots__ = ("ino", "name", "names", "path", "waiting")
+
+    def __init__(self, reader: Reader, ino: Ino, path: bytes, prefix: bytes, lower: bytes) -> None:
+        self.ino = ino
+        self.path = path
+        self.names = _names(reader, ino, path, prefix, lower)
+        self.name = next(self.names, None)
+        """The entry that comes next, None behind the last."""
+        self.waiting = [(name + b"/", ino) for name, ino in _earlier_directories(reader, ino, path, lower)]
+        """Directories whose keys come when the names have passed them."""
+        heapq.heapify(self.waiting)
+
+
+class _Walk:
+    """The keys of a bucket that have ``prefix`` and are at least ``lower``, in order, with their inodes.
+
+    Between them, with None for the inode, are directories about to be opened and entries that are no keys: nothing
+    from that key on was seen yet, so that a walk can be ended there and begun again.
+    """
+
+    def __init__(self, volume: Volume, bucket: Ino, prefix: bytes, lower: bytes) -> None:
+        self._volume = volume
+        self._store = volume.ledger.store
+        self._prefix = prefix
+        self._lower = self._begun = lower
+        self._stack = [_Directory(self._store, bucket, b"", prefix, lower)]
+
+    def skip_to(self, lower: bytes) -> None:
+        """Go on at ``lower``, which is behind everything that was seen."""
+        self._lower = lower
+        while self._stack and self._stack[-1].path and keys.after(self._stack[-1].path) <= lower:
+            self._stack.pop()
+        top = self._stack[-1]
+        if top.name is not None and top.path + top.name[0] < lower:
+            top.names = _names(self._store, top.ino, top.path, self._prefix, lower)
+            top.name = next(top.names, None)
+
+    def __iter__(self) -> Iterator[tuple[bytes, Ino, Inode | None]]:
+        while self._stack:
+            top = self._stack[-1]
+            if top.waiting and (top.name is None or top.waiting[0][0] < top.name[0]):
+                name, ino = heapq.heappop(top.waiting)
+                yield from self._enter(top.path + name, ino)
+            elif top.name is None:
+                self._stack.pop()
+            else:
+                name, ino, is_directory = top.name
+                top.name = next(top.names, None)
+                if is_directory:
+                    heapq.heappush(top.waiting, (name + b"/", ino))
+                else:
+                    yield from self._look_at(top.path + name, ino)
+
+    def _enter(self, key: bytes, ino: Ino) -> Iterator[tuple[bytes, Ino, Inode | None]]:
+        if not (key.startswith(self._prefix) or self._prefix.startswith(key)) or keys.after(key) <= self._lower:
+            return
+        if key > self._begun:
+            yield key, ino, None
+        self._stack.append(_Directory(self._store, ino, key, self._prefix, self._lower))
+        if key >= self._lower and key.startswith(self._prefix):
+            inode = inodes.get_inode(self._store, ino)
+            if inode.flags & InodeFlag.HAS_OBJECT:
+                yield key, ino, inode
+
+    def _look_at(self, key: bytes, ino: Ino) -> Iterator[tuple[bytes, Ino, Inode | None]]:
+        if key >= self._lower and key.startswith(self._prefix):
+            inode = inodes.get_inode(self._store, ino)
             if inode.is_file:
-                yield path + name, ino, volume.seen(ino, inode)
-    while waiting:
-        yield from _walk_into(volume, path, heapq.heappop(waiting), prefix, lower)
-
-
-def _walk_into(
-    volume: Volume, path: bytes, entry: tuple[bytes, Ino], prefix: bytes, lower: bytes
-) -> Iterator[tuple[bytes, Ino, Inode]]:
-    name, ino = entry
-    key = path + name
-    if not (key.startswith(prefix) or prefix.startswith(key)) or keys.after(key) <= lower:
-        return
-    if key >= lower and key.startswith(prefix):
-        inode = inodes.get_inode(volume.ledger.store, ino)
-        if inode.flags & InodeFlag.HAS_OBJECT:
-            yield key, ino, inode
-    yield from _walk(volume, ino, key, prefix, lower)
+                yield key, ino, self._volume.seen(ino, inode)
+            elif key > self._begun:
+                yield key, ino, None
 
 
 def _names(
@@ -114,12 +210,16 @@ def _names(
         if entry is not None:
             yield first, Ino(entry.ino), stat.S_ISDIR(entry.kind)
     after: bytes | None = first or None
-    while page := names.list_directory(reader, directory, after=after, limit=PAGE_NAMES):
+    limit = PAGE_NAMES_MIN
+    while page := names.list_directory(reader, directory, after=after, limit=limit):
         for name, entry in page:
             if not name.startswith(wanted):
                 return
             yield name, Ino(entry.ino), stat.S_ISDIR(entry.kind)
+        if len(page) < limit:
+            return
         after = page[-1][0]
+        limit = min(4 * limit, PAGE_NAMES_MAX)
 
 
 def _earlier_directories(reader: Reader, directory: Ino, path: bytes, lower: bytes) -> Iterator[tuple[bytes, Ino]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import trio
+
 from siltstone.core.listing import list_keys
 from siltstone.core.object_bytes import AnonymousBytes, SharedBytes, WrittenBytes
 from siltstone.core.object_paths import (
@@ -148,6 +150,7 @@ class Objects:
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.buckets = Buckets(volume)
+        self._list_turn = trio.Lock()
 
     # --- buckets ---------------------------------------------------------------------------------------------------
 
@@ -167,12 +170,11 @@ class Objects:
 
     async def delete_bucket(self, name: str) -> None:
         """Remove an empty bucket; durable on return. Raises NoSuchBucket, DirectoryNotEmpty."""
-        ino = self.buckets.find(name)
+        self.buckets.find(name)
         try:
             await self.volume.rmdir(ROOT_INO, name.encode(), origin=self)
         except DirectoryNotEmpty:
             raise DirectoryNotEmpty(f"bucket {name!r} is not empty") from None
-        self.volume.upload_cleaner.finish_all(ino)
         await self.volume.wait_done()
 
     def list_buckets(self) -> list[BucketInfo]:
@@ -199,8 +201,14 @@ class Objects:
     ) -> Listing:
         """A page of keys in byte order, see ``siltstone.core.listing``. Raises NoSuchBucket."""
         bucket_ino = self.buckets.find(bucket)
-        return list_keys(
-            self.volume, bucket_ino, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=limit
+        return await list_keys(
+            self.volume,
+            bucket_ino,
+            self._list_turn,
+            prefix=prefix,
+            delimiter=delimiter,
+            start_after=start_after,
+            limit=limit,
         )
 
     async def open(self, bucket: str, key: bytes) -> ObjectReader:
@@ -243,6 +251,8 @@ class Objects:
         if conditions is not NO_CONDITIONS:
             conditions.check(found)
         if found is None:
+            # Who took it away may not be durable yet, and the answer says that it is gone.
+            await self.volume.wait_done()
             return False
         transaction = self.volume.ledger.begin()
         now_ns = self.volume.ledger.clock.now_ns()

@@ -1,0 +1,98 @@
+"""Listings are made in short steps: however they are cut, they add up to the same page."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siltstone.core import listing
+from siltstone.core.object_store import ObjectStore
+from siltstone.core.object_types import PutAttributes
+from siltstone.core.volume import Volume
+from siltstone.errors import IsADirectory, NotADirectory
+from siltstone.types import ROOT_INO
+from sim.clock import autojump
+from sim.volume import SimVolume, small_config
+
+elements = st.sampled_from([b"a", b"b", b"a!", b"a.b", b"aa", b"\xff"])
+keys = st.lists(elements, min_size=1, max_size=4).map(b"/".join)
+delimiters = st.sampled_from([b"", b"/", b"a", b"!", b"/a", b"\xff"])
+
+
+def in_bucket(body) -> None:  # type: ignore[no-untyped-def]
+    """Run ``body(volume, store)`` on a fresh volume with a bucket."""
+
+    async def main() -> None:
+        world = SimVolume(small_config())
+        await world.create()
+        async with world.opened() as volume:
+            store = ObjectStore(volume)
+            await store.create_bucket("bucket", owner="me")
+            await body(volume, store)
+
+    trio.run(main, clock=autojump())
+
+
+async def put(store: ObjectStore, key: bytes) -> None:
+    """An empty object."""
+    await store.begin_put("bucket", key).commit(PutAttributes(etag="x"))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(keys, max_size=12), delimiters, st.sampled_from([b"", b"a", b"a/"]), st.integers(1, 3))
+def test_short_steps_list_the_same_as_one_long_step(
+    found: list[bytes], delimiter: bytes, prefix: bytes, step_keys: int
+) -> None:
+    async def body(volume: Volume, store: ObjectStore) -> None:
+        for key in found:
+            with contextlib.suppress(IsADirectory, NotADirectory):
+                await put(store, key)
+        bucket = volume.lookup(ROOT_INO, b"bucket").ino
+        await volume.symlink(bucket, b"a-link", b"a", uid=0, gid=0)
+        await volume.mkdir(bucket, b"empty", mode=0o755, uid=0, gid=0)
+        whole = await store.list_keys("bucket", prefix=prefix, delimiter=delimiter, limit=9)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(listing, "STEP_KEYS", step_keys)
+            patch.setattr(listing, "STEP_FOLDS", step_keys)
+            assert await store.list_keys("bucket", prefix=prefix, delimiter=delimiter, limit=9) == whole
+
+    in_bucket(body)
+
+
+def test_a_long_list_lets_others_run() -> None:
+    async def body(volume: Volume, store: ObjectStore) -> None:
+        for number in range(60):
+            await put(store, b"%02d/key" % number)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(listing, "STEP_KEYS", 10)
+                patch.setattr(listing, "STEP_FOLDS", 10)
+                found = await store.list_keys("bucket", delimiter=b"/", limit=1000)
+            assert len(found.common_prefixes) == 60
+            assert turns >= 6
+            nursery.cancel_scope.cancel()
+
+    in_bucket(body)
+
+
+def test_a_key_of_many_directories_is_listed() -> None:
+    async def body(_volume: Volume, store: ObjectStore) -> None:
+        key = b"/".join([b"a"] * 512)
+        await put(store, key)
+        found = await store.list_keys("bucket", limit=10)
+        assert [entry.key for entry in found.entries] == [key]
+
+    in_bucket(body)

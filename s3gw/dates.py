@@ -34,9 +34,13 @@ def _http_date(second: int) -> str:
 
 def iso_date(time_ns: int) -> str:
     """``1994-11-06T08:49:37.123Z``."""
-    m = _moment(time_ns)
-    milliseconds = time_ns // 1_000_000 % 1000
-    return f"{m.year:04}-{m.month:02}-{m.day:02}T{m.hour:02}:{m.minute:02}:{m.second:02}.{milliseconds:03}Z"
+    return f"{_iso_second(time_ns // SECOND_NS)}.{time_ns // 1_000_000 % 1000:03}Z"
+
+
+@lru_cache(CACHED_DATES)
+def _iso_second(second: int) -> str:
+    m = _moment(second * SECOND_NS)
+    return f"{m.year:04}-{m.month:02}-{m.day:02}T{m.hour:02}:{m.minute:02}:{m.second:02}"
 
 
 def _nanoseconds(moment: datetime) -> int:

@@ -24,6 +24,12 @@ Element = tuple[str, str | int | bool | Sequence["Element"]]
 """A name with its text, or with its children in order; attributes may stand behind the name of one with children."""
 
 
+class Markup(str):
+    """Text of an element that is XML already."""
+
+    __slots__ = ()
+
+
 class XmlInvalid(Refused):
     """The document is not the well-formed, plain XML that S3 takes."""
 
@@ -127,10 +133,17 @@ def render(name: str, children: Iterable[Element], *, namespace: bool = True) ->
     return "".join(parts).encode()
 
 
+def markup(children: Iterable[Element]) -> Markup:
+    """Elements on their own, to be put into a document later."""
+    parts: list[str] = []
+    _append(parts, children)
+    return Markup("".join(parts))
+
+
 def _append(parts: list[str], children: Iterable[Element]) -> None:
     for name, value in children:
         if isinstance(value, str):
-            parts.append(f"<{name}>{escape(value)}</{name}>")
+            parts.append(f"<{name}>{value if isinstance(value, Markup) else escape(value)}</{name}>")
         elif value is True or value is False:
             parts.append(f"<{name}>{'true' if value else 'false'}</{name}>")
         elif isinstance(value, int):

@@ -1,4 +1,7 @@
-"""What finished uploads leave behind: their parts are let go of in steps, also after a restart."""
+"""What finished uploads leave behind: their parts are let go of in steps, also after a restart.
+
+An upload is finished when it is completed or aborted, and when its bucket is gone, whichever door removed that.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
 from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import inodes, keys
-from siltstone.meta.records import Part, Upload, decode, encode
+from siltstone.meta.records import Part, Upload, decode, decode_inode
 from siltstone.meta.store.port import Reader
 from siltstone.types import Ino, partition_of
 
@@ -29,7 +32,7 @@ def parts_of(reader: Reader, bucket_ino: Ino, upload_id: bytes, after: int) -> I
 
 
 class UploadCleaner:
-    """Removes the records and parts of uploads that are completed or aborted."""
+    """Removes the records and parts of uploads that are finished."""
 
     def __init__(self, ledger: Ledger, orphans: Orphans) -> None:
         self._ledger = ledger
@@ -38,19 +41,8 @@ class UploadCleaner:
         self._wakeup.set()
 
     def wake(self) -> None:
-        """An upload was finished."""
+        """An upload was finished, or what may be a bucket was removed."""
         self._wakeup.set()
-
-    def finish_all(self, bucket_ino: Ino) -> None:
-        """Abort every upload of a bucket that is being deleted."""
-        transaction = self._ledger.begin()
-        for key, value in list(transaction.scan(*keys.prefix_range(keys.uploads(bucket_ino)))):
-            record = decode(Upload, value)
-            if not record.finished:
-                record.finished = True
-                transaction.put(key, encode(record))
-        self._ledger.commit(transaction)
-        self.wake()
 
     async def run(self) -> None:
         """Clean up after every finished upload, for ever; begins with what a crash left."""
@@ -59,14 +51,19 @@ class UploadCleaner:
             self._wakeup = trio.Event()
             while (found := self._find_finished()) is not None:
                 while not await self._remove_step(*found):
-                    pass
+                    await trio.lowlevel.checkpoint()
 
     def _find_finished(self) -> tuple[Ino, bytes, bytes] | None:
         for partition in range(PARTITION_COUNT):
             for key, value in self._ledger.store.scan(*keys.prefix_range(b"p" + bytes((partition,)) + b"m")):
-                if decode(Upload, value).finished:
-                    return Ino(int.from_bytes(key[3:11], "big")), *keys.upload_parts(key)
+                bucket_ino = Ino(int.from_bytes(key[3:11], "big"))
+                if decode(Upload, value).finished or self._is_gone(bucket_ino):
+                    return bucket_ino, *keys.upload_parts(key)
         return None
+
+    def _is_gone(self, bucket_ino: Ino) -> bool:
+        value = self._ledger.store.get(keys.inode(bucket_ino))
+        return value is None or decode_inode(value).nlink == 0
 
     async def _remove_step(self, bucket_ino: Ino, key: bytes, upload_id: bytes) -> bool:
         await self._ledger.admit()

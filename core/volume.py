@@ -225,6 +225,8 @@ class Volume:
         self.ledger.commit(transaction, freed)
         if not purged:
             self.orphans.add(ino)
+        if parent == ROOT_INO:
+            self.upload_cleaner.wake()
         self._subscribers.publish(origin, EntryChanged(parent, name, ino, True))
 
     async def rename(
@@ -240,9 +242,12 @@ class Volume:
     ) -> None:
         """Give an entry another place, atomically; what had the new name goes, or takes the old one's (exchange).
 
-        The dirty bytes of the file are committed first: write-then-rename never leaves an empty file after a crash.
+        The dirty bytes of what gets a new name are committed first: write-then-rename never leaves an empty file after
+        a crash.
         """
         await self.write_back.flush(names.lookup(self.ledger.store, parent, name)[0])
+        if exchange:
+            await self.write_back.flush(names.lookup(self.ledger.store, new_parent, new_name)[0])
         await self.ledger.admit()
         transaction = self.ledger.begin()
         freed: list[FreedStripe] = []
@@ -264,6 +269,8 @@ class Volume:
         self.ledger.commit(transaction, freed)
         if dies and not purged and replaced is not None:
             self.orphans.add(replaced)
+        if dies and new_parent == ROOT_INO:
+            self.upload_cleaner.wake()
         if renamed.exchanged is not None:
             self._subscribers.publish(origin, EntryChanged(parent, name, renamed.exchanged, False))
         else:

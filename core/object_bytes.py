@@ -5,6 +5,8 @@ An anonymous inode is an orphan that is held here, so a crash or an abort leaves
 
 from __future__ import annotations
 
+import trio
+
 from siltstone.core.object_paths import FILE_MODE
 from siltstone.core.reader import payload_checksums
 from siltstone.core.volume import Volume
@@ -122,4 +124,9 @@ class SharedBytes(AnonymousBytes):
             )
             inodes.put_inode(transaction, ino, inode)
             self._volume.ledger.commit(transaction, freed)
+            await trio.lowlevel.checkpoint()
         self.size += size
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` of the bytes shared so far; short only at the end."""
+        return await self._volume.read(self._ino, offset, size) if self._ino is not None else b""

@@ -35,12 +35,15 @@ from siltstone.core.object_types import (
 )
 from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
-from siltstone.errors import DirectoryNotEmpty, InvalidArgument, NoSuchBucket, NotFound
+from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NoSuchBucket, NotFound
 from siltstone.meta import inodes, keys, names, objects
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import Bucket, Inode, InodeFlag, decode, encode
 from siltstone.meta.store.store import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
+
+SHARE_ATTEMPTS_MAX = 5
+"""How often a copy is begun again because its source changed meanwhile."""
 
 
 class Buckets:
@@ -293,10 +296,8 @@ class Objects:
         Atomic, durable on return. Raises as ``head`` and ``ObjectPut.commit`` do.
         """
         path = split_key(key)
-        reader = await self.open(source_bucket, source_key)
+        source, writer = await self.share(source_bucket, source_key, self.buckets.find(bucket), source_conditions)
         try:
-            source = reader.info
-            source_conditions.check(source)
             if attributes is None:
                 attributes = PutAttributes(
                     etag=source.etag,
@@ -308,21 +309,52 @@ class Objects:
                     part_sizes=source.part_sizes,
                     part_numbers=source.part_numbers,
                 )
-            writer = SharedBytes(self.volume, self.buckets.find(bucket))
-            try:
-                if not path.is_directory:
-                    await writer.append(source.ino, 0, source.size)
-                await self.flush_key(bucket, path)
-                await self.volume.ledger.admit(1)
-                info = self.put_now(bucket, key, path, writer, attributes, conditions)
-            except BaseException:
-                writer.end(adopted=False)
-                raise
-            writer.end(adopted=True)
-        finally:
-            reader.close()
+            await self.flush_key(bucket, path)
+            await self.volume.ledger.admit(1)
+            info = self.put_now(bucket, key, path, writer, attributes, conditions)
+        except BaseException:
+            writer.end(adopted=False)
+            raise
+        # A directory takes no bytes.
+        writer.end(adopted=not path.is_directory)
         await self.volume.wait_done()
         return info
+
+    async def share(
+        self,
+        bucket: str,
+        key: bytes,
+        near: Ino,
+        conditions: Conditions = NO_CONDITIONS,
+        byte_range: tuple[int, int] | None = None,
+    ) -> tuple[ObjectInfo, SharedBytes]:
+        """An object and its bytes, or a range of them (first, last), as they were at one moment; to be ended.
+
+        The mount may write to the file meanwhile, in place: then it is begun again, a few times. Raises Conflict when
+        it always did, InvalidArgument for a range that is not inside the object, and what ``open`` raises.
+        """
+        for _ in range(SHARE_ATTEMPTS_MAX):
+            reader = await self.open(bucket, key)
+            shared = SharedBytes(self.volume, near)
+            try:
+                source = reader.info
+                conditions.check(source)
+                first, last = byte_range or (0, source.size - 1)
+                if not 0 <= first <= last + 1 or last >= source.size:
+                    raise InvalidArgument(
+                        f"the range {first}-{last} is not inside the {source.size} bytes of the source"
+                    )
+                version = inodes.get_inode(self.volume.ledger.store, source.ino).version
+                await shared.append(source.ino, first, last + 1 - first)
+                if inodes.get_inode(self.volume.ledger.store, source.ino).version == version:
+                    return source, shared
+                shared.end(adopted=False)
+            except BaseException:
+                shared.end(adopted=False)
+                raise
+            finally:
+                reader.close()
+        raise Conflict(f"{key!r} is being written to through the mount; try again")
 
     def put_now(
         self,

@@ -25,7 +25,7 @@ from siltstone.core.object_types import (
 from siltstone.core.objects import Objects
 from siltstone.core.upload_cleaner import parts_of
 from siltstone.errors import InvalidArgument, InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
-from siltstone.limits import MULTIPART_PART_BYTES_MIN, MULTIPART_PARTS_MAX
+from siltstone.limits import MIB, MULTIPART_PART_BYTES_MIN, MULTIPART_PARTS_MAX
 from siltstone.meta import inodes, keys
 from siltstone.meta.records import Part, Upload, decode, encode
 from siltstone.types import Ino, partition_of
@@ -140,8 +140,8 @@ class Uploads:
         path = split_key(key)
         if path.is_directory:
             raise InvalidArgument(f"{key!r} names a directory, which has no bytes of its own")
-        bucket_ino = self.objects.buckets.find(bucket)
         await self._volume.ledger.admit(1)
+        bucket_ino = self.objects.buckets.find(bucket)
         upload_id = self._volume.ledger.random.bytes(16)
         now_ns = self._volume.ledger.clock.now_ns()
         record = Upload(owner, now_ns, headers, metadata, checksum_algorithm, checksum_type)
@@ -168,33 +168,21 @@ class Uploads:
     ) -> PartInfo:
         """A part whose bytes are a range (first, last byte) of another object, shared. Durable on return.
 
-        The range is read once, for the MD5 that is its ETag.
+        What is shared is read once, for the MD5 that is its ETag.
         """
         part = PartPut(self, bucket, key, upload_id, number)
         await part.abort()
-        reader = await self.objects.open(source_bucket, source_key)
-        shared = SharedBytes(self._volume, self.objects.buckets.find(bucket))
+        near = self.objects.buckets.find(bucket)
+        _, shared = await self.objects.share(source_bucket, source_key, near, source_conditions, source_range)
         try:
-            source_conditions.check(reader.info)
-            first, last = source_range or (0, reader.info.size - 1)
-            if not 0 <= first <= last + 1 or last >= reader.info.size:
-                raise InvalidArgument(
-                    f"the range {first}-{last} is not inside the {reader.info.size} bytes of the source"
-                )
-            size = last + 1 - first
-            await shared.append(reader.info.ino, first, size)
             md5 = hashlib.md5(usedforsecurity=False)
-            at = first
-            while at <= last:
-                piece = await reader.read(at, min(1 << 20, last + 1 - at))
-                md5.update(piece)
-                at += len(piece)
+            for at in range(0, shared.size, MIB):
+                md5.update(await shared.read(at, MIB))
+            await self._volume.ledger.admit(1)
             info = self.put_part_now(bucket, key, upload_id, number, shared, md5.hexdigest(), {})
         except BaseException:
             shared.end(adopted=False)
             raise
-        finally:
-            reader.close()
         shared.end(adopted=True)
         await self._volume.ledger.sync()
         return info
@@ -287,8 +275,8 @@ class Uploads:
 
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
         """Give an upload up with all its parts; durable on return. Raises NoSuchUpload."""
-        bucket_ino = self.objects.buckets.find(bucket)
         await self._volume.ledger.admit()
+        bucket_ino = self.objects.buckets.find(bucket)
         record = self._record(bucket_ino, key, upload_id)
         record.finished = True
         transaction = self._volume.ledger.begin()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import xxhash
 
-from siltstone.core.ledger import Ledger
+from siltstone.core.ledger import Ledger, StripeInfo
 from siltstone.errors import Corrupt
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.meta import extents
@@ -78,23 +78,32 @@ class Reader:
                     return data
         era = self._ledger.fence.enter()
         try:
-            return await self._assemble(found, offset, size)
+            # Looked up before anything is awaited: the fence keeps the bytes where they are, not the records.
+            places = [(start, extent, self._info(extent)) for start, extent in found]
+            return await self._assemble(places, offset, size)
         finally:
             self._ledger.fence.leave(era)
 
     async def fetch(self, extent: Extent, offset: int, size: int) -> bytes:
-        """``size`` verified bytes of one extent from its ``offset`` on. The caller holds the fence."""
+        """``size`` verified bytes of one extent from its ``offset`` on. The caller holds the fence, and has looked the
+        extent up without an await since."""
+        return await self._fetch(extent, self._info(extent), offset, size)
+
+    def _info(self, extent: Extent) -> StripeInfo | None:
+        return self._ledger.stripe_info(StripeId(extent.address)) if extent.place == Place.STRIPE else None
+
+    async def _fetch(self, extent: Extent, info: StripeInfo | None, offset: int, size: int) -> bytes:
+        if info is not None:
+            stripe_id, at = StripeId(extent.address), extent.skip + offset
+            data = self._ledger.stripes.read_nowait(info.slab, stripe_id, info.stripe, info.checksums, at, size)
+            if data is None:
+                data = await self._ledger.stripes.read(info.slab, stripe_id, info.stripe, info.checksums, at, size)
+            return data
         data = self._fetch_nowait(extent, offset, size)
         if data is not None:
             return data
-        if extent.place == Place.LOG:
-            piece = LogSlice(extent, offset, size)
-            return piece.cut(await self._ledger.log.read(piece.address, piece.size, piece.verify))
-        stripe_id = StripeId(extent.address)
-        info = self._ledger.stripe_info(stripe_id)
-        return await self._ledger.stripes.read(
-            info.slab, stripe_id, info.stripe, info.checksums, extent.skip + offset, size
-        )
+        piece = LogSlice(extent, offset, size)
+        return piece.cut(await self._ledger.log.read(piece.address, piece.size, piece.verify))
 
     def _fetch_nowait(self, extent: Extent, offset: int, size: int) -> bytes | None:
         if extent.place == Place.STRIPE:
@@ -111,13 +120,13 @@ class Reader:
             return extent.blob[offset : offset + size]
         raise Corrupt(f"an extent record names place {extent.place}, which this version does not know; run fsck")
 
-    async def _assemble(self, found: Sequence[tuple[int, Extent]], offset: int, size: int) -> bytes:
-        if len(found) == 1:
-            start, extent = found[0]
+    async def _assemble(self, places: Sequence[tuple[int, Extent, StripeInfo | None]], offset: int, size: int) -> bytes:
+        if len(places) == 1:
+            start, extent, info = places[0]
             if start <= offset and offset + size <= start + extent.length:
-                return await self.fetch(extent, offset - start, size)
+                return await self._fetch(extent, info, offset - start, size)
         result = bytearray(size)
-        for start, extent in found:
+        for start, extent, info in places:
             low, high = max(start, offset), min(start + extent.length, offset + size)
-            result[low - offset : high - offset] = await self.fetch(extent, low - start, high - low)
+            result[low - offset : high - offset] = await self._fetch(extent, info, low - start, high - low)
         return bytes(result)

@@ -1,8 +1,9 @@
 """The write path: gathers dirty bytes per file, and turns them into stripes or log payload.
 
 A write lands in the file's dirty map and is visible at once. Full stripes leave while the file is still being written;
-the rest leaves at flush, fsync, close or after half a commit interval. A run of at least DIRECT_THRESHOLD_BYTES becomes
-stripes, whose units are flushed before the batch that points at them is appended; a shorter one rides in that batch.
+the rest leaves at flush, fsync, close or after a quarter of a commit interval. A run of at least
+DIRECT_THRESHOLD_BYTES becomes stripes, whose units are flushed before the batch that points at them is appended; a
+shorter one rides in that batch.
 
 A run that is on its way stays readable in ``in_flight``. A range is never twice on its way: its second version waits
 for the first, so that batches reach the log in the order of the writes.
@@ -19,7 +20,7 @@ from siltstone.core.dirty import DirtyMap, Run, joined
 from siltstone.core.ledger import Ledger
 from siltstone.core.reader import payload_checksums
 from siltstone.engine.stripe.store import WrittenStripe
-from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NoSpace, NotFound, SiltstoneError
+from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NotFound, SiltstoneError
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
 from siltstone.meta import extents, inodes, objects
 from siltstone.meta.extents import FreedStripe
@@ -29,6 +30,9 @@ from siltstone.types import Buffer, Ino
 
 STRIPES_IN_FLIGHT_MAX = 6
 """Stripes that are written at the same time, over all files: bounds memory and the queues of the disks."""
+
+BATCH_PIECES_MAX = 256
+"""Extents that one batch adds at the most, however few bytes they have: bounds its records and the time it takes."""
 
 TRUNCATE_STEP_EXTENTS = 256
 """Extents that one batch removes at the most; larger cuts go step by step, from the end."""
@@ -126,6 +130,8 @@ class WriteBack:
         """Bytes in memory that no batch holds yet, in flight or not."""
         self.waits = 0
         """How often a writer had to wait for room in memory."""
+        self._departures = 0
+        """How often bytes have left the memory, into a batch or for good."""
 
     # --- for the volume --------------------------------------------------------------------------------------------
 
@@ -137,39 +143,36 @@ class WriteBack:
         size = len(data)
         if offset < 0 or offset + size > FILE_BYTES_MAX:
             raise FileTooLarge(f"inode {ino}: a write of {size} bytes at {offset} passes the largest file size")
-        while self.dirty_bytes + size > self._dirty_bytes_max and self.files:
+        while self.dirty_bytes and self.dirty_bytes + size > self._dirty_bytes_max:
             await self._drain()
         await self._ledger.admit(size)
         file = self.files.get(ino) or self._track(ino)
-        while file.lock.locked():
+        if not file.lock.locked():
+            self._take_over(file, offset, data)
+        else:
             # A flush or truncate of this file is under way: a stream of writes must not keep it from its end.
-            async with file.lock:
-                pass
-            file = self.files.get(ino) or self._track(ino)
-        self._raise_error(file)
-        if size == 0:
-            self._forget_clean(file)
-            return 0
-        if not file.dirty.size and not file.in_flight:
-            file.changed_ns = self._ledger.clock.monotonic_ns()
-        before = file.dirty.size
-        file.dirty.write(offset, data)
-        self.dirty_bytes += file.dirty.size - before
-        file.size = max(file.size, offset + size)
-        file.mtime_ns = file.ctime_ns = self._ledger.clock.now_ns()
+            file = await self._lock(ino)
+            try:
+                self._take_over(file, offset, data)
+            finally:
+                file.lock.release()
+                self._forget_clean(file)
         if file.dirty.size >= max(file.next_cut, self._stripe_bytes):
             await self._send_full_stripes(file)
         return size
 
     async def flush(self, ino: Ino) -> None:
         """Return when all bytes written to the file so far are in committed batches (not yet durable)."""
-        file = self.files.get(ino)
-        if file is None:
+        if ino not in self.files:
             return
         await self._ledger.wait_changes_go()
-        if not file.lock.locked() and self._commit_small(file):
+        file = self.files.get(ino)
+        if file is None or (not file.lock.locked() and self._commit_small(file)):
             return
-        file = await self._lock(ino)
+        locked = await self._lock_known(ino)
+        if locked is None:
+            return
+        file = locked
         try:
             while file.dirty.size or file.in_flight:
                 await self._send(file)
@@ -191,10 +194,12 @@ class WriteBack:
             raise failure
 
     async def wait_landed(self) -> None:
-        """Return when nothing is in flight, for a caller that holds changes back; what is dirty stays in memory."""
+        """Return when nothing is in flight, for a caller that holds changes back; what is dirty stays in memory.
+
+        Takes no locks: whoever flushes or truncates a file holds its lock while it waits for changes to go on.
+        """
         for file in list(self.files.values()):
-            async with file.lock:
-                await file.wait_landed()
+            await file.wait_landed()
 
     async def set_size(self, ino: Ino, size: int) -> None:
         """Truncate or extend a file; committed on return. Bytes past the new end are gone for good."""
@@ -206,19 +211,20 @@ class WriteBack:
                 await file.wait_landed()
                 if self._cut(file, size):
                     break
+                await trio.lowlevel.checkpoint()
                 await self._ledger.admit()
         finally:
             file.lock.release()
             self._forget_clean(file)
 
     def discard(self, ino: Ino) -> None:
-        """Forget the dirty bytes of an inode that is being purged. What is in flight finds no inode and is dropped."""
-        file = self.files.get(ino)
+        """Forget an inode that is being purged. What is in flight finds no inode, or goes with it, and is dropped."""
+        file = self.files.pop(ino, None)
         if file is not None:
+            self._departures += 1
             self.dirty_bytes -= file.dirty.size
             file.dirty.truncate(0)
             file.error = None
-            self._forget_clean(file)
 
     def layers(self, file: OpenFile, start: int, end: int) -> list[Run]:
         """The file's uncommitted bytes around [start, end), oldest first: each lies over the ones before it."""
@@ -233,11 +239,14 @@ class WriteBack:
         self._nursery = nursery
 
     async def run(self, commit_interval: float) -> None:
-        """Flush what is older than half a commit interval, for ever."""
+        """Flush what is older than a quarter of a commit interval, for ever.
+
+        It is looked for every eighth, and the log takes half an interval at the most: an eighth is left for the I/O.
+        """
         clock = self._ledger.clock
         while True:
-            await clock.sleep(commit_interval / 4)
-            limit = clock.monotonic_ns() - int(commit_interval * 1e9 / 2)
+            await clock.sleep(commit_interval / 8)
+            limit = clock.monotonic_ns() - int(commit_interval * 1e9 / 4)
             for file in list(self.files.values()):
                 if file.changed_ns <= limit:
                     try:
@@ -248,14 +257,31 @@ class WriteBack:
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
+    def _take_over(self, file: OpenFile, offset: int, data: Buffer) -> None:
+        """Lay ``data`` over the file. Raises what went wrong with an earlier write, and then takes nothing."""
+        self._raise_error(file)
+        if not len(data):
+            self._forget_clean(file)
+            return
+        if not file.dirty.size and not file.in_flight:
+            file.changed_ns = self._ledger.clock.monotonic_ns()
+        before = file.dirty.size
+        file.dirty.write(offset, data)
+        self.dirty_bytes += file.dirty.size - before
+        file.size = max(file.size, offset + len(data))
+        file.mtime_ns = file.ctime_ns = self._ledger.clock.now_ns()
+
     def _commit_small(self, file: OpenFile) -> bool:
         """Commit a file whose dirty bytes fit one log frame, at once. False if it takes more than that."""
         if file.in_flight or file.dirty.size > min(self._payload_bytes_max, DIRECT_THRESHOLD_BYTES):
             return False
-        self._raise_error(file)
+        if len(file.dirty) > BATCH_PIECES_MAX:
+            return False
         pieces = [Piece(run.offset, run.end, False) for run in file.dirty.runs()]
         if pieces:
             self._commit_logged(file, pieces)
+        # Only now: an error of earlier must not keep from the disks what can be written.
+        self._raise_error(file)
         self._forget_clean(file)
         return True
 
@@ -275,12 +301,14 @@ class WriteBack:
             still = [piece for piece in batch if file.dirty.holds(piece.start, piece.end)]
             if still and not any(file.in_flight_overlaps(piece.start, piece.end) for piece in still):
                 self._commit_logged(file, still)
+            await trio.lowlevel.checkpoint()
 
     def _batches(self, pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         batch: list[Piece] = []
         size = 0
         for piece in pieces:
-            if batch and size + piece.end - piece.start > self._payload_bytes_max:
+            is_full = size + piece.end - piece.start > self._payload_bytes_max or len(batch) == BATCH_PIECES_MAX
+            if batch and is_full:
                 yield batch
                 batch, size = [], 0
             batch.append(piece)
@@ -302,8 +330,14 @@ class WriteBack:
         assert self._nursery is not None, "nothing is written before ``connect``"
         borrower = object()
         await self._slots.acquire_on_behalf_of(borrower)
-        while file.in_flight_overlaps(start, end):
-            await file.idle.wait()
+        try:
+            await self._ledger.wait_changes_go()
+            while file.in_flight_overlaps(start, end):
+                await file.idle.wait()
+                await self._ledger.wait_changes_go()
+        except BaseException:
+            self._slots.release_on_behalf_of(borrower)
+            raise
         if not file.dirty.holds(start, end):
             self._slots.release_on_behalf_of(borrower)
             return
@@ -319,7 +353,7 @@ class WriteBack:
         except SiltstoneError as error:
             if written is not None:
                 self._ledger.stripes.abandon(written)
-            if not isinstance(error, NotFound):
+            if not isinstance(error, NotFound) and self.files.get(file.ino) is file:
                 # The bytes stay dirty, under whatever was written over them since, and are tried again.
                 before = file.dirty.size
                 file.dirty.write_under(run)
@@ -348,6 +382,7 @@ class WriteBack:
                 extent = Extent(run.size, Place.LOG, address, 0, run.size, payload_checksums(data))
             extents.replace_range(transaction, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed)
             self.dirty_bytes -= run.size
+        self._departures += 1
         self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
 
@@ -361,6 +396,7 @@ class WriteBack:
         extents.replace_range(transaction, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed)
         self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed, [written])
+        self._departures += 1
 
     def _put_changed(self, transaction: Transaction, file: OpenFile, inode: Inode) -> None:
         """The inode after its data changed: times of the last write, and no digest that S3 had of the old bytes."""
@@ -373,6 +409,7 @@ class WriteBack:
         """One step of a truncate: commits it when little is left to remove, otherwise removes from the end."""
         before = file.dirty.size
         file.dirty.truncate(size)
+        self._departures += 1
         self.dirty_bytes += file.dirty.size - before
         transaction = self._ledger.begin()
         inode = inodes.get_inode(transaction, file.ino)
@@ -399,29 +436,45 @@ class WriteBack:
     async def _lock(self, ino: Ino) -> OpenFile:
         """The file, with its lock held by the caller, and still the one that ``files`` has."""
         while True:
-            file = self.files.get(ino) or self._track(ino)
+            if ino not in self.files:
+                self._track(ino)
+            file = await self._lock_known(ino)
+            if file is not None:
+                return file
+
+    async def _lock_known(self, ino: Ino) -> OpenFile | None:
+        """The same, but None if nothing is known of it (any more): it was flushed, or purged, meanwhile."""
+        while (file := self.files.get(ino)) is not None:
             await file.lock.acquire()
             if self.files.get(ino) is file:
                 return file
             file.lock.release()
+        return None
 
     def _forget_clean(self, file: OpenFile) -> None:
-        if not file.dirty.size and not file.in_flight and not file.lock.locked() and file.error is None:
-            self.files.pop(file.ino, None)
+        is_clean = not file.dirty.size and not file.in_flight and not file.lock.locked() and file.error is None
+        # It may have been forgotten already, and another have come, with bytes of its own.
+        if is_clean and self.files.get(file.ino) is file:
+            del self.files[file.ino]
 
     def _raise_error(self, file: OpenFile) -> None:
         if file.error is not None:
             error, file.error = file.error, None
             raise error
 
-
     async def _drain(self) -> None:
-        """Wait until some dirty bytes have left the memory."""
+        """Wait until some dirty bytes have left the memory, be others faster in adding some; raises what keeps them."""
         self.waits += 1
-        before = self.dirty_bytes
+        before = self._departures
+        failure: SiltstoneError | None = None
         for file in list(self.files.values()):
-            await self.flush(file.ino)
-            if self.dirty_bytes < before:
+            try:
+                await self.flush(file.ino)
+            except SiltstoneError as error:
+                # Not only this writer's trouble: whoever writes to that file hears of it too.
+                file.error = failure = error
+            if self._departures != before:
                 return
-        if self.dirty_bytes >= before:
-            raise NoSpace("the dirty data in memory cannot be written; see `siltstone status`")
+        if failure is not None:
+            raise failure
+        await trio.lowlevel.checkpoint()

@@ -8,7 +8,7 @@ Faults are injected by methods that return a Fault, which counts how often it st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -22,6 +22,10 @@ CAPACITY_BYTES_DEFAULT = 256 * 1024 * 1024
 
 NameChange = dict[str, SimFile | None]
 """What names mean after a change of the directory: a file, or nothing. Happens as a whole or not at all."""
+
+
+Operation = Callable[["SimDisk", str, str], None]
+"""Called with the disk, the operation and the name of the file."""
 
 
 class SimDisk:
@@ -40,6 +44,8 @@ class SimDisk:
         self.faults: list[Fault] = []
         self.operations = 0
         """Operations begun so far: what a sweep over the N-th counts."""
+        self.on_operation: Operation | None = None
+        """Called right before an operation has its effect; may turn the power off or add a fault that strikes it."""
         self._device = disk_id if device is None else device
         self._cache_random = cache_random
         self._files: dict[str, SimFile] = {}
@@ -206,6 +212,10 @@ class SimDisk:
         """Make a disk that was closed usable again, as a new process would; nothing is lost."""
         self._closed = False
 
+    def turn_on(self) -> None:
+        """After ``power_off``, as if only the process had died: what was written is there, flushed or not."""
+        self._away = ""
+
     def disappear(self) -> None:
         """The disk is pulled out: every operation raises DiskMissing. What was written stays as it is."""
         self._away = "disk is away"
@@ -267,6 +277,8 @@ class SimDisk:
         life = self._life
         await trio.lowlevel.checkpoint()
         self.operations += 1
+        if self.on_operation is not None:
+            self.on_operation(self, operation, name)
         changing: Fault | None = None
         for fault in list(self.faults):
             if not fault.strikes(operation, name):

@@ -1,25 +1,51 @@
 """What a volume must hold: the model that the simulation compares it with.
 
-A name space is compared whole: it must be one of the states it went through, not older than the last durable one. The
-bytes of a file are compared one by one, as POSIX promises no more between two fsyncs: each must be a byte that some
-version since the last durable one had at its place.
+A name space is compared whole: after a crash it must be one of the states that it went through, not older than the last
+durable one, or one that the operations under way lead to. The bytes of a file are compared one by one, as POSIX
+promises no more between two fsyncs: each must be a byte that some version since the last durable one had at its place,
+and no version may be older than the newest that the name space found must have (T7: a rename commits the bytes first).
+
+Paths are names joined by "/", without one at the start; directories are in the name space like files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from siltstone.limits import KIB
 from siltstone.types import Ino
+
+UNKNOWN_INO = Ino(-1)
+"""An inode whose number the interrupted operation would have told."""
+
+COMPARE_BYTES = 4 * KIB
+"""Bytes are compared in blocks of this first, one by one only where blocks differ."""
+
+
+class State(NamedTuple):
+    """A name space, and the version of each file that is committed with it at the least."""
+
+    names: dict[bytes, Ino]
+    floors: dict[Ino, int]
 
 
 class ModelFile:
-    """The versions of one file's bytes since the last that is durable."""
+    """The versions of one file's bytes since the last that is durable. They are numbered from the file's beginning."""
 
-    def __init__(self) -> None:
-        self.versions: list[bytes] = [b""]
+    def __init__(self, data: bytes = b"") -> None:
+        self.versions: list[bytes] = [data]
+        self._first = 0
 
     @property
     def data(self) -> bytes:
         """The bytes as every reader must see them now."""
         return self.versions[-1]
+
+    @property
+    def version(self) -> int:
+        """The number of the present version."""
+        return self._first + len(self.versions) - 1
 
     def write(self, offset: int, data: bytes) -> None:
         """Lay bytes over the file; a gap is zeros."""
@@ -31,39 +57,91 @@ class ModelFile:
         """Cut or extend with zeros."""
         self.versions.append(self.data[:size] + bytes(max(0, size - len(self.data))))
 
+    def refused(self, version: int) -> None:
+        """What was done since that version was refused, so it never happened."""
+        del self.versions[version - self._first + 1 :]
+
+    def decided(self, data: bytes) -> None:
+        """Of what was done side by side, this came out; after a crash the rest may still be found."""
+        self.versions.append(data)
+
     def made_durable(self) -> None:
         """Nothing older than the present version may come back."""
+        self._first = self.version
         del self.versions[:-1]
 
-    def explains(self, found: bytes) -> str:
+    def explains(self, found: bytes, floor: int = 0) -> str:
         """Empty if a crash may leave these bytes; otherwise what is wrong with them."""
-        if len(found) not in {len(version) for version in self.versions}:
-            return f"{len(found)} bytes, versions had {sorted({len(version) for version in self.versions})}"
-        for at, byte in enumerate(found):
-            if not any(at >= len(version) or version[at] == byte for version in self.versions):
-                return f"byte {at} is {byte}, no version since the last durable one had that"
+        versions = self.versions[max(0, min(floor, self.version) - self._first) :]
+        sizes = [len(version) for version in versions]
+        # A size in between is what a large write leaves that is committed in part, stripe by stripe.
+        if not min(sizes) <= len(found) <= max(sizes):
+            return f"{len(found)} bytes, versions had {sorted(set(sizes))}"
+        for start in range(0, len(found), COMPARE_BYTES):
+            block = found[start : start + COMPARE_BYTES]
+            pieces = [version[start : start + COMPARE_BYTES] for version in versions]
+            if any(piece == block for piece in pieces):
+                continue
+            # Where a version ends, another may have made the file longer without its bytes being there yet: zeros.
+            ends = min(map(len, pieces))
+            for at, byte in enumerate(block):
+                if not (any(piece[at : at + 1] == block[at : at + 1] for piece in pieces) or (not byte and at >= ends)):
+                    return f"byte {start + at} is {byte}, no version since the last durable one had that"
         return ""
 
     def adopt(self, found: bytes) -> None:
         """After a crash: what was found is the truth, and durable."""
-        self.versions = [found]
+        self.versions.append(found)
+        self.made_durable()
 
 
 class ModelVolume:
-    """Names and files. ``names`` is flat: path -> inode."""
+    """Names and files."""
 
     def __init__(self) -> None:
         self.files: dict[Ino, ModelFile] = {}
-        self.history: list[dict[bytes, Ino]] = [{}]
+        self.history: list[State] = [State({}, {})]
+        self.under_way: list[State] = []
+        """What the operations that are under way may lead to."""
+        self.unknown: dict[bytes, ModelFile] = {}
+        """What is in the files that they would make, by path."""
 
     @property
     def names(self) -> dict[bytes, Ino]:
         """The name space as every reader must see it now."""
-        return self.history[-1]
+        return self.history[-1].names
 
-    def change(self, names: dict[bytes, Ino]) -> None:
-        """The name space after one operation."""
-        self.history.append(names)
+    @property
+    def linked(self) -> set[Ino]:
+        """The files that have a name."""
+        return {ino for ino in self.names.values() if ino in self.files}
+
+    def children(self, path: bytes) -> list[bytes]:
+        """The paths below a directory."""
+        return [other for other in self.names if other.startswith(path + b"/")]
+
+    def begin(
+        self,
+        outcomes: Iterable[Mapping[bytes, Ino]],
+        made: Mapping[bytes, ModelFile] | None = None,
+        *,
+        floor: Ino = UNKNOWN_INO,
+    ) -> None:
+        """An operation is tried: a crash in it leaves what was, or one of these.
+
+        ``made``: what is in new files. ``floor``: the file whose present bytes are committed before its new name.
+        """
+        self.under_way = [State(dict(names), self._floors(floor)) for names in outcomes]
+        self.unknown = dict(made or {})
+
+    def done(self, names: Mapping[bytes, Ino], *, floor: Ino = UNKNOWN_INO) -> None:
+        """The operation has led to this."""
+        self.under_way, self.unknown = [], {}
+        self.history.append(State(dict(names), self._floors(floor)))
+
+    def refused(self) -> None:
+        """The operation was refused, so it changed nothing."""
+        self.under_way, self.unknown = [], {}
 
     def names_durable(self) -> None:
         """Nothing older than the present name space may come back."""
@@ -75,7 +153,49 @@ class ModelVolume:
         for file in self.files.values():
             file.made_durable()
 
-    def adopt(self, names: dict[bytes, Ino]) -> None:
-        """After a crash: these names are the truth."""
-        self.history = [dict(names)]
-        self.files = {ino: file for ino, file in self.files.items() if ino in names.values()}
+    def explains(self, found: Mapping[bytes, Ino], contents: Mapping[Ino, bytes]) -> str:
+        """Empty if a crash may leave these names and bytes (of every file); otherwise what is wrong with them."""
+        states = [state for state in (*self.history, *self.under_way) if self._matches(state, found)]
+        if not states:
+            return f"the names {dict(found)} are none of {[state.names for state in (*self.history, *self.under_way)]}"
+        problems: list[str] = []
+        for state in states:
+            problem = self._problem(state, found, contents)
+            if not problem:
+                return ""
+            problems.append(problem)
+        return "; ".join(problems)
+
+    def adopt(self, found: Mapping[bytes, Ino], contents: Mapping[Ino, bytes]) -> None:
+        """After a crash: these names and bytes are the truth, and durable."""
+        self.under_way, self.unknown = [], {}
+        self.history = [State(dict(found), {})]
+        self.files = {ino: self.files.get(ino) or ModelFile() for ino in contents}
+        for ino, data in contents.items():
+            self.files[ino].adopt(data)
+
+    def _floors(self, floor: Ino) -> dict[Ino, int]:
+        floors = dict(self.history[-1].floors)
+        if floor in self.files:
+            floors[floor] = self.files[floor].version
+        return floors
+
+    def _matches(self, state: State, found: Mapping[bytes, Ino]) -> bool:
+        if state.names.keys() != found.keys():
+            return False
+        known = {ino for past in self.history for ino in past.names.values()} | self.files.keys()
+        return all(
+            found[path] not in known if ino == UNKNOWN_INO else found[path] == ino for path, ino in state.names.items()
+        )
+
+    def _problem(self, state: State, found: Mapping[bytes, Ino], contents: Mapping[Ino, bytes]) -> str:
+        for path, ino in found.items():
+            if ino not in contents:
+                continue
+            file = self.files.get(ino) or self.unknown.get(path)
+            if file is None:
+                return f"{path!r} is a file that nobody made"
+            problem = file.explains(contents[ino], state.floors.get(ino, 0))
+            if problem:
+                return f"{path!r} (inode {ino}): {problem}"
+        return ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
 from siltstone.config import DiskConfig, VolumeConfig
@@ -13,10 +14,13 @@ from siltstone.limits import KIB, MIB
 from siltstone.types import DiskId
 from sim.backing import SimBacking
 from sim.clock import SimClock
-from sim.disk import SimDisk
+from sim.disk import Operation, SimDisk
 from sim.fanout import SimFanout
 from sim.randomness import SimRandom
 from sim.workers import SimWorkers
+
+UNCOUNTED = {"probe", "space"}
+"""Operations that change nothing and that nobody waits for: a countdown passes over them."""
 
 
 def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int = 2) -> VolumeConfig:
@@ -35,6 +39,14 @@ def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int 
     )
 
 
+@dataclass(eq=False)
+class Strike:
+    """Something that happens when so many more operations have begun."""
+
+    operations: int
+    act: Operation
+
+
 class SimVolume:
     """The world of a volume, and the volume in it while it is open. The world outlives crashes."""
 
@@ -42,11 +54,20 @@ class SimVolume:
         self.config = config
         self.random = SimRandom(seed)
         self.clock = SimClock()
+        self.capacity_bytes = capacity_bytes
         self.disks = [
             SimDisk(DiskId(disk.disk_id), capacity_bytes=capacity_bytes, cache_random=SimRandom(seed + disk.disk_id))
             for disk in config.disks
         ]
+        for disk in self.disks:
+            disk.on_operation = self._note_operation
         self.backing = SimBacking()
+        self.operations = 0
+        """Operations begun so far on all disks together, but for the UNCOUNTED."""
+        self.is_off = False
+        self.on_power_lost: Callable[[], None] = _nothing
+        """Called in the middle of the operation that the power is lost in; must not block."""
+        self._strikes: list[Strike] = []
 
     async def create(self) -> None:
         """Make the volume."""
@@ -73,13 +94,48 @@ class SimVolume:
         ) as volume:
             yield volume
 
+    def strike_after(self, operations: int, act: Operation) -> None:
+        """Call ``act`` right before the operation that begins after so many others, on whatever disk it is."""
+        self._strikes.append(Strike(operations, act))
+
+    def disarm(self) -> None:
+        """Forget the strikes that have not come yet."""
+        self._strikes.clear()
+
     def power_off(self) -> None:
         """Stop every disk where it is; nothing that runs changes them any more."""
+        self.is_off = True
+        self.disarm()
         for disk in self.disks:
             disk.power_off()
+        self.on_power_lost()
 
     def after_crash(self) -> None:
         """What a power loss leaves on the disks, decided by the seed, ready to be opened again."""
+        self.is_off = False
         for disk in self.disks:
             disk.crash(self.random)
             disk.reopen()
+
+    def after_kill(self) -> None:
+        """What the death of the process leaves on the disks: all that was written, flushed or not."""
+        self.is_off = False
+        for disk in self.disks:
+            disk.turn_on()
+            disk.reopen()
+
+    def _note_operation(self, disk: SimDisk, operation: str, name: str) -> None:
+        if operation in UNCOUNTED:
+            return
+        self.operations += 1
+        due = [strike for strike in self._strikes if strike.operations <= 0]
+        for strike in self._strikes:
+            strike.operations -= 1
+        for strike in due:
+            if strike in self._strikes:
+                self._strikes.remove(strike)
+                strike.act(disk, operation, name)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,342 @@
+"""Programs for a whole volume: steps that change a simulated volume and the model alike, and faults among them.
+
+The world's part is here: lives of the volume, each ended by a crash or a restart, faults, and what must hold at the end
+of each. What users do is in sim/rules.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+
+from siltstone.core.fsck import fsck
+from siltstone.core.volume import Volume
+from siltstone.errors import NoSpace, SiltstoneError
+from siltstone.limits import KIB, MIB, RESERVE_CHUNKS
+from siltstone.meta import space
+from siltstone.types import Lsn, StripeId
+from sim.disk import SimDisk
+from sim.rules import Rules
+from sim.volume import SimVolume, small_config
+
+IMPAIRED_MAX = 2
+"""Disks that are away, rotten or failing at the same time: what promise 1 allows."""
+
+STEP_SECONDS_MAX = 600.0
+"""Simulated time in which every step must end; a volume that waits for ever fails the test."""
+
+
+class Step(NamedTuple):
+    """A rule and three numbers that it makes something of; see the rules."""
+
+    rule: str
+    a: int = 0
+    b: int = 0
+    c: int = 0
+
+
+FAULTS = (
+    ("write", "slab/"),
+    ("flush", "slab/"),
+    ("read", "slab/"),
+    ("create", "slab/"),
+    ("write", "log/"),
+    ("flush", "log/"),
+    ("read", "log/"),
+    ("rename", "log/"),
+    ("create", "log/"),
+    ("list", ""),
+    ("delete", ""),
+    ("punch", ""),
+)
+"""What a disk can fail at: operations, and the files that they concern."""
+
+
+class Machine(Rules):
+    """Applies steps to a simulated volume and to the model. ``fired`` counts rules, and the branches they led to."""
+
+    def __init__(self, seed: int, fired: Counter[str]) -> None:
+        super().__init__(SimVolume(small_config(), seed=seed), fired)
+        self.away: set[int] = set()
+        self.failing: set[int] = set()
+        self.rotten: dict[int, set[str]] = {}
+        self.is_kill = False
+        """The next loss of power spares what was written: only the process dies."""
+        self.must_recover = False
+        self.phase = ""
+        self._life = trio.CancelScope()
+        self._step: Step | None = None
+        self._last_lsn = 0
+        self._stripes: dict[StripeId, bytes] = {}
+        self._segment_starts: set[Lsn] = set()
+
+    # --- lives -----------------------------------------------------------------------------------------------------
+
+    async def run(self, program: Sequence[Step]) -> None:
+        """One example: lives of the volume, each ended by a crash or a restart, then the last look."""
+        await self.world.create()
+        todo = list(program)
+        while todo:
+            await self._one_life(todo)
+        self.world.disarm()
+        await self._end()
+
+    async def _one_life(self, todo: list[Step]) -> None:
+        self.phase = "opening"
+        volumes: list[Volume] = []
+        is_closed = is_refused = False
+        try:
+            with trio.CancelScope() as self._life:
+                self._go_on()
+                self.world.on_power_lost = self._life.cancel
+                async with self.world.opened() as volume:
+                    volumes.append(volume)
+                    await self._begin_life(volume)
+                    self.phase = "living"
+                    await self._live(volume, todo)
+                    self.phase = "closing"
+                    self._go_on()
+                is_closed = True
+        except BaseException as error:
+            is_refused = self.is_tight and self.phase == "closing" and _is_only(error, NoSpace)
+            if not is_refused and not (self.world.is_off and _is_only(error, SiltstoneError, trio.Cancelled)):
+                raise
+            self.must_recover = True
+        assert is_closed or is_refused or self.world.is_off, f"no end of {self.phase} after {self._step}"
+        for volume in volumes:
+            self._count(volume)
+        self.held.clear()
+        if self.world.is_off:
+            self._after_loss()
+        elif is_closed:
+            self.model.all_durable()
+
+    def _go_on(self, step: Step | None = None) -> None:
+        """What begins now has its time."""
+        self._step = step
+        self._life.deadline = trio.current_time() + STEP_SECONDS_MAX
+
+    def _after_loss(self) -> None:
+        self.fired[f"{'killed' if self.is_kill else 'power lost'} while {self.phase}"] += 1
+        if self.is_kill:
+            self.world.after_kill()
+        else:
+            self.world.after_crash()
+        self.must_recover = True
+        for index in self.away:
+            self.world.disks[index].disappear()
+
+    async def _begin_life(self, volume: Volume) -> None:
+        volume.register_holder(self)
+        if self.must_recover:
+            recovered = volume.ledger.log.segments()[-1].start
+            self.fired["tail of the log cut"] += recovered < self._last_lsn
+            found = await self.walk(volume)
+            contents = {ino: await self.read_all(volume, ino) for ino in found.files}
+            problem = self.model.explains(found.names, contents)
+            assert not problem, problem
+            self.model.adopt(found.names, contents)
+            self.must_recover = False
+        await self.look(volume)
+
+    async def _live(self, volume: Volume, todo: list[Step]) -> None:
+        """Steps until the next restart, or the loss of power."""
+        while todo:
+            step = todo.pop(0)
+            self.fired[step.rule] += 1
+            if step.rule == "restart":
+                return
+            self._go_on(step)
+            await getattr(self, "do_" + step.rule.replace(" ", "_"))(volume, step.a, step.b, step.c)
+            await self.compare(volume)
+            self._note_branches(volume)
+
+    async def _end(self) -> None:
+        """All disks back, room again, time to heal: everything is there, and a check finds nothing."""
+        self.phase = "opening"
+        self.world.on_power_lost = lambda: None
+        for disk in self.world.disks:
+            disk.heal()
+            disk.capacity_bytes = self.world.capacity_bytes
+        for index in self.away:
+            self.world.disks[index].return_()
+        self.away.clear()
+        self.failing.clear()
+        self.is_tight = False
+        with trio.fail_after(STEP_SECONDS_MAX):
+            async with self.world.opened() as volume:
+                await self._begin_life(volume)
+                await trio.sleep(20)
+                await self.look(volume)
+                await self._check(volume)
+                assert all(disk.state == "up" for disk in volume.status().disks)
+                assert not volume.status().orphans
+            self._count(volume)
+
+    async def _check(self, volume: Volume) -> None:
+        findings = await fsck(volume, deep=True)
+        rot = [finding for finding in findings if finding.invariant == "I10"]
+        if self.rotten or self.away or self.failing:
+            findings = [finding for finding in findings if finding not in rot]
+        assert not findings, "\n".join(map(str, findings))
+        if not rot and not self.away:
+            for names in self.rotten.values():
+                names.difference_update({name for name in names if name.startswith("slab/")})
+
+    # --- counting --------------------------------------------------------------------------------------------------
+
+    def _count(self, volume: Volume) -> None:
+        stripes = volume.ledger.stripes.statistics()
+        log = volume.ledger.log.statistics()
+        self._last_lsn = volume.ledger.log.next_lsn
+        self.fired["degraded read"] += stripes.degraded_reads
+        self.fired["block repaired"] += stripes.repaired_blocks
+        self.fired["stripe write failed"] += stripes.failed_writes
+        self.fired["log formed again"] += log.segments_failed
+        self.fired["log mended"] += log.mended_bytes > 0
+        self.fired["settled"] += volume.settler.settled_stripes
+
+    def _note_branches(self, volume: Volume) -> None:
+        """See what came and went since the last step."""
+        store = volume.ledger.store
+        present = {stripe_id: space.get_checksums(store, stripe_id) or b"" for stripe_id, _ in space.stripes(store)}
+        for stripe_id in self._stripes.keys() - present.keys():
+            self.fired["stripe freed"] += self._stripes[stripe_id] != b""
+            self._stripes[stripe_id] = b""
+        for stripe_id, checksums in present.items():
+            self.fired["rows used again"] += self._stripes.get(stripe_id) == b""
+            self._stripes[stripe_id] = checksums
+        starts = {segment.start for segment in volume.ledger.log.segments()}
+        self.fired["segment retired"] += len(self._segment_starts - starts)
+        self._segment_starts = starts
+        self.fired["narrow slab"] += any(
+            slab.data_units < self.world.config.data_units for _, slab in space.slabs(store)
+        )
+        for index in list(self.rotten):
+            self.rotten[index] &= set(self.world.disks[index].names)
+            if not self.rotten[index]:
+                del self.rotten[index]
+
+    # --- the end of a life -----------------------------------------------------------------------------------------
+
+    async def do_crash(self, volume: Volume, operations: int, kill: int, _: int) -> None:
+        """The power goes, now or in the middle of what comes: steps, closing, opening. ``kill``: the process only."""
+
+        def go_off(_disk: SimDisk, _operation: str, _name: str) -> None:
+            self.is_kill = kill % 4 == 1
+            self.world.power_off()
+
+        if operations > 0:
+            self.world.strike_after(operations - 1, go_off)
+        else:
+            self.is_kill = kill % 4 == 1
+            self.world.power_off()
+            await trio.lowlevel.checkpoint()
+
+    # --- faults ----------------------------------------------------------------------------------------------------
+
+    def _may_impair(self, *indexes: int) -> bool:
+        return len(self.away | self.failing | self.rotten.keys() | set(indexes)) <= IMPAIRED_MAX
+
+    async def do_lose_disk(self, volume: Volume, a: int, b: int, _: int) -> None:
+        """A disk vanishes, or two at once, before anybody notices."""
+        chosen = {a % 6, b % 6} - self.away
+        if chosen and self._may_impair(*chosen):
+            for index in chosen:
+                self.world.disks[index].disappear()
+            self.away |= chosen
+            self.fired["two disks lost at once"] += len(chosen) == 2
+            await self.look(volume)
+
+    async def do_vanish(self, volume: Volume, a: int, operations: int, _: int) -> None:
+        """A disk vanishes in the middle of what comes."""
+        index = a % 6
+        if index in self.away or not self._may_impair(index):
+            return
+        self.away.add(index)
+
+        def go(_disk: SimDisk, _operation: str, _name: str) -> None:
+            if index in self.away:
+                self.fired["disk vanished in an operation"] += 1
+                self.world.disks[index].disappear()
+
+        self.world.strike_after(operations, go)
+
+    async def do_return_disk(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """A disk comes back with what it had, and is noticed."""
+        if self.away:
+            index = sorted(self.away)[a % len(self.away)]
+            self.world.disks[index].return_()
+            self.away.discard(index)
+            await trio.sleep(3)
+
+    async def do_fault(self, volume: Volume, a: int, b: int, skip: int) -> None:
+        """A disk fails one operation that comes."""
+        if self._may_impair(a % 6):
+            self.failing.add(a % 6)
+            operation, prefix = FAULTS[b % len(FAULTS)]
+            self.world.disks[a % 6].fail(operation, prefix, skip=skip % 4)
+
+    async def do_heal(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """Disks fail no more, and prove it."""
+        for index in self.failing:
+            self.fired["EIO"] += sum(fault.fired for fault in self.world.disks[index].faults)
+            self.world.disks[index].heal()
+        await trio.sleep(30)
+        self.failing.clear()
+
+    async def do_rot(self, volume: Volume, a: int, place: int, b: int) -> None:
+        """Bytes of a chunk file or of a log segment change."""
+        index, prefix = a % 6, "log/" if b % 3 == 0 else "slab/"
+        disk = self.world.disks[index]
+        names = [name for name in disk.names if name.startswith(prefix) and "free" not in name]
+        if index in self.away or not names or not self._may_impair(index):
+            return
+        name = names[place % len(names)]
+        disk.rot(name, place % (64 * KIB), 1 + b % 700)
+        self.rotten.setdefault(index, set()).add(name)
+        self.fired[f"rot in {prefix}"] += 1
+        await self.look(volume)
+
+    async def do_full(self, volume: Volume, a: int, extra: int, _: int) -> None:
+        """Some disks, or all, have little room left above the reserve."""
+        chosen = self.world.disks if a % 2 else self.world.disks[: 1 + a % 5]
+        reserve = RESERVE_CHUNKS * max(self.world.config.chunk_bytes, self.world.config.segment_bytes)
+        for disk in chosen:
+            disk.capacity_bytes = disk.used_bytes + reserve + extra % (2 * MIB)
+        self.is_tight = True
+        await trio.sleep(1.5)
+
+    async def do_room(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """There is room again: what was refused is accepted, and nothing was lost."""
+        for disk in self.world.disks:
+            disk.capacity_bytes = self.world.capacity_bytes
+        await trio.sleep(3)
+        for _ in range(1 + len(self.model.files)):
+            # Each file that could not be written in the background tells it once.
+            if await self.attempt(volume.sync()):
+                break
+        else:
+            raise AssertionError("sync fails though there is room")
+        self.is_tight = False
+        self.model.all_durable()
+        await self.look(volume)
+
+    async def do_jump(self, volume: Volume, a: int, b: int, _: int) -> None:
+        """The wall clock is set, forwards or backwards."""
+        self.world.clock.jump((a - 3) * 10.0 ** (b % 9))
+
+    async def do_check(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """fsck, while the volume is in use."""
+        if not self.is_tight:
+            await self._check(volume)
+
+
+def _is_only(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """Whether an error, or every one in a group, is of these kinds."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_only(inner, *kinds) for inner in error.exceptions)
+    return isinstance(error, kinds)

@@ -1,0 +1,479 @@
+"""What users do to a volume, through the mount and through S3, done to the model as well."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Awaitable
+from itertools import combinations, permutations
+from typing import NamedTuple, TypeVar
+
+import trio
+
+from siltstone.core.object_store import ObjectStore
+from siltstone.core.object_types import CompletePart, ObjectInfo, PutAttributes
+from siltstone.core.types import SetAttributes
+from siltstone.core.volume import Volume
+from siltstone.errors import DirectoryNotEmpty, NoSpace
+from siltstone.limits import KIB, MIB, MULTIPART_PART_BYTES_MIN
+from siltstone.types import ROOT_INO, Ino
+from sim.model import UNKNOWN_INO, ModelFile, ModelVolume
+from sim.volume import SimVolume
+
+DIRECTORIES = (b"d", b"e")
+PATHS = (b"a", b"b", b"d/a", b"d/b", b"e/a", b"e/b", b"c")
+OFFSETS = (0, 1, 511, 512, 4096, 10_000, 16 * KIB, 100_000, 256 * KIB, 400_000)
+SIZES = (1, 100, 129, 4096, 16 * KIB + 1, 60_000, 256 * KIB, 300_000, 1 * MIB, 2_500_000)
+
+PATTERN = random.Random(0).randbytes(8 * MIB)
+"""Writes take their bytes from here, each from another place, so that bytes that land elsewhere are seen."""
+
+T = TypeVar("T")
+
+
+class Walked(NamedTuple):
+    """All names of a volume, and the inodes among them that are files."""
+
+    names: dict[bytes, Ino]
+    files: set[Ino]
+
+
+class Write(NamedTuple):
+    """A write of one file."""
+
+    ino: Ino
+    offset: int
+    data: bytes
+
+
+class Rules:
+    """The rules and the state that they share. As a holder it keeps files that were unlinked while held."""
+
+    def __init__(self, world: SimVolume, fired: Counter[str]) -> None:
+        self.world = world
+        self.fired = fired
+        self.model = ModelVolume()
+        self.held: set[Ino] = set()
+        self.is_tight = False
+        """Whether writes may be refused for want of room."""
+        self._serial = 0
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    def holds(self, ino: Ino) -> bool:
+        """Whether the program still uses an inode."""
+        return ino in self.held
+
+    async def walk(self, volume: Volume) -> Walked:
+        """Every name."""
+        names: dict[bytes, Ino] = {}
+        files: set[Ino] = set()
+        todo = [(b"", ROOT_INO)]
+        while todo:
+            prefix, directory = todo.pop()
+            for name, ino, attributes in volume.list_directory(directory, after=None, limit=100):
+                names[prefix + name] = ino
+                if attributes.mode & 0o170000 == 0o040000:
+                    todo.append((prefix + name + b"/", ino))
+                else:
+                    files.add(ino)
+        return Walked(names, files)
+
+    async def read_all(self, volume: Volume, ino: Ino) -> bytes:
+        """A file's bytes, in pieces that share no border with anything."""
+        pieces: list[bytes] = []
+        at = 0
+        while piece := await volume.read(ino, at, 777_777):
+            pieces.append(piece)
+            at += len(piece)
+        return b"".join(pieces)
+
+    async def compare(self, volume: Volume) -> None:
+        """Names are compared after each step; bytes that the step may have changed are read by the step."""
+        assert (await self.walk(volume)).names == self.model.names
+
+    async def look(self, volume: Volume) -> None:
+        """Everything as the model has it."""
+        await self.compare(volume)
+        for ino in self.model.linked | (self.held & self.model.files.keys()):
+            assert await self.read_all(volume, ino) == self.model.files[ino].data
+            assert volume.attributes(ino).size == len(self.model.files[ino].data)
+            assert volume.attributes(ino).nlink == list(self.model.names.values()).count(ino)
+
+    async def attempt(self, operation: Awaitable[object]) -> bool:
+        """Whether the operation was done; it may be refused for want of room only."""
+
+        async def done() -> bool:
+            await operation
+            return True
+
+        return await self.attempt_for(done()) is not None
+
+    async def attempt_for(self, operation: Awaitable[T]) -> T | None:
+        """What the operation returns; None when it was refused for want of room."""
+        try:
+            return await operation
+        except NoSpace:
+            assert self.is_tight, "refused for want of room that there is"
+            self.fired["refused for want of room"] += 1
+            return None
+
+    def path(self, number: int) -> bytes:
+        """One of the paths whose directory exists."""
+        path = PATHS[number % len(PATHS)]
+        directory, _, name = path.rpartition(b"/")
+        return path if not directory or directory in self.model.names else name
+
+    def place(self, path: bytes) -> tuple[Ino, bytes]:
+        """A path as its directory and its name."""
+        directory, _, name = path.rpartition(b"/")
+        return (self.model.names[directory] if directory else ROOT_INO), name
+
+    def data(self, size: int) -> bytes:
+        """Bytes that no other write has at the same place."""
+        self._serial += 1
+        start = self._serial * 7919 % (len(PATTERN) - MULTIPART_PART_BYTES_MIN)
+        return PATTERN[start : start + size]
+
+    # --- bytes -----------------------------------------------------------------------------------------------------
+
+    async def do_write(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """Write, making the file if need be; readable at once."""
+        path = self.path(a)
+        if path not in self.model.names and not await self._create(volume, path):
+            return
+        await self._write(volume, self.model.names[path], OFFSETS[b % len(OFFSETS)], SIZES[c % len(SIZES)])
+
+    async def do_write_held(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """Write to a file that has perhaps no name any more."""
+        held = sorted(self.held & self.model.files.keys())
+        if held:
+            await self._write(volume, held[a % len(held)], OFFSETS[b % len(OFFSETS)], SIZES[c % len(SIZES)])
+
+    async def _create(self, volume: Volume, path: bytes) -> bool:
+        self.model.begin([{**self.model.names, path: UNKNOWN_INO}], {path: ModelFile()})
+        made = await self.attempt_for(volume.create(*self.place(path), mode=0o100644, uid=0, gid=0))
+        if made is None:
+            self.model.refused()
+            return False
+        self.model.files[made.ino] = ModelFile()
+        self.model.done({**self.model.names, path: made.ino})
+        return True
+
+    async def _write(self, volume: Volume, ino: Ino, offset: int, size: int) -> None:
+        file, data = self.model.files[ino], self.data(size)
+        before = file.version
+        file.write(offset, data)
+        if not await self.attempt(volume.write(ino, offset, data)):
+            file.refused(before)
+        low = max(0, offset - 10)
+        assert await volume.read(ino, low, size + 20) == file.data[low : low + size + 20]
+
+    async def do_write_together(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """Three writes at once, of one file or of several, and perhaps a PUT of yet another name."""
+        place = self._key(a) if c % 2 else None
+        # What the PUT replaces is no file to write to: whether it is there still is a matter of who comes first.
+        replaced = self.model.names.get(_key_path(place)) if place else None
+        inos = sorted(self.model.linked - {replaced})
+        if not inos:
+            return
+        writes: list[Write] = []
+        for number in (a, b, a + b + c):
+            size = SIZES[(number + c) % len(SIZES)]
+            writes.append(Write(inos[number % len(inos)], OFFSETS[(number * 3) % len(OFFSETS)], self.data(size)))
+        before = {write.ino: self.model.files[write.ino].data for write in writes}
+        for count in range(1, len(writes) + 1):
+            for some in combinations(writes, count):
+                for ino in {write.ino for write in some}:
+                    self.model.files[ino].decided(_applied(before[ino], [write for write in some if write.ino == ino]))
+        accepted: list[Write] = []
+
+        async def carry_out(write: Write) -> None:
+            if await self.attempt(volume.write(*write)):
+                accepted.append(write)
+
+        async with trio.open_nursery() as nursery:
+            for write in writes:
+                nursery.start_soon(carry_out, write)
+            if place:
+                nursery.start_soon(self.do_put, volume, a, b, c)
+        for ino, data in before.items():
+            found = await self.read_all(volume, ino)
+            own = [write for write in accepted if write.ino == ino]
+            assert found in [_applied(data, order) for order in permutations(own)]
+            self.model.files[ino].decided(found)
+
+    async def do_truncate(self, volume: Volume, a: int, b: int, _: int) -> None:
+        """Cut or extend."""
+        ino = self.model.names.get(self.path(a))
+        if ino is not None:
+            size = OFFSETS[b % len(OFFSETS)]
+            self.model.files[ino].truncate(size)
+            await volume.set_attributes(ino, SetAttributes(size=size))
+            assert await self.read_all(volume, ino) == self.model.files[ino].data
+
+    # --- names -----------------------------------------------------------------------------------------------------
+
+    async def do_mkdir(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """Make a directory, if it is not there."""
+        path = DIRECTORIES[a % 2]
+        if path not in self.model.names:
+            self.model.begin([{**self.model.names, path: UNKNOWN_INO}])
+            made = await self.attempt_for(volume.mkdir(ROOT_INO, path, mode=0o755, uid=0, gid=0))
+            if made is None:
+                self.model.refused()
+            else:
+                self.model.done({**self.model.names, path: made.ino})
+
+    async def do_rmdir(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """Remove a directory, which is refused when it is not empty."""
+        path = DIRECTORIES[a % 2]
+        if path in self.model.names:
+            after = {key: ino for key, ino in self.model.names.items() if key != path}
+            self.model.begin([after])
+            try:
+                await volume.rmdir(ROOT_INO, path)
+            except DirectoryNotEmpty:
+                assert self.model.children(path)
+                self.model.refused()
+            else:
+                assert not self.model.children(path)
+                self.model.done(after)
+
+    async def do_rename(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """Rename a file, into another directory too, replacing what is there or exchanging with it."""
+        source, target = self.path(a), self.path(b)
+        ino, replaced = self.model.names.get(source), self.model.names.get(target)
+        if ino is None:
+            return
+        exchange = c % 4 == 0 and replaced is not None
+        after = {**self.model.names, target: ino}
+        if exchange and replaced is not None:
+            after[source] = replaced
+        elif source != target:
+            del after[source]
+        if ino == replaced:
+            after = dict(self.model.names)
+        self.model.begin([after], floor=ino)
+        if await self.attempt(volume.rename(*self.place(source), *self.place(target), exchange=exchange)):
+            self.model.done(after, floor=ino)
+        else:
+            self.model.refused()
+
+    async def do_rename_directory(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """Rename a directory over the other one's name, which is refused when that is not empty."""
+        source, target = DIRECTORIES[a % 2], DIRECTORIES[1 - a % 2]
+        if source not in self.model.names:
+            return
+        after: dict[bytes, Ino] = {}
+        for path, ino in self.model.names.items():
+            if path == source or path.startswith(source + b"/"):
+                after[target + path[len(source) :]] = ino
+            elif path != target:
+                after[path] = ino
+        self.model.begin([after])
+        try:
+            await volume.rename(ROOT_INO, source, ROOT_INO, target)
+        except DirectoryNotEmpty:
+            assert self.model.children(target)
+            self.model.refused()
+        else:
+            self.model.done(after)
+
+    async def do_link(self, volume: Volume, a: int, b: int, _: int) -> None:
+        """A further name, if it is free."""
+        source, target = self.path(a), self.path(b)
+        ino = self.model.names.get(source)
+        if ino is not None and target not in self.model.names:
+            after = {**self.model.names, target: ino}
+            self.model.begin([after], floor=ino)
+            if await self.attempt(volume.link(ino, *self.place(target))):
+                self.model.done(after, floor=ino)
+            else:
+                self.model.refused()
+
+    async def do_unlink(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """Remove a name: never refused for want of room."""
+        path = self.path(a)
+        if path in self.model.names:
+            after = {key: ino for key, ino in self.model.names.items() if key != path}
+            self.model.begin([after])
+            await volume.unlink(*self.place(path))
+            self.model.done(after)
+
+    async def do_hold(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """Open a file: it stays readable when its last name goes."""
+        ino = self.model.names.get(self.path(a))
+        if ino is not None:
+            self.held.add(ino)
+
+    async def do_release(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """Close every file; what has no name is purged."""
+        self.fired["orphan let go"] += len(self.held - self.model.linked)
+        released, self.held = self.held, set()
+        for ino in released:
+            volume.released(ino)
+
+    # --- durability ------------------------------------------------------------------------------------------------
+
+    async def do_fsync(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """What was done to this file, and every name, is durable now."""
+        ino = self.model.names.get(self.path(a))
+        if ino is not None and await self.attempt(volume.fsync(ino)):
+            self.model.files[ino].made_durable()
+            self.model.names_durable()
+
+    async def do_flush(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """As close does; promises nothing."""
+        ino = self.model.names.get(self.path(a))
+        if ino is not None:
+            await self.attempt(volume.flush(ino))
+
+    async def do_sync(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """Everything is durable now."""
+        if await self.attempt(volume.sync()):
+            self.model.all_durable()
+
+    async def do_settle(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """Move the log's payload to stripes: nobody can tell, and it needs no room that is not reserved for it."""
+        if not await self.attempt(volume.write_back.flush_all()):
+            return
+        await volume.settle()
+        assert volume.status().log_live_bytes == 0
+        await self.look(volume)
+        self.model.all_durable()
+
+    async def do_wait(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """The commit interval passes: everything is durable though nobody asked."""
+        await trio.sleep(self.world.config.commit_interval)
+        if not self.is_tight:
+            self.model.all_durable()
+
+    # --- S3 --------------------------------------------------------------------------------------------------------
+
+    def _key(self, number: int) -> tuple[str, bytes] | None:
+        """A bucket that exists and a key in it."""
+        buckets = [path for path in DIRECTORIES if path in self.model.names]
+        if not buckets:
+            return None
+        return buckets[number % len(buckets)].decode(), (b"a", b"b")[number // 2 % 2]
+
+    async def do_put(self, volume: Volume, a: int, _: int, c: int) -> None:
+        """PUT: the old or the new object whole, durable when it is answered."""
+        place = self._key(a)
+        if place is None:
+            return
+        store, data = ObjectStore(volume), self.data(SIZES[c % len(SIZES)])
+
+        async def put() -> ObjectInfo:
+            writer = store.begin_put(*place)
+            try:
+                for at in range(0, len(data), 200_000):
+                    await writer.write(data[at : at + 200_000])
+                return await writer.commit(_attributes(data))
+            except BaseException:
+                await writer.abort()
+                raise
+
+        await self._make_object(place, data, put())
+
+    async def do_copy(self, volume: Volume, a: int, b: int, _: int) -> None:
+        """Copy: no bytes move, and neither file sees later writes to the other."""
+        source, target = self._key(a), self._key(b)
+        if source is not None and target is not None:
+            path = _key_path(source)
+            if path in self.model.names:
+                data = self.model.files[self.model.names[path]].data
+                await self._make_object(target, data, ObjectStore(volume).copy(*source, *target, None))
+
+    async def do_multipart(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """An upload of one or two parts, completed or aborted."""
+        place = self._key(a)
+        if place is None:
+            return
+        store = ObjectStore(volume)
+        sizes = [MULTIPART_PART_BYTES_MIN, SIZES[c % 8]] if b % 3 == 0 else [SIZES[c % 8]]
+        pieces = [self.data(size) for size in sizes]
+        numbers = range(1, len(pieces) + 1)
+
+        async def upload() -> ObjectInfo | None:
+            upload_id = await store.create_upload(*place, owner="me", headers={}, metadata={})
+            parts: list[CompletePart] = []
+            try:
+                for number, data in zip(numbers, pieces, strict=True):
+                    part = store.begin_part(*place, upload_id, number)
+                    try:
+                        for at in range(0, len(data), MIB):
+                            await part.write(data[at : at + MIB])
+                        etag = hashlib.md5(data).hexdigest()
+                        parts.append(CompletePart(number, (await part.commit(etag=etag, checksums={})).etag))
+                    except BaseException:
+                        await part.abort()
+                        raise
+            except NoSpace:
+                await store.abort_upload(*place, upload_id)
+                raise
+            if b % 5 == 4:
+                await store.abort_upload(*place, upload_id)
+                return None
+            return await store.complete_upload(*place, upload_id, parts, checksums={})
+
+        if b % 5 == 4:
+            await self.attempt(upload())
+        else:
+            await self._make_object(place, b"".join(pieces), upload())
+
+    async def _make_object(
+        self, place: tuple[str, bytes], data: bytes, operation: Awaitable[ObjectInfo | None]
+    ) -> None:
+        path = _key_path(place)
+        self.model.begin([{**self.model.names, path: UNKNOWN_INO}], {path: ModelFile(data)})
+        info = await self.attempt_for(operation)
+        if info is None:
+            self.model.refused()
+            return
+        assert info.size == len(data)
+        self.model.files[info.ino] = ModelFile(data)
+        self.model.done({**self.model.names, path: info.ino})
+        self.model.names_durable()
+
+    async def do_get(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """GET: what the mount sees."""
+        place = self._key(a)
+        if place is None:
+            return
+        path = _key_path(place)
+        if path in self.model.names:
+            reader = await ObjectStore(volume).open(*place)
+            data = await reader.read(0, 8 * MIB)
+            reader.close()
+            assert data == self.model.files[self.model.names[path]].data
+
+    async def do_delete(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """DELETE: durable when it is answered, and never refused for want of room."""
+        place = self._key(a)
+        if place is None:
+            return
+        path = _key_path(place)
+        after = {key: ino for key, ino in self.model.names.items() if key != path}
+        self.model.begin([after])
+        assert await ObjectStore(volume).delete(*place) == (path in self.model.names)
+        self.model.done(after)
+        self.model.names_durable()
+
+
+def _key_path(place: tuple[str, bytes]) -> bytes:
+    return place[0].encode() + b"/" + place[1]
+
+
+def _attributes(data: bytes) -> PutAttributes:
+    return PutAttributes(etag=hashlib.md5(data).hexdigest(), owner="me")
+
+
+def _applied(data: bytes, writes: list[Write] | tuple[Write, ...]) -> bytes:
+    """The bytes after some writes."""
+    file = ModelFile(data)
+    for write in writes:
+        file.write(write.offset, write.data)
+    return file.data

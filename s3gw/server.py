@@ -121,7 +121,9 @@ class _Door:
             else:
                 connections.start_soon(self._serve, client)
 
-    async def _serve(self, client: trio.socket.SocketType) -> None:
+    async def _serve(self, accepted: trio.socket.SocketType) -> None:
+        client = socket.socket(fileno=accepted.detach())
+        client.setblocking(False)
         connection = Connection(
             client, self._gateway.respond, self._gateway.refuse, self._gateway.common_headers, self._timeouts
         )

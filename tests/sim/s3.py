@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -238,7 +239,8 @@ class Door:
 
     async def connect(self) -> Client:
         """A new connection."""
-        ours, theirs = trio.socket.socketpair()
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
 
         async def serve() -> None:
             with theirs:
@@ -247,7 +249,7 @@ class Door:
 
         self.nursery.start_soon(serve)
         await trio.testing.wait_all_tasks_blocked()
-        client = Client(trio.SocketStream(ours))
+        client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
         self.clients.append(client)
         return client
 

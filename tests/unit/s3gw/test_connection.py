@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -28,7 +29,8 @@ def refuse(error: S3Error) -> Reply:
 
 @asynccontextmanager
 async def connected(respond: Respond, timeouts: Timeouts = PATIENT) -> AsyncIterator[tuple[Connection, Client]]:
-    ours, theirs = trio.socket.socketpair()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
     connection = Connection(theirs, respond, refuse, lambda: [("Date", "now")], timeouts)
 
     async def serve() -> None:
@@ -37,8 +39,8 @@ async def connected(respond: Respond, timeouts: Timeouts = PATIENT) -> AsyncIter
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        with trio.SocketStream(ours).socket as socket:
-            yield connection, Client(trio.SocketStream(socket))
+        with trio.socket.from_stdlib_socket(ours) as client:
+            yield connection, Client(trio.SocketStream(client))
 
 
 async def echo(head: RequestHead, framing: Framing) -> Reply:

@@ -107,7 +107,6 @@ class Ledger:
         """
         if self.failure is not None:
             raise VolumeClosed(f"the volume has stopped: {self.failure}")
-        await self.wait_changes_go()
         self.check_room(size)
         self.room_bytes -= size
         if size > 0 and not self._writers_go.is_set():
@@ -117,6 +116,8 @@ class Ledger:
             await self.log.wait_durable(self.log.next_lsn)
         while self.store.pressure:
             await self.store.wait_room()
+        # Last: who holds changes back must not see one that was let through before and waited for something else.
+        await self.wait_changes_go()
 
     async def wait_changes_go(self) -> None:
         """Return when nobody holds changes back."""

@@ -111,8 +111,8 @@ class ObjectPut:
         Raises PreconditionFailed or NotFound (conditions), NoSuchBucket, NotADirectory, IsADirectory, NoSpace.
         """
         try:
-            await self._writer.ready()
             await self._store.flush_key(self._bucket, self._path)
+            await self._writer.ready()
             info = self._store.put_now(self._bucket, self._key, self._path, self._writer, attributes, conditions)
         except BaseException:
             self._writer.end(adopted=False)

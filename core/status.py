@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
 from siltstone.core.settle import Settler
 from siltstone.core.write_back import WriteBack
+from siltstone.errors import SiltstoneError
 from siltstone.meta import counters, keys, space
 from siltstone.types import Lsn, slab_of
 
@@ -104,11 +107,17 @@ def volume_status(ledger: Ledger, write_back: WriteBack, orphans: Orphans, settl
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits,
         disks=disks,
-        warnings=_warnings(disks, log.is_degraded, log.is_stalled, settler.last_error),
+        warnings=_warnings(disks, log.is_degraded, log.is_stalled, settler.last_error, write_back.failures()),
     )
 
 
-def _warnings(disks: list[DiskReport], log_is_degraded: bool, log_is_stalled: bool, settle_error: str) -> list[str]:
+def _warnings(
+    disks: list[DiskReport],
+    log_is_degraded: bool,
+    log_is_stalled: bool,
+    settle_error: str,
+    failures: Sequence[SiltstoneError],
+) -> list[str]:
     warnings = [f"disk {disk.disk_id} is {disk.state}: {disk.reason}" for disk in disks if disk.state != "up"]
     if log_is_stalled:
         warnings.append("the log has too few disks to go on: writers wait until some come back")
@@ -116,4 +125,6 @@ def _warnings(disks: list[DiskReport], log_is_degraded: bool, log_is_stalled: bo
         warnings.append("part of the log has fewer copies than it should; they are made as disks allow")
     if settle_error:
         warnings.append(f"settling stopped: {settle_error}")
+    if failures:
+        warnings.append(f"{len(failures)} files have data in memory that could not be written: {failures[-1]}")
     return warnings

@@ -234,6 +234,10 @@ class WriteBack:
         """Whether any uncommitted byte lies in [start, end)."""
         return file.dirty.overlaps(start, end) or file.in_flight_overlaps(start, end)
 
+    def failures(self) -> list[SiltstoneError]:
+        """Why files could not be written that still have dirty bytes."""
+        return [file.error for file in self.files.values() if file.error is not None and file.dirty.size]
+
     def connect(self, nursery: trio.Nursery) -> None:
         """From now on stripes are written in the background, in ``nursery``."""
         self._nursery = nursery

@@ -62,9 +62,12 @@ def prepare(mountpoint: str) -> str:
     path = os.path.join(os.path.realpath(parent), name)
     try:
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        # A dead mount's attributes may still be cached; statfs is always asked of who serves it.
+        os.statvfs(path)
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             raise Refused(f"cannot mount on {mountpoint}: {error.strerror}") from error
+        path = os.path.realpath(path)
         mounted = find_mounted(path)
         if mounted is None or mounted.filesystem_type != FILESYSTEM_TYPE:
             raise Refused(f"cannot mount on {mountpoint}: a dead mount of something else is there") from error

@@ -738,3 +738,12 @@ def test_what_was_synced_outlives_a_killed_daemon_and_its_dead_mount_is_replaced
             assert (directory / name).read_bytes() == data, name
         assert (directory / "synchronous").read_bytes() == b"durable by itself"
         (directory / "new").write_bytes(b"and it goes on")
+
+
+def test_a_dead_mount_is_replaced_although_the_kernel_still_answers_for_its_root(tmp_path: Path) -> None:
+    with mounted(tmp_path, kind=KIND) as volume:
+        volume.directory.stat()
+        volume.kill()
+        assert volume.directory.is_dir(), "attributes are cached"
+        volume.start()
+        (volume.directory / "new").write_bytes(b"it goes on")

@@ -2,8 +2,9 @@
 
 Open files are named by small numbers (``fh``) that the kernel hands back. An inode that has lost its last name must
 stay while it is open, and while the kernel knows it: it may be somebody's working directory, or a reader may have
-looked it up and not opened it yet when the name went to another file. The one exception is a file that the mount itself
-unlinks: who comes too late for it is told so, and to keep it until it is forgotten would cost each unlink a batch more.
+looked it up and not opened it yet when the name went to another file. The one exception is a file or symbolic link that
+the mount itself unlinks: who comes too late for it is told so, and to keep it until it is forgotten would cost each
+unlink a batch more.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ clears set-user-id bits and keeps locks; it caches names, attributes and pages u
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Sequence
 
 import pyfuse3
@@ -123,9 +125,15 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        """Take a name away."""
+        """Take a name away.
+
+        What is neither a file nor a symbolic link the kernel opens without asking us: that it knows a fifo may mean
+        that somebody has it open, so it stays until it is forgotten.
+        """
         parent = Ino(parent_inode)
-        with self.handles.unlinking(self._volume.lookup(parent, name).ino):
+        attributes = self._volume.lookup(parent, name)
+        is_opened_here = stat.S_ISREG(attributes.mode) or stat.S_ISLNK(attributes.mode)
+        with self.handles.unlinking(attributes.ino) if is_opened_here else contextlib.nullcontext():
             await self._volume.unlink(parent, name, origin=self)
 
     @answered

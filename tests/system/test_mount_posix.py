@@ -253,6 +253,18 @@ def test_a_file_may_be_unlinked_while_it_is_open(here: Path) -> None:
         assert opened.read() == b"before after"
 
 
+def test_a_fifo_may_be_unlinked_while_it_is_open(here: Path) -> None:
+    fifo = here / "fifo"
+    os.mkfifo(fifo)
+    descriptor = os.open(fifo, os.O_RDWR)
+    fifo.unlink()
+    assert stat.S_ISFIFO(os.fstat(descriptor).st_mode) and os.fstat(descriptor).st_nlink == 0
+    os.fchmod(descriptor, 0o600)
+    os.write(descriptor, b"through")
+    assert os.read(descriptor, 10) == b"through"
+    os.close(descriptor)
+
+
 def test_a_replaced_file_stays_readable_where_it_is_open(here: Path) -> None:
     (here / "file").write_bytes(b"old" * 1000)
     with (here / "file").open("rb", buffering=0) as opened:

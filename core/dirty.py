@@ -188,19 +188,6 @@ def _cut(piece: Buffer, start: int, end: int) -> Buffer:
     return memoryview(piece)[start:end]
 
 
-def cut_run(run: Run, start: int, end: int) -> Run:
-    """The part [start, end) (file offsets) of a run, sharing its buffers."""
-    assert run.offset <= start < end <= run.end
-    buffers: list[Buffer] = []
-    at = run.offset
-    for buffer in run.buffers:
-        low, high = max(start - at, 0), min(end - at, len(buffer))
-        if low < high:
-            buffers.append(buffer if (low, high) == (0, len(buffer)) else memoryview(buffer)[low:high])
-        at += len(buffer)
-    return Run(start, end - start, tuple(buffers))
-
-
 def joined(run: Run) -> Buffer:
     """A run's bytes as one buffer; a copy only if it has several."""
     return run.buffers[0] if len(run.buffers) == 1 else b"".join(run.buffers)

@@ -108,12 +108,12 @@ def _pages(walk: _Walk, prefix: bytes) -> Iterable[tuple[bytes, bytes]]:
 
 
 def _visit_inode(walk: _Walk, key: bytes, value: bytes) -> None:
-    walk.inodes[Ino(int.from_bytes(key[-8:], "big"))] = decode(Inode, value)
+    walk.inodes[keys.inode_ino(key)] = decode(Inode, value)
 
 
 def _visit_dentry(walk: _Walk, key: bytes, value: bytes) -> None:
     entry = decode(Dentry, value)
-    directory, ino = Ino(int.from_bytes(key[3:11], "big")), Ino(entry.ino)
+    directory, ino = keys.inode_ino(key), Ino(entry.ino)
     walk.names[ino] += 1
     walk.entries[directory] += 1
     if stat.S_ISDIR(entry.kind):
@@ -123,7 +123,7 @@ def _visit_dentry(walk: _Walk, key: bytes, value: bytes) -> None:
 
 def _visit_extent(walk: _Walk, key: bytes, value: bytes) -> None:
     extent = decode_extent(value)
-    ino, offset = Ino(int.from_bytes(key[3:11], "big")), keys.extent_offset(key)
+    ino, offset = keys.inode_ino(key), keys.extent_offset(key)
     if offset < walk.extent_end.get(ino, 0):
         walk.report("I4", f"inode {ino}", f"extents overlap at offset {offset}")
     walk.extent_end[ino] = offset + extent.length
@@ -253,6 +253,10 @@ async def _check_stripes(walk: _Walk) -> None:
         if row_of(stripe_id) < row_end.get(slab_of(stripe_id), 0):
             walk.report("I8", subject, "its rows overlap those of the stripe before it")
         row_end[slab_of(stripe_id)] = row_of(stripe_id) + stripe.rows
+    for key, _ in walk.store.scan(*keys.prefix_range(keys.STRIPE_CHECKSUMS)):
+        await walk.step()
+        if walk.store.get(keys.stripe(keys.stripe_id(key))) is None:
+            walk.report("I8", f"stripe {keys.stripe_id(key):x}", "it has checksums and no record")
 
 
 def _check_stripe(walk: _Walk, subject: str, stripe_id: StripeId, stripe: Stripe, slab: Slab) -> None:

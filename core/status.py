@@ -41,6 +41,8 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """(stripe_raw_bytes + log_raw_bytes) / file_bytes; 0 for an empty volume."""
     stripes: int
     slabs: int
+    codec: str
+    """What computes parity: "isa-l", or "zfec", which is some 20 times slower."""
     usable_total_bytes: int
     usable_free_bytes: int
     available_bytes: int
@@ -54,6 +56,7 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     orphans: int
     reclaim_queue: int
     settled_bytes: int
+    settled_stripes: int
     degraded_reads: int
     repaired_blocks: int
     writer_waits: int
@@ -71,9 +74,7 @@ def volume_status(ledger: Ledger, write_back: WriteBack, orphans: Orphans, settl
         stripe_count += 1
         data_bytes += stripe.data_bytes
         raw_bytes += stripe.unit_bytes * len(slab.disks)
-    log_live = sum(
-        keys.decode_length(value) for _, value in ledger.store.scan(*keys.prefix_range(keys.LOG_REFERENCES))
-    )
+    log_live = sum(keys.decode_length(value) for _, value in ledger.store.scan(*keys.prefix_range(keys.LOG_REFERENCES)))
     segments = ledger.log.segments()
     log_raw = sum((segment.end - segment.start) * len(segment.disks) for segment in segments)
     engine_space = ledger.stripes.space()
@@ -90,6 +91,7 @@ def volume_status(ledger: Ledger, write_back: WriteBack, orphans: Orphans, settl
         space_amplification=round((raw_bytes + log_raw) / totals.bytes, 3) if totals.bytes else 0.0,
         stripes=stripe_count,
         slabs=len(slabs),
+        codec=ledger.stripes.codec_name,
         usable_total_bytes=engine_space.usable_total_bytes,
         usable_free_bytes=engine_space.usable_free_bytes,
         available_bytes=ledger.room_bytes,
@@ -103,11 +105,14 @@ def volume_status(ledger: Ledger, write_back: WriteBack, orphans: Orphans, settl
         orphans=len(orphans),
         reclaim_queue=len(ledger.reclaimer),
         settled_bytes=settler.settled_bytes,
+        settled_stripes=settler.settled_stripes,
         degraded_reads=engine_counts.degraded_reads,
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits,
         disks=disks,
-        warnings=_warnings(disks, log.is_degraded, log.is_stalled, settler.last_error, write_back.failures()),
+        warnings=_warnings(
+            disks, log.is_degraded, log.is_stalled, settler.last_error, write_back.failures(), ledger.stripes.codec_name
+        ),
     )
 
 
@@ -117,12 +122,15 @@ def _warnings(
     log_is_stalled: bool,
     settle_error: str,
     failures: Sequence[SiltstoneError],
+    codec: str,
 ) -> list[str]:
     warnings = [f"disk {disk.disk_id} is {disk.state}: {disk.reason}" for disk in disks if disk.state != "up"]
     if log_is_stalled:
         warnings.append("the log has too few disks to go on: writers wait until some come back")
     elif log_is_degraded:
         warnings.append("part of the log has fewer copies than it should; they are made as disks allow")
+    if codec == "zfec":
+        warnings.append("parity is computed by zfec, some 20 times slower than by ISA-L: install libisal2")
     if settle_error:
         warnings.append(f"settling stopped: {settle_error}")
     if failures:

@@ -19,20 +19,16 @@ def set_attributes(
     gid: int | None = None,
     atime_ns: int | None = None,
     mtime_ns: int | None = None,
-    drop_privileges: bool = False,
     now_ns: int,
 ) -> Inode:
     """Change what is not None; ctime becomes now. Returns the inode as it is then. Raises NotFound.
 
-    Of ``mode`` only the permission bits count: a file's type never changes. ``drop_privileges`` takes set-user-id and
-    set-group-id away as ``without_privileges`` says; a mode given beside it is set as it is, as the kernel has
-    already seen to it.
+    Of ``mode`` only the permission bits count: a file's type never changes. Which set-id bits a change of owner takes
+    away is the kernel's to say: it sends the mode with it.
     """
     inode = get_inode(transaction, ino)
     if mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | mode & PERMISSION_BITS
-    elif drop_privileges:
-        inode.mode = without_privileges(inode.mode)
     if uid is not None:
         inode.uid = uid
     if gid is not None:
@@ -44,15 +40,3 @@ def set_attributes(
     inode.ctime_ns = now_ns
     put_inode(transaction, ino, inode)
     return inode
-
-
-def without_privileges(mode: int) -> int:
-    """What Linux leaves of a mode when the owner or the data of a file changes.
-
-    Set-user-id goes, and set-group-id where the group may execute (without that bit it once meant mandatory locking
-    and stays). Directories keep both.
-    """
-    if stat.S_ISDIR(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode

@@ -73,18 +73,6 @@ def lookup(reader: Reader, parent: Ino, name: bytes) -> tuple[Ino, Inode]:
     raise NotFound(f"{name!r} is not in directory {parent}")
 
 
-def resolve(reader: Reader, path: bytes) -> tuple[Ino, Inode]:
-    """Walk a path from the root; empty elements mean nothing, symbolic links are not followed.
-
-    Raises NotFound, NotADirectory, NameTooLong.
-    """
-    ino, inode = ROOT_INO, get_inode(reader, ROOT_INO)
-    for name in path.split(b"/"):
-        if name:
-            ino, inode = lookup(reader, ino, name)
-    return ino, inode
-
-
 def list_directory(reader: Reader, ino: Ino, *, after: bytes | None = None, limit: int) -> list[tuple[bytes, Dentry]]:
     """Up to ``limit`` entries in byte order of their names, behind the name ``after``; without "." and "..".
 

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from siltstone.engine.stripe.layout import Slab, Stripe
-from siltstone.types import Ino
 
 R = TypeVar("R")
 
@@ -185,8 +184,3 @@ def decode(record: type[R], value: bytes) -> R:
 def file_kind(mode: int) -> int:
     """The file type bits of a mode, as a Dentry stores them."""
     return stat.S_IFMT(mode)
-
-
-def as_ino(value: int) -> Ino:
-    """An inode number read from a record."""
-    return Ino(value)

@@ -82,6 +82,7 @@ class StripeStore:
         self._data_bytes_written = 0
         self._raw_bytes_written = 0
         self._failed_writes = 0
+        self.codec_name = codec_for(data_units, parity_units).codec_name
         self.stripe_bytes_max = min(data_units * UNIT_BYTES_MAX, chunk_bytes)
         """The longest stripe: it fits a slab of any width, down to one data unit."""
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from siltstone.engine.stripe.layout import checksums_bytes
 from siltstone.meta import keys, space
 from siltstone.meta.counters import partitions_in_use, read_counters
-from siltstone.meta.inodes import format_root, orphans
+from siltstone.meta.inodes import format_root, get_inode, orphans
 from siltstone.meta.keys import Reference
+from siltstone.meta.names import lookup
 from siltstone.meta.records import Counters, Extent, Inode, InodeFlag, Place, decode_dentry, decode_extent, decode_inode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Store
@@ -31,6 +32,15 @@ def open_metadata(now_ns: int = 1) -> Store:
     format_root(transaction, now_ns)
     transaction.commit()
     return store
+
+
+def resolve(reader: Reader, path: bytes) -> tuple[Ino, Inode]:
+    """Walk a path from the root; empty elements mean nothing. Raises what a lookup raises."""
+    ino, inode = ROOT_INO, get_inode(reader, ROOT_INO)
+    for name in path.split(b"/"):
+        if name:
+            ino, inode = lookup(reader, ino, name)
+    return ino, inode
 
 
 class Problem(NamedTuple):

@@ -209,28 +209,6 @@ class ExtentsMachine(RuleBasedStateMachine):
             self.commit(transaction, freed, (target_ino, inode))
             done += step
 
-    @rule(pieces=st.lists(st.tuples(PLACES, LENGTHS, st.integers(0, 3)), max_size=4), into=st.integers(0, 9),
-          hole=st.integers(0, 5), limit=LIMITS)  # fmt: skip
-    def complete_an_upload(self, pieces: list[tuple[Place, int, int]], into: int, hole: int, limit: int | None) -> None:
-        ino, content = self.pick(into)
-        transaction, freed = self.store.begin(), list[FreedStripe]()
-        part, _ = inodes.create_anonymous(transaction, ROOT_INO, mode=0o600, uid=0, gid=0, now_ns=3)
-        transaction.commit()
-        self.replace(part, part_content := Content(), hole, pieces)
-        offset, done = len(content.cells), False
-        while not done:
-            transaction = self.store.begin()
-            part_inode, inode = inodes.get_inode(transaction, part), inodes.get_inode(transaction, ino)
-            had = part_inode.allocated_bytes
-            done = extents.move_extents(transaction, part, part_inode, ino, inode, offset, limit=limit)
-            content.version += had > 0
-            self.commit(transaction, freed, (ino, inode), (part, part_inode))
-        if pieces:
-            content.put(offset, part_content.cells)
-        transaction = self.store.begin()
-        inodes.remove_inode(transaction, part)
-        transaction.commit()
-
     @rule(count=st.integers(1, 4), first=st.integers(0, 10))
     def settle(self, count: int, first: int) -> None:
         references = list(extents.log_references(self.store, 0, len(self.log)))[first : first + count]

@@ -29,7 +29,7 @@ from siltstone.meta.counters import read_totals
 from siltstone.meta.rename import rename
 from siltstone.meta.store.store import Transaction
 from siltstone.types import ROOT_INO, Ino
-from sim.metadata import check_metadata, open_metadata
+from sim.metadata import check_metadata, open_metadata, resolve
 
 NAMES = st.sampled_from([b"a", b"b", b"\xff"])
 PATHS = st.lists(NAMES, max_size=3)
@@ -301,21 +301,18 @@ class NamespaceMachine(RuleBasedStateMachine):
         source.touch(self.now_ns)
         target.touch(self.now_ns)
 
-    @rule(index=st.integers(0, 100), mode=MODES, gid=st.integers(0, 3), drop=st.booleans())
-    def change_owner_or_mode(self, index: int, mode: int, gid: int, drop: bool) -> None:
+    @rule(index=st.integers(0, 100), mode=MODES, gid=st.integers(0, 3))
+    def change_owner_or_mode(self, index: int, mode: int, gid: int) -> None:
         node = self.any_node(index)
 
         def effect() -> None:
-            if not drop:
-                node.mode = stat.S_IFMT(node.mode) | mode
-            elif node.entries is None:
-                node.mode &= ~stat.S_ISUID & (~stat.S_ISGID if node.mode & stat.S_IXGRP else ~0)
+            node.mode = stat.S_IFMT(node.mode) | mode
             node.gid = gid
             node.ctime_ns = self.now_ns
 
         self.attempt(
             lambda tx: attributes.set_attributes(
-                tx, node.ino, mode=None if drop else mode, gid=gid, drop_privileges=drop, now_ns=self.now_ns
+                tx, node.ino, mode=mode, gid=gid, now_ns=self.now_ns
             ),
             lambda: effect,
         )
@@ -372,12 +369,12 @@ class NamespaceMachine(RuleBasedStateMachine):
             expected = self.walk(path)
         except Refused as refusal:
             try:
-                names.resolve(self.store, b"/".join(path))
+                resolve(self.store, b"/".join(path))
             except Refused as error:
                 assert type(error) is type(refusal)
                 return
             raise AssertionError(f"no {refusal!r}") from refusal
-        assert names.resolve(self.store, b"/" + b"//".join(path))[0] == expected.ino
+        assert resolve(self.store, b"/" + b"//".join(path))[0] == expected.ino
 
     # --- what holds after each step --------------------------------------------------------------------------------
 

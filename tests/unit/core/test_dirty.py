@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siltstone.core.dirty import GATHER_WRITE_BYTES_MAX, DirtyMap, Run, cut_run, joined, read_run_into
+from siltstone.core.dirty import GATHER_WRITE_BYTES_MAX, DirtyMap, Run, joined, read_run_into
 
 SPACE = 400
 
@@ -73,15 +73,3 @@ def test_what_was_taken_does_not_change_when_the_file_is_written_on() -> None:
     taken = dirty.take(0, 1)
     dirty.write(2, b"cd")
     assert joined(taken) == b"a" and joined(dirty.runs()[0]) == b"bcd"
-
-
-@given(st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=9), st.data())
-def test_a_cut_of_a_run_is_the_same_slice_of_its_bytes(buffers: list[bytes], data: st.DataObject) -> None:
-    run = Run(7, sum(map(len, buffers)), tuple(buffers))
-    start = data.draw(st.integers(7, run.end - 1))
-    end = data.draw(st.integers(start + 1, run.end))
-    whole = b"".join(buffers)
-    assert joined(cut_run(run, start, end)) == whole[start - 7 : end - 7]
-    window = bytearray(end - start)
-    read_run_into(run, window, start)
-    assert window == whole[start - 7 : end - 7]

@@ -125,6 +125,10 @@ def _overlapping_stripes(volume: Volume, tx: Transaction, made: Made) -> None:
     space.put_stripe(tx, StripeId(made.stripe_id + 1), Stripe(4096, 100), bytes(48))
 
 
+def _checksums_without_a_stripe(volume: Volume, tx: Transaction, made: Made) -> None:
+    tx.put(keys.stripe_checksums(StripeId(made.stripe_id + 9)), bytes(48))
+
+
 def _slab_with_one_disk_twice(volume: Volume, tx: Transaction, made: Made) -> None:
     slab_id, slab = next(space.slabs(tx))
     disks = (slab.disks[0], *slab.disks[:-1])
@@ -156,6 +160,7 @@ def _payload_outside_the_log(volume: Volume, tx: Transaction, made: Made) -> Non
         (_leaked_stripe, "I7"),
         (_overlapping_stripes, "I8"),
         (_slab_with_one_disk_twice, "I8"),
+        (_checksums_without_a_stripe, "I8"),
         (_payload_outside_the_log, "I9"),
     ],
 )

@@ -119,8 +119,6 @@ def test_a_write_far_behind_the_end_leaves_a_hole_and_sets_the_size() -> None:
         extents.truncate(transaction, files.a, inode, FILE_BYTES_MAX + 1, [])
     with pytest.raises(FileTooLarge):
         extents.clone_range(transaction, files.a, 0, 2, files.b, files.inode(files.b), FILE_BYTES_MAX - 1, [])
-    with pytest.raises(FileTooLarge):
-        extents.move_extents(transaction, files.a, inode, files.b, files.inode(files.b), 1)
 
 
 def test_what_a_truncation_cut_off_does_not_come_back_when_the_file_grows() -> None:

@@ -90,7 +90,7 @@ def test_attributes_change_one_by_one_and_ctime_with_each() -> None:
     ino, before = names.create(transaction, ROOT_INO, b"f", mode=0o644, uid=1, gid=2, now_ns=1)
     changes = {"mode": stat.S_IFREG | 0o4711, "uid": 8, "gid": 9, "atime_ns": -5, "mtime_ns": 2**40}
     for now_ns, (field, value) in enumerate(changes.items(), 10):
-        inode = attributes.set_attributes(transaction, ino, now_ns=now_ns, **{field: value})  # type: ignore[arg-type]
+        inode = attributes.set_attributes(transaction, ino, now_ns=now_ns, **{field: value})
         setattr(before, field, value)
         before.ctime_ns = now_ns
         assert inode == before == inodes.get_inode(transaction, ino)
@@ -100,19 +100,6 @@ def test_a_mode_never_changes_the_type() -> None:
     store = open_metadata()
     inode = attributes.set_attributes(store.begin(), ROOT_INO, mode=stat.S_IFREG | 0o1777, now_ns=1)
     assert inode.mode == stat.S_IFDIR | 0o1777
-
-
-@pytest.mark.parametrize(
-    ("mode", "left"),
-    [
-        (stat.S_IFREG | 0o6755, stat.S_IFREG | 0o755),
-        (stat.S_IFREG | 0o6745, stat.S_IFREG | 0o2745),
-        (stat.S_IFREG | 0o1777, stat.S_IFREG | 0o1777),
-        (stat.S_IFDIR | 0o6755, stat.S_IFDIR | 0o6755),
-    ],
-)
-def test_privileges_go_as_linux_takes_them(mode: int, left: int) -> None:
-    assert attributes.without_privileges(mode) == left
 
 
 def test_a_change_of_bytes_empties_etag_checksums_and_parts_and_keeps_the_rest() -> None:

@@ -10,7 +10,7 @@ from siltstone.meta import extents, inodes, keys, names, objects, space, xattrs
 from siltstone.meta.records import Extent, Object, Place, decode_inode, encode
 from siltstone.meta.store.store import Store
 from siltstone.types import ROOT_INO, DiskId, Ino, SlabId, make_stripe_id
-from sim.metadata import check_metadata, open_metadata
+from sim.metadata import check_metadata, open_metadata, resolve
 
 
 def open_full() -> Store:
@@ -58,8 +58,8 @@ def test_every_single_record_is_missed_when_it_goes() -> None:
 
 def test_every_derived_field_of_an_inode_is_looked_at() -> None:
     store = open_full()
-    ino, _ = names.resolve(store, b"d/f")
-    directory, _ = names.resolve(store, b"d")
+    ino, _ = resolve(store, b"d/f")
+    directory, _ = resolve(store, b"d")
     cases: list[tuple[Ino, str, int]] = [
         (ino, "nlink", 2), (ino, "allocated_bytes", 22), (ino, "size", 22), (ino, "flags", 0),
         (directory, "nlink", 3), (directory, "size", 2), (directory, "parent", 5), (ROOT_INO, "nlink", 2),

@@ -19,7 +19,7 @@ from siltstone.meta import inodes, names
 from siltstone.meta.rename import Renamed, rename
 from siltstone.meta.store.store import Store
 from siltstone.types import ROOT_INO, Ino
-from sim.metadata import check_metadata, open_metadata
+from sim.metadata import check_metadata, open_metadata, resolve
 
 PATHS = (b"a/", b"a/b/", b"a/b/c/", b"a/file", b"empty/", b"full/", b"full/x", b"file", b"other")
 
@@ -59,9 +59,9 @@ def links(store: Store, ino: Ino) -> int:
 def test_a_moved_file_keeps_its_times_but_ctime_and_both_directories_change() -> None:
     store, tree = open_tree()
     assert move(store, tree, b"file", b"a/moved") == Renamed(tree[b"file"], True)
-    assert names.resolve(store, b"a/moved")[0] == tree[b"file"]
+    assert resolve(store, b"a/moved")[0] == tree[b"file"]
     with pytest.raises(NotFound):
-        names.resolve(store, b"file")
+        resolve(store, b"file")
     inode = inodes.get_inode(store, tree[b"file"])
     assert (inode.atime_ns, inode.mtime_ns, inode.ctime_ns) == (10, 10, 99)
     for path in (b"", b"a"):
@@ -160,12 +160,12 @@ def test_exchange_swaps_names_of_any_kinds() -> None:
     before = links(store, ROOT_INO)
     renamed = move(store, tree, b"file", b"a/b", exchange=True)
     assert (renamed.ino, renamed.exchanged, renamed.replaced) == (tree[b"file"], tree[b"a/b"], None)
-    assert names.resolve(store, b"file/c")[0] == tree[b"a/b/c"]
-    assert names.resolve(store, b"a/b")[0] == tree[b"file"]
+    assert resolve(store, b"file/c")[0] == tree[b"a/b/c"]
+    assert resolve(store, b"a/b")[0] == tree[b"file"]
     assert (links(store, ROOT_INO), links(store, tree[b"a"])) == (before + 1, 2)
     assert names.lookup(store, tree[b"a/b"], b"..")[0] == ROOT_INO
     move(store, tree, b"full", b"empty", exchange=True)
-    assert names.resolve(store, b"empty/x")[0] == tree[b"full/x"]
+    assert resolve(store, b"empty/x")[0] == tree[b"full/x"]
     assert [inodes.get_inode(store, tree[path]).ctime_ns for path in (b"file", b"a/b", b"full", b"empty")] == [99] * 4
 
 

@@ -228,6 +228,8 @@ class Objects:
 
     async def flush_key(self, bucket: str, path: KeyPath) -> None:
         """Commit what the mount has written to the object and not committed, so that its size and ETag are true."""
+        if not self.volume.write_back.files:
+            return
         place = find(self.volume.ledger.store, self.buckets.find(bucket), path)
         if place.ino is not None and place.ino in self.volume.write_back.files:
             await self.volume.flush(place.ino)
@@ -248,7 +250,9 @@ class Objects:
         """Remove a key, and the directories that only keys had made; durable on return. Whether it was there."""
         path = split_key(key)
         bucket_ino = self.buckets.find(bucket)
-        await self.flush_key(bucket, path)
+        if conditions is not NO_CONDITIONS:
+            # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
+            await self.flush_key(bucket, path)
         await self.volume.ledger.admit()
         found = self.look(bucket_ino, key, path)
         if conditions is not NO_CONDITIONS:
@@ -371,9 +375,8 @@ class Objects:
         ``more`` are records to put in the same batch.
         """
         bucket_ino = self.buckets.find(bucket)
-        before = self.look(bucket_ino, key, path)
         if conditions is not NO_CONDITIONS:
-            conditions.check(before)
+            conditions.check(self.look(bucket_ino, key, path))
         transaction = self.volume.ledger.begin()
         now_ns = self.volume.ledger.clock.now_ns()
         freed: list[FreedStripe] = []

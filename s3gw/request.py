@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from siltstone.core.object_types import BucketInfo, Conditions
+from siltstone.core.object_types import NO_CONDITIONS, BucketInfo, Conditions
 from siltstone.limits import MULTIPART_PARTS_MAX, USER_METADATA_BYTES_MAX
 from siltstone.ports import Workers
 from siltstone.s3gw.body import Body, read_whole
@@ -199,6 +199,8 @@ def conditions(headers: Mapping[str, str], prefix: str = "") -> Conditions:
 
 def write_conditions(headers: Mapping[str, str]) -> Conditions:
     """The conditions of a write: only those on ETags count."""
+    if "if-match" not in headers and "if-none-match" not in headers:
+        return NO_CONDITIONS
     return Conditions(if_match=_etag(headers.get("if-match")), if_none_match=_etag(headers.get("if-none-match")))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -187,6 +188,9 @@ async def serve(
         with shutdown.opening:
             async with open_owner(home) as owner:
                 shutdown.opened = True
+                # What is there now stays: a full collection then takes 1 ms of the loop's time, not 12.
+                gc.collect()
+                gc.freeze()
                 await _serve_doors(owner, shutdown.stopping, mount, s3, announce, all_ready)
         if shutdown.opening.cancelled_caught:
             raise Unavailable(f"told to stop while {home.path} was being opened")

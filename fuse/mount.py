@@ -49,7 +49,7 @@ async def serve_mount(
     programs still use it; the volume is not closed. Raises Refused, with nothing mounted, when the directory is
     missing, not a directory, not empty, or the system does not let us mount. One mount per process, as pyfuse3 has it.
     """
-    path = mountpoints.prepare(mountpoint)
+    path = await _prepare(mountpoint)
     operations = Operations(volume, writeback=writeback, timeout_seconds=timeout_seconds)
     handles = operations.handles
     invalidator = Invalidator(operations, handles.knows, KernelCache())
@@ -127,6 +127,13 @@ def _missing(error: OSError) -> bool:
         # The mount is being taken away; there is no cache any more.
         logger.info("an invalidation failed: %s", error)
     return False
+
+
+async def _prepare(mountpoint: str) -> str:
+    """The checks of the directory, in a thread: this very loop may serve what is mounted there."""
+    with trio.move_on_after(READY_SECONDS):
+        return await trio.to_thread.run_sync(mountpoints.prepare, mountpoint, abandon_on_cancel=True)
+    raise Refused(f"cannot mount on {mountpoint}: what is mounted there does not answer")
 
 
 async def _serve(ended: trio.Event) -> None:

@@ -1,7 +1,7 @@
 """The directory that a volume is mounted on: what it must be, who has mounted what there, and taking a mount away.
 
-All of this blocks and belongs in a worker thread, but for ``prepare``, which is quick and runs before anything is
-served.
+All of this blocks and belongs in a worker thread: what is mounted on a directory may be slow to answer, or served by
+the loop that asks.
 """
 
 from __future__ import annotations

@@ -83,6 +83,18 @@ def changes_of(wanted: EntryAttributes, fields: SetattrFields) -> SetAttributes:
     )
 
 
+def changes_of_emptying(mode: int, uid: int) -> SetAttributes:
+    """What opening a file of this mode with O_TRUNC changes.
+
+    The kernel, which sees to set-user-id and set-group-id elsewhere, leaves them to us here: as with any change of the
+    bytes they go unless root makes it, the second only where the group may execute.
+    """
+    privileges = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    if uid == 0 or not mode & privileges:
+        return SetAttributes(size=0)
+    return SetAttributes(size=0, mode=stat.S_IMODE(mode & ~privileges))
+
+
 def statvfs_of(space: VolumeSpace) -> StatvfsData:
     """The numbers of statfs, in blocks of BLOCK_BYTES of usable space."""
     data = StatvfsData()

@@ -30,13 +30,14 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from siltstone.core.types import Attributes, DirEntry, SetAttributes
+from siltstone.core.types import Attributes, DirEntry
 from siltstone.core.volume import Volume
 from siltstone.errors import AlreadyExists, NotFound
 from siltstone.fuse.attributes import (
     TIMEOUT_SECONDS,
     absent_entry,
     changes_of,
+    changes_of_emptying,
     directory_stub,
     entry_of,
     statvfs_of,
@@ -47,8 +48,6 @@ from siltstone.types import Ino
 
 RENAME_NOREPLACE = int(pyfuse3.RENAME_NOREPLACE)
 RENAME_EXCHANGE = int(pyfuse3.RENAME_EXCHANGE)
-
-TRUNCATED = SetAttributes(size=0)
 
 logger = logging.getLogger("siltstone.fuse")
 
@@ -244,10 +243,9 @@ class Operations(pyfuse3.Operations):
         nothing: the kernel then passes by its cache; ``direct_io`` would only forbid shared mappings.
         """
         ino = Ino(inode)
+        mode = self._volume.attributes(ino).mode
         if flags & os.O_TRUNC:
-            await self._volume.set_attributes(ino, TRUNCATED, origin=self)
-        else:
-            self._volume.attributes(ino)
+            await self._volume.set_attributes(ino, changes_of_emptying(mode, ctx.uid), origin=self)
         return FileInfo(fh=FileHandleT(self.handles.open_file(ino, flags)))
 
     @answered

@@ -485,6 +485,19 @@ def test_mode_and_owner_change(here: Path) -> None:
     assert stat.S_IMODE(status.st_mode) == 0o755, "a new owner does not get the old one's privileges"
 
 
+@pytest.mark.parametrize("command", ["printf y 1<> file", "truncate -s 0 file", ": > file"])
+def test_whoever_is_not_root_takes_set_user_id_away_with_the_bytes(here: Path, command: str) -> None:
+    file = here / "file"
+    file.write_bytes(b"x")
+    for privileges, left in ((0o6777, 0o777), (0o6767, 0o2767)):
+        file.chmod(privileges)
+        subprocess.run(["sh", "-c", command], check=True, cwd=here, user=1234, group=0)
+        assert oct(file.stat().st_mode) == oct(stat.S_IFREG | left)
+        file.chmod(privileges)
+        subprocess.run(["sh", "-c", command], check=True, cwd=here)
+        assert oct(file.stat().st_mode) == oct(stat.S_IFREG | privileges)
+
+
 @pytest.mark.skipif(KIND == "memory", reason="the volume in memory knows no set-group-id")
 def test_a_set_group_id_directory_hands_its_group_on(here: Path) -> None:
     os.chown(here, 0, 4321)

@@ -55,6 +55,10 @@ FAULTS = (
 """What a disk can fail at: operations, and the files that they concern."""
 
 
+ORDEALS = ("error", "full", "vanish", "power", "kill")
+"""What one operation of a disk can meet: EIO, ENOSPC, the disk goes, the power goes, the process dies."""
+
+
 class Machine(Rules):
     """Applies steps to a simulated volume and to the model. ``fired`` counts rules, and the branches they led to."""
 
@@ -75,14 +79,27 @@ class Machine(Rules):
 
     # --- lives -----------------------------------------------------------------------------------------------------
 
-    async def run(self, program: Sequence[Step]) -> None:
-        """One example: lives of the volume, each ended by a crash or a restart, then the last look."""
+    async def run(self, program: Sequence[Step], *, ordeal: str = "", operations: int = 0) -> bool:
+        """One example: lives of the volume, each ended by a crash or a restart, then the last look.
+
+        An ``ordeal``, one of ORDEALS, comes in the operation that begins after so many; False if there are not so many.
+        """
         await self.world.create()
+        is_untouched = bool(ordeal)
+
+        def strike(disk: SimDisk, operation: str, name: str) -> None:
+            nonlocal is_untouched
+            is_untouched = False
+            self._strike(ordeal, disk, operation, name)
+
+        if ordeal:
+            self.world.strike_after(operations, strike)
         todo = list(program)
         while todo:
             await self._one_life(todo)
         self.world.disarm()
         await self._end()
+        return not is_untouched
 
     async def _one_life(self, todo: list[Step]) -> None:
         self.phase = "opening"
@@ -197,7 +214,7 @@ class Machine(Rules):
         self.fired["stripe write failed"] += stripes.failed_writes
         self.fired["log formed again"] += log.segments_failed
         self.fired["log mended"] += log.mended_bytes > 0
-        self.fired["settled"] += volume.settler.settled_stripes
+        self.fired["settled"] += volume.settler.settled_bytes > 0
 
     def _note_branches(self, volume: Volume) -> None:
         """See what came and went since the last step."""
@@ -220,6 +237,10 @@ class Machine(Rules):
             if not self.rotten[index]:
                 del self.rotten[index]
 
+    def may_lack_room_to_settle(self) -> bool:
+        """Whether disks are both full and away (or failing): the reserve is for either, not for both."""
+        return self.is_tight and bool(self.away or self.failing)
+
     # --- the end of a life -----------------------------------------------------------------------------------------
 
     async def do_crash(self, volume: Volume, operations: int, kill: int, _: int) -> None:
@@ -237,6 +258,20 @@ class Machine(Rules):
             await trio.lowlevel.checkpoint()
 
     # --- faults ----------------------------------------------------------------------------------------------------
+
+    def _strike(self, ordeal: str, disk: SimDisk, operation: str, name: str) -> None:
+        index = disk.disk_id
+        if ordeal == "error":
+            disk.fail(operation, name)
+            self.failing.add(index)
+        elif ordeal == "full":
+            disk.fail_full(operation, name)
+        elif ordeal == "vanish":
+            disk.disappear()
+            self.away.add(index)
+        else:
+            self.is_kill = ordeal == "kill"
+            self.world.power_off()
 
     def _may_impair(self, *indexes: int) -> bool:
         return len(self.away | self.failing | self.rotten.keys() | set(indexes)) <= IMPAIRED_MAX

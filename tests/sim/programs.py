@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from sim.machine import Step
+
+EXAMPLES_DEFAULT = 60
+
+_wanted = int(os.environ.get("SILTSTONE_SIM_EXAMPLES", "0"))
+
+IS_LONG = _wanted > EXAMPLES_DEFAULT or settings().max_examples > 100
+"""Whether there is time: SILTSTONE_SIM_EXAMPLES says so, or a profile with more examples than Hypothesis's own."""
+
+EXAMPLES = _wanted or (settings().max_examples if IS_LONG else EXAMPLES_DEFAULT)
+"""Random programs to run."""
 
 RULES: dict[str, int] = {
     "write": 8,

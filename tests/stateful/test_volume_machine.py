@@ -8,7 +8,6 @@ with all disks back, everything read, and a deep fsck that finds nothing.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import trio
@@ -17,9 +16,7 @@ from hypothesis import strategies as st
 
 from sim.clock import autojump
 from sim.machine import Machine, Step
-from sim.programs import programs
-
-EXAMPLES = int(os.environ.get("SILTSTONE_SIM_EXAMPLES", "60"))
+from sim.programs import EXAMPLES, programs
 
 
 @settings(
@@ -27,5 +24,15 @@ EXAMPLES = int(os.environ.get("SILTSTONE_SIM_EXAMPLES", "60"))
 )
 @given(programs, st.integers(0, 2**16), st.random_module())
 @example([Step("write", 0, 0, 6)], 0, None)
+@example([Step("write", 2, 7, 8), Step("write together", 11, 5, 11)], 66, None)
+@example([Step("lose disk", 11, 11), Step("write", 5, 7, 3), Step("write together", 9, 9, 7)], 5, None)
+@example([Step("write", 3, 10, 9), Step("write", 8, 10, 8)], 114, None)
+@example([Step("write", 5, 9, 7), Step("rename", 3, 1), Step("check")], 40, None)
+@example([Step("mkdir", 6), Step("rmdir", 0), Step("mkdir", 6), Step("delete", 1), Step("crash", 3, 3)], 369, None)
+@example(
+    [Step("mkdir"), Step("put", 1, 0, 10), Step("full", 3, 35457), Step("write together", 0, 4, 7), Step("delete", 3)],
+    0,
+    None,
+)
 def test_a_volume_is_what_the_model_says_through_crashes_and_faults(program: list[Step], seed: int, _: object) -> None:
     trio.run(Machine(seed, Counter()).run, program, clock=autojump())

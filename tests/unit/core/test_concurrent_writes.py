@@ -10,6 +10,7 @@ import trio
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.volume import Volume
+from siltstone.errors import NoSpace
 from siltstone.limits import KIB, MIB
 from siltstone.types import ROOT_INO, Ino
 from sim.clock import autojump
@@ -111,6 +112,24 @@ def test_a_key_that_s3_was_told_is_gone_stays_gone() -> None:
             assert volume.list_directory(volume.lookup(ROOT_INO, b"bucket").ino, after=None, limit=9) == []
 
     trio.run(main, clock=autojump())
+
+
+def test_an_object_with_bytes_that_cannot_be_written_can_be_deleted() -> None:
+    async def body(world: SimVolume, volume: Volume, ino: Ino) -> None:
+        store = ObjectStore(volume)
+        await store.create_bucket("bucket", owner="me")
+        bucket = volume.lookup(ROOT_INO, b"bucket").ino
+        await volume.rename(ROOT_INO, b"file", bucket, b"key")
+        for disk in world.disks:
+            disk.fail_full("create", count=None)
+            disk.fail_full("write", "slab/", count=None)
+        await volume.write(ino, 0, b"x" * (1 * MIB))
+        with pytest.raises(NoSpace):
+            await volume.fsync(ino)
+        assert await store.delete("bucket", b"key")
+        assert volume.write_back.dirty_bytes == 0
+
+    run(body)
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.12, 0.24, 0.36, 0.48])

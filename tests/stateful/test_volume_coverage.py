@@ -1,0 +1,122 @@
+"""The simulation proves nothing by what it never does: every rule and every branch of repair must have run.
+
+Fixed programs for what is rare, and random ones that are the same each time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import trio
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from sim.clock import autojump
+from sim.machine import Machine, Step
+from sim.programs import RULES, programs
+
+BRANCHES = (
+    "EIO",
+    "block repaired",
+    "degraded read",
+    "disk vanished in an operation",
+    "killed while closing",
+    "killed while living",
+    "killed while opening",
+    "log formed again",
+    "log mended",
+    "narrow slab",
+    "orphan let go",
+    "power lost while closing",
+    "power lost while living",
+    "power lost while opening",
+    "refused for want of room",
+    "rot in log/",
+    "rot in slab/",
+    "rows used again",
+    "segment retired",
+    "settled",
+    "stripe freed",
+    "stripe write failed",
+    "tail of the log cut",
+    "two disks lost at once",
+)
+
+WRITTEN = [Step("write", 0, 0, 7), Step("fsync", 0)]
+
+DIRECTED: dict[str, list[Step]] = {
+    "EIO": [Step("fault", 1, 0), Step("fault", 2, 5), *WRITTEN, Step("write", 1, 0, 3), Step("sync"), Step("heal")],
+    "block repaired": [*WRITTEN, *(Step("rot", index, place * 4097, 1) for index in (0, 1) for place in range(20))],
+    "degraded read": [*WRITTEN, Step("lose disk", 0, 1)],
+    "killed while closing": [*WRITTEN, Step("write", 0, 0, 7), Step("crash", 20, 1), Step("restart")],
+    "killed while opening": [*WRITTEN, Step("crash", 60, 1), Step("restart"), Step("wait")],
+    "power lost while closing": [*WRITTEN, Step("write", 0, 0, 7), Step("crash", 20, 0), Step("restart")],
+    "power lost while opening": [
+        *WRITTEN,
+        Step("crash", 60),
+        Step("restart"),
+        Step("wait"),
+        Step("crash"),
+        Step("wait"),
+    ],
+    "rot in log/": [*WRITTEN, Step("write", 0, 0, 3), Step("sync"), Step("rot", 0, 9000, 3), Step("restart")],
+    "rot in slab/": [*WRITTEN, Step("rot", 0, 1, 1), Step("check")],
+    "log formed again": [*WRITTEN, *(Step("fault", index, 4) for index in (0, 1)), *WRITTEN, *WRITTEN, Step("heal")],
+    "narrow slab": [Step("lose disk", 0, 1), *WRITTEN, Step("return disk"), Step("return disk"), Step("settle")],
+    "segment retired": [*WRITTEN, Step("write", 0, 0, 3), Step("sync"), Step("settle"), Step("wait")],
+    "orphan let go": [*WRITTEN, Step("hold", 0), Step("unlink", 0), Step("write held", 0, 1, 7), Step("release")],
+    "refused for want of room": [
+        Step("full", 1, 0),
+        *(Step("write", path, 0, 9) for path in range(4)),
+        Step("sync"),
+        Step("unlink", 1),
+        Step("settle"),
+        Step("room"),
+        *(Step("write", path, 0, 9) for path in range(4)),
+    ],
+    "rows used again": [*WRITTEN, Step("unlink", 0), Step("sync"), Step("wait"), *WRITTEN, Step("sync"), *WRITTEN],
+    "stripe write failed": [Step("vanish", 0, 3), *WRITTEN, Step("vanish", 1, 9), *WRITTEN],
+    "tail of the log cut": [*WRITTEN, Step("write", 0, 0, 3), Step("flush", 0), Step("crash")],
+}
+
+
+@pytest.fixture(scope="module")
+def fired() -> Counter[str]:
+    """Rules and branches, counted over all programs."""
+    counted: Counter[str] = Counter()
+
+    @settings(
+        max_examples=40,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(programs, st.integers(0, 2**16), st.random_module())
+    def run(program: list[Step], seed: int, _: object) -> None:
+        trio.run(Machine(seed, counted).run, program, clock=autojump())
+
+    run()
+    return counted
+
+
+@pytest.mark.parametrize("branch", DIRECTED)
+def test_a_program_made_for_a_branch_takes_it(branch: str) -> None:
+    counted: Counter[str] = Counter()
+    for seed in range(8):
+        trio.run(Machine(seed, counted).run, DIRECTED[branch], clock=autojump())
+        if counted[branch]:
+            return
+    raise AssertionError(f"{branch} was never taken: {dict(counted)}")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_runs(fired: Counter[str], rule: str) -> None:
+    assert fired[rule], dict(fired)
+
+
+@pytest.mark.parametrize("branch", [branch for branch in BRANCHES if branch not in DIRECTED])
+def test_every_branch_of_repair_runs(fired: Counter[str], branch: str) -> None:
+    assert fired[branch], dict(fired)

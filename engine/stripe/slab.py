@@ -55,6 +55,7 @@ class SlabState:
         """A write failed here although the disk answers: other slabs are tried first."""
         self.indexed = 0
         """The largest free run, as it stands in the index of rooms."""
+        self._punched_rows = 0
         self._backing = bytearray()  # a Backing for each row; empty as long as all are PRESENT
 
     def enter(self, phase: SlabPhase) -> None:
@@ -73,6 +74,8 @@ class SlabState:
             if backing is Backing.PRESENT:
                 return
             self._backing = bytearray(self.rows.rows)
+        self._punched_rows -= self._backing.count(Backing.PUNCHED, row, row + count)
+        self._punched_rows += count if backing is Backing.PUNCHED else 0
         self._backing[row : row + count] = bytes((backing,)) * count
 
     def is_backed(self, row: int, count: int) -> bool:
@@ -82,7 +85,7 @@ class SlabState:
     @property
     def backed_free_rows(self) -> int:
         """Free rows whose writing takes no new room, as far as is known."""
-        return max(0, self.rows.free - self._backing.count(Backing.PUNCHED))
+        return max(0, self.rows.free - self._punched_rows)
 
     def free_runs(self, backings: set[Backing]) -> list[tuple[int, int]]:
         """The free rows that have one of these backings, as (start, length); PRESENT only where they were used, for

@@ -97,9 +97,10 @@ class Slabs:
             raw_used += (state.rows.rows - state.rows.free) * ROW_BYTES * state.units
             data += state.slab.chunk_bytes * state.slab.data_units
             if self._is_up(state.slab):
-                free = state.backed_free_rows * ROW_BYTES
+                backed = state.backed_free_rows
+                free = backed * ROW_BYTES
                 raw_free += free * state.units
-                raw_punched += (state.rows.free - state.backed_free_rows) * ROW_BYTES * state.units
+                raw_punched += (state.rows.free - backed) * ROW_BYTES * state.units
                 data_free += free * state.slab.data_units
         total, free = self._disk_bytes()
         k, units = self._data_units, self._data_units + self._parity_units

@@ -18,7 +18,7 @@ from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
-from siltstone.errors import Corrupt, NoSpace, VolumeClosed
+from siltstone.errors import Corrupt, NoSpace
 from siltstone.limits import MIB
 from siltstone.meta import keys, space
 from siltstone.meta.extents import FreedStripe
@@ -58,7 +58,6 @@ class Ledger:
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
-        self.failure: BaseException | None = None
         self._writers_go = trio.Event()
         self._writers_go.set()
         self._changes_go = trio.Event()
@@ -103,10 +102,8 @@ class Ledger:
         """Wait until the pipeline has room for another change. ``size`` is what it adds to the user's bytes: it is
         taken off ``room_bytes``, so that what is admitted between two measurements fits.
 
-        Raises VolumeClosed after a fatal error, NoSpace when the pool is full (only for changes that add bytes).
+        Raises NoSpace when the pool is full (only for changes that add bytes).
         """
-        if self.failure is not None:
-            raise VolumeClosed(f"the volume has stopped: {self.failure}")
         self.check_room(size)
         self.room_bytes -= size
         if size > 0 and not self._writers_go.is_set():

@@ -167,13 +167,13 @@ def _assemble(
         log_bytes_low=config.log_bytes_low,
         log_bytes_high=config.log_bytes_high,
     )
-    return Volume(ledger, write_back, reader, orphans, settler, UploadCleaner(ledger, orphans), Subscribers())
+    cleaner, room = UploadCleaner(ledger, orphans), Room(ledger, write_back)
+    return Volume(ledger, write_back, reader, orphans, settler, cleaner, room, Subscribers())
 
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
     """Start what runs in the background of an open volume; begins with what a crash left."""
-    room = Room(volume.ledger, volume.write_back)
-    room.measure()
+    volume.room.measure()
     volume.orphans.find_all()
     nursery.start_soon(volume.ledger.reclaimer.run)
     volume.write_back.connect(nursery)
@@ -181,6 +181,6 @@ async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) ->
     nursery.start_soon(volume.orphans.run)
     nursery.start_soon(volume.settler.run)
     nursery.start_soon(volume.upload_cleaner.run)
-    nursery.start_soon(room.run)
+    nursery.start_soon(volume.room.run)
     nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
     await trio.lowlevel.checkpoint()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
+from siltstone.core.room import Room
 from siltstone.core.settle import Settler
 from siltstone.core.write_back import WriteBack
-from siltstone.errors import SiltstoneError
+from siltstone.engine.pool import DiskState
 from siltstone.meta import counters, keys, space
 from siltstone.types import Lsn, slab_of
 
@@ -64,7 +63,9 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-def volume_status(ledger: Ledger, write_back: WriteBack, orphans: Orphans, settler: Settler) -> VolumeStatus:
+def volume_status(
+    ledger: Ledger, write_back: WriteBack, orphans: Orphans, settler: Settler, room: Room
+) -> VolumeStatus:
     """Look at everything. Scans the stripe and log reference records: some microseconds for each."""
     totals = counters.read_totals(ledger.store)
     slabs = dict(space.slabs(ledger.store))
@@ -110,29 +111,27 @@ def volume_status(ledger: Ledger, write_back: WriteBack, orphans: Orphans, settl
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits,
         disks=disks,
-        warnings=_warnings(
-            disks, log.is_degraded, log.is_stalled, settler.last_error, write_back.failures(), ledger.stripes.codec_name
-        ),
+        warnings=_warnings(ledger, write_back, settler, room),
     )
 
 
-def _warnings(
-    disks: list[DiskReport],
-    log_is_degraded: bool,
-    log_is_stalled: bool,
-    settle_error: str,
-    failures: Sequence[SiltstoneError],
-    codec: str,
-) -> list[str]:
-    warnings = [f"disk {disk.disk_id} is {disk.state}: {disk.reason}" for disk in disks if disk.state != "up"]
-    if log_is_stalled:
+def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Room) -> list[str]:
+    warnings = [
+        f"disk {disk.disk_id} is {disk.state.value}: {disk.reason}"
+        for disk in ledger.pool.status()
+        if disk.state is not DiskState.UP
+    ]
+    log = ledger.log.statistics()
+    if log.is_stalled:
         warnings.append("the log has too few disks to go on: writers wait until some come back")
-    elif log_is_degraded:
+    elif log.is_degraded:
         warnings.append("part of the log has fewer copies than it should; they are made as disks allow")
-    if codec == "zfec":
+    if ledger.stripes.codec_name == "zfec":
         warnings.append("parity is computed by zfec, some 20 times slower than by ISA-L: install libisal2")
-    if settle_error:
-        warnings.append(f"settling stopped: {settle_error}")
-    if failures:
+    if settler.last_error:
+        warnings.append(f"settling stopped: {settler.last_error}")
+    if room.last_error:
+        warnings.append(f"space could not be given back to the disks: {room.last_error}")
+    if failures := write_back.failures():
         warnings.append(f"{len(failures)} files have data in memory that could not be written: {failures[-1]}")
     return warnings

@@ -18,6 +18,7 @@ from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
+from siltstone.core.room import Room
 from siltstone.core.settle import Settler
 from siltstone.core.status import VolumeStatus, volume_status
 from siltstone.core.types import (
@@ -54,6 +55,7 @@ class Volume:
         orphans: Orphans,
         settler: Settler,
         upload_cleaner: UploadCleaner,
+        room: Room,
         subscribers: Subscribers,
     ) -> None:
         self.ledger = ledger
@@ -61,6 +63,7 @@ class Volume:
         self.orphans = orphans
         self.settler = settler
         self.upload_cleaner = upload_cleaner
+        self.room = room
         self._checking = trio.Lock()
         self._reader = reader
         self._subscribers = subscribers
@@ -406,7 +409,7 @@ class Volume:
 
     def status(self) -> VolumeStatus:
         """A picture of the volume now."""
-        return volume_status(self.ledger, self.write_back, self.orphans, self.settler)
+        return volume_status(self.ledger, self.write_back, self.orphans, self.settler, self.room)
 
     @asynccontextmanager
     async def quiesced(self) -> AsyncIterator[None]:

@@ -237,10 +237,6 @@ class Machine(Rules):
             if not self.rotten[index]:
                 del self.rotten[index]
 
-    def may_lack_room_to_settle(self) -> bool:
-        """Whether disks are both full and away (or failing): the reserve is for either, not for both."""
-        return self.is_tight and bool(self.away or self.failing)
-
     # --- the end of a life -----------------------------------------------------------------------------------------
 
     async def do_crash(self, volume: Volume, operations: int, kill: int, _: int) -> None:

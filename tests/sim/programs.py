@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ RULES: dict[str, int] = {
     "write": 8,
     "write together": 3,
     "write held": 1,
+    "read together": 1,
     "truncate": 2,
     "mkdir": 2,
     "rmdir": 1,
@@ -71,8 +73,71 @@ def _step(rule: str) -> SearchStrategy[Step]:
 
 _steps = st.sampled_from([rule for rule, weight in RULES.items() for _ in range(weight)]).flatmap(_step)
 
-programs = st.one_of(
-    st.lists(_steps, min_size=1, max_size=12),
-    st.lists(_steps, min_size=10, max_size=30),
-    st.lists(_steps, min_size=25, max_size=60),
+
+def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
+    """What hardly ever comes about by chance: steps that bring a rule of the order in time (T1 ... T10) to bear.
+
+    ``p`` and ``q`` are paths, ``size`` the number of a size, ``count`` operations until the crash (0: at once).
+    """
+    written = [Step("write", p, 0, size), Step("fsync", p)]
+    other = [Step("write", q, 0, size), Step("flush", q)]
+    return [
+        [*written, Step("write", p, 0, size), Step("flush", p), *other, Step("crash", count)],
+        [*written, Step("unlink", p), *other, Step("crash", count)],
+        [*written, Step("truncate", p), *other, Step("crash", count)],
+        [Step("write", p, 0, size), Step("rename", p, q, 1), Step("mkdir"), Step("put", 1, 0, 3), Step("crash", count)],
+        [Step("write", p, 0, size), Step("link", p, q), *written, Step("crash", count), Step("restart")],
+        [*written, Step("hold", p), Step("unlink", p), Step("write held", 0, 0, size), Step("release"), *other],
+        [*written, *other, Step("crash", count), Step("settle"), Step("wait")],
+        [*written, Step("read together", p, q, size)],
+        [*written, Step("full", p, count), *other, Step("sync"), Step("unlink", p), Step("settle"), Step("room")],
+        [
+            Step("lose disk", p, q),
+            *written,
+            Step("return disk", p),
+            Step("return disk"),
+            Step("lose disk", q + 1, q + 2),
+        ],
+        [Step("mkdir"), Step("put", 1, 0, size), Step("copy", 1, 3), Step("write", 2, 0, size), Step("crash", count)],
+        [Step("vanish", p, count), *written, *other, Step("vanish", q, count), *written],
+        [Step("crash", count), *written, *other, Step("restart"), Step("crash", count), *written],
+    ]
+
+
+def _motif(index: int, p: int, q: int, size: int, count: int) -> list[Step]:
+    found = motifs(p, q, size, count)
+    return found[index % len(found)]
+
+
+_motifs = st.builds(
+    _motif,
+    st.integers(0, 12),
+    st.integers(0, 6),
+    st.integers(0, 6),
+    st.integers(3, 8),
+    st.sampled_from((0, 0, 3, 20, 60)),
 )
+_pieces = st.one_of(_steps.map(lambda step: [step]), _steps.map(lambda step: [step]), _motifs)
+
+programs = st.one_of(
+    st.lists(_pieces, min_size=1, max_size=8),
+    st.lists(_pieces, min_size=6, max_size=16),
+    st.lists(_pieces, min_size=15, max_size=40),
+).map(lambda pieces: [step for piece in pieces for step in piece])
+
+
+def fixed_program(seed: int, pieces: int) -> list[Step]:
+    """The program of a seed, the same whatever version of Hypothesis there is."""
+    source = random.Random(seed)
+    rules = [rule for rule, weight in RULES.items() for _ in range(weight)]
+    program: list[Step] = []
+    for _ in range(pieces):
+        if source.random() < 0.3:
+            p, q, size = source.randrange(7), source.randrange(7), source.randint(3, 8)
+            program += source.choice(motifs(p, q, size, source.choice((0, 0, 3, 20, 60, 150))))
+            continue
+        rule, count = source.choice(rules), source.randrange(source.choice((12, 60, 400)))
+        a = count if rule == "crash" else source.randrange(12)
+        b = count if rule == "vanish" else source.randrange(2**20 if rule in {"rot", "full"} else 12)
+        program.append(Step(rule, a, b, source.randrange(12)))
+    return program

@@ -119,10 +119,6 @@ class Rules:
             self.fired["refused for want of room"] += 1
             return None
 
-    def may_lack_room_to_settle(self) -> bool:
-        """Whether disks are both full and away: the reserve is for either, not for both."""
-        return False
-
     def path(self, number: int) -> bytes:
         """One of the paths whose directory exists."""
         path = PATHS[number % len(PATHS)]
@@ -166,13 +162,16 @@ class Rules:
         return True
 
     async def _write(self, volume: Volume, ino: Ino, offset: int, size: int) -> None:
+        await self._write_unseen(volume, ino, offset, size)
+        low = max(0, offset - 10)
+        assert await volume.read(ino, low, size + 20) == self.model.files[ino].data[low : low + size + 20]
+
+    async def _write_unseen(self, volume: Volume, ino: Ino, offset: int, size: int) -> None:
         file, data = self.model.files[ino], self.data(size)
         before = file.version
         file.write(offset, data)
         if not await self.attempt(volume.write(ino, offset, data)):
             file.refused(before)
-        low = max(0, offset - 10)
-        assert await volume.read(ino, low, size + 20) == file.data[low : low + size + 20]
 
     async def do_write_together(self, volume: Volume, a: int, b: int, c: int) -> None:
         """Three writes at once, of one file or of several, and perhaps a PUT of yet another name."""
@@ -207,6 +206,35 @@ class Rules:
             own = [write for write in accepted if write.ino == ino]
             assert found in [_applied(data, order) for order in permutations(own)]
             self.model.files[ino].decided(found)
+
+    async def do_read_together(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """A slow read of a file that is overwritten, and whose old rows others would like to have: the old or the new
+        bytes, whole."""
+        ino = self.model.names.get(self.path(a))
+        if ino is None or self.path(b) == self.path(a) or self.model.names.get(self.path(b)) == ino:
+            return
+        before = self.model.files[ino].data
+        found: list[bytes] = []
+
+        async def read() -> None:
+            found.append(await volume.read(ino, 0, len(before)))
+
+        slow = [(disk, disk.slow(2.0, "read")) for disk in self.world.disks]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.lowlevel.checkpoint()
+            await self._write_unseen(volume, ino, 0, SIZES[6 + c % 2])
+            if await self.attempt(volume.sync()):
+                self.model.all_durable()
+            await trio.sleep(0.5)  # what could be released has been, by now
+            if self.path(b) in self.model.names or await self._create(volume, self.path(b)):
+                await self._write_unseen(volume, self.model.names[self.path(b)], 0, SIZES[6])
+            await self.attempt(volume.sync())
+        for disk, fault in slow:
+            if fault in disk.faults:
+                disk.faults.remove(fault)
+        self.fired["slow read"] += any(fault.fired for _, fault in slow)
+        assert found in ([before], [self.model.files[ino].data[: len(before)]])
 
     async def do_truncate(self, volume: Volume, a: int, b: int, _: int) -> None:
         """Cut or extend."""
@@ -340,12 +368,11 @@ class Rules:
             self.model.all_durable()
 
     async def do_settle(self, volume: Volume, _: int, __: int, ___: int) -> None:
-        """Move the log's payload to stripes: nobody can tell, and it needs no room that is not reserved for it."""
-        if not await self.attempt(volume.write_back.flush_all()):
-            return
-        if not self.may_lack_room_to_settle():
-            await volume.settle()
-        elif not await self.attempt(volume.settle()):
+        """Move the log's payload to stripes: nobody can tell.
+
+        On a full pool it may be refused: the log's segment that sealing opens eats into what is reserved for settling.
+        """
+        if not await self.attempt(volume.settle()):
             return
         assert volume.status().log_live_bytes == 0
         await self.look(volume)

@@ -8,7 +8,7 @@ died young never costs parity.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Container, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -131,7 +131,13 @@ class Settler:
         await self._retire()
 
     async def run(self) -> None:
-        """Settle in the background when the sealed segments pass the low-water mark, for ever."""
+        """Settle in the background when the sealed segments pass the low-water mark, for ever.
+
+        Begins with what earlier lives left: a volume that crashes soon each time must not collect segments.
+        """
+        with suppress(SiltstoneError):  # what keeps it from that keeps the loop below from it as well, and shows there
+            await self._ledger.store.checkpoint()
+            await self._retire()
         while True:
             await self._ledger.clock.sleep(1)
             try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
@@ -21,7 +22,7 @@ from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_
 from siltstone.engine.log.files import SegmentFiles
 from siltstone.engine.log.pending import Pending, PendingFrame, joined
 from siltstone.engine.log.reader import ReplicaReader
-from siltstone.engine.log.recovery import ancestors_of, recover_segments
+from siltstone.engine.log.recovery import ancestors_of, make_room, recover_segments
 from siltstone.engine.log.segment import Segment, SegmentEvent, SegmentState, SegmentStatus
 from siltstone.engine.log.statistics import LogStatistics
 from siltstone.engine.log.upkeep import Upkeep
@@ -142,9 +143,19 @@ class Log:
             files, replicas=replicas, minimum=minimum, applied_lsn=applied_lsn, on_frame=on_frame
         )
         segments = recovered.segments
-        active = await files.establish(
-            start=recovered.end, ancestors=ancestors_of(segments), replicas=replicas, minimum=minimum, exclude=()
+        establish = partial(
+            files.establish,
+            start=recovered.end,
+            ancestors=ancestors_of(segments),
+            replicas=replicas,
+            minimum=minimum,
+            exclude=(),
         )
+        try:
+            active = await establish()
+        except TooFewDisks:
+            await make_room(files, recovered)
+            active = await establish()
         for segment in segments:
             segment.happen(SegmentEvent.SUCCEED)
         log = cls(

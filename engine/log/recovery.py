@@ -25,7 +25,7 @@ from siltstone.engine.log.files import SegmentFiles
 from siltstone.engine.log.scan import Mend, Place, Window, durable_lsn_noted_in, scan_window
 from siltstone.engine.log.segment import Segment, SegmentEvent
 from siltstone.errors import DiskError, DiskMissing, LogDamaged, TooFewDisks
-from siltstone.limits import FRAME_BYTES_MAX, MIB
+from siltstone.limits import FRAME_BYTES_MAX, MIB, ROW_BYTES
 from siltstone.ports import DiskRead, DiskWrite, Lane
 from siltstone.types import DiskId, Lsn
 
@@ -34,11 +34,15 @@ READ_BYTES = 4 * MIB
 
 
 class Recovered(NamedTuple):
-    """The log as it was found and mended: closed segments, oldest first, whole up to ``end`` on ``minimum`` disks."""
+    """The log as it was found and mended: closed segments, oldest first, whole up to ``end`` on ``minimum`` disks.
+
+    ``head_epoch``: of the newest segment that was established, be it void.
+    """
 
     segments: list[Segment]
     end: Lsn
     mended_bytes: int
+    head_epoch: int
 
 
 async def recover_segments(
@@ -73,7 +77,31 @@ async def recover_segments(
             segment = _segment(link, end, disks)
             await _secure(files, segment, minimum)
             segments.append(segment)
-    return Recovered(segments, end, scanner.mended_bytes)
+    return Recovered(segments, end, scanner.mended_bytes, plan.links[-1].epoch)
+
+
+async def make_room(files: SegmentFiles, recovered: Recovered) -> None:
+    """Give back what the log's files hold in vain, when a full disk has no room for a new segment.
+
+    Each life leaves a segment, and one that ends soon leaves it nearly empty: a volume that crashes again and again
+    would run out of room for the next. What was superseded is deleted. Of all the rest, the last head and attempts at
+    newer ones included, only the room behind what counts goes: their names and headers bear witness until there is a
+    new head.
+    """
+    ends = {segment.name: segment.offset_of(segment.end) for segment in recovered.segments}
+    for disk_id in files.pool.up():
+        disk = files.pool.disk(disk_id)
+        try:
+            for name in await files.strays(disk_id, recovered.segments, recovered.head_epoch):
+                await disk.delete(name)
+            for entry in await disk.list(LOG_PREFIX):
+                if parse_segment_name(entry.name) is None:
+                    continue
+                offset = -(-ends.get(entry.name, SEGMENT_HEADER_BYTES) // ROW_BYTES) * ROW_BYTES
+                if offset < entry.size:
+                    await disk.punch(entry.name, offset, entry.size - offset)
+        except DiskError as error:
+            files.pool.report(error)
 
 
 def ancestors_of(segments: Sequence[Segment]) -> list[Ancestor]:

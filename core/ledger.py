@@ -45,9 +45,7 @@ class StripeInfo(NamedTuple):
 class Ledger:
     """Store, log and stripes, and the rules that tie them together."""
 
-    def __init__(
-        self, store: Store, log: Log, stripes: StripeStore, pool: Pool, clock: Clock, random: Random
-    ) -> None:
+    def __init__(self, store: Store, log: Log, stripes: StripeStore, pool: Pool, clock: Clock, random: Random) -> None:
         self.store = store
         self.log = log
         self.stripes = stripes
@@ -92,11 +90,18 @@ class Ledger:
             self.reclaimer.free(lsn, lambda gone=gone: self.stripes.release(gone.stripe_id, gone.stripe))  # type: ignore[misc]
         return lsn
 
-    def put_written(self, transaction: Transaction, written: WrittenStripe) -> None:
-        """Add the records of a stripe that is on its disks to the batch that first points at it."""
-        if written.new_slab:
-            space.put_slab(transaction, written.slab_id, written.slab)
-        space.put_stripe(transaction, written.stripe_id, written.stripe, written.checksums)
+    def put_written(self, transaction: Transaction, written: Iterable[WrittenStripe]) -> None:
+        """Add the records of stripes that are on their disks to the batch that first points at them."""
+        new_slabs: set[SlabId] = set()
+        for stripe in written:
+            if stripe.new_slab and stripe.slab_id not in new_slabs:
+                new_slabs.add(stripe.slab_id)
+                space.put_slab(transaction, stripe.slab_id, stripe.slab)
+            space.put_stripe(transaction, stripe.stripe_id, stripe.stripe, stripe.checksums)
+
+    def now_s(self) -> int:
+        """The wall clock in seconds, as stripe records note it."""
+        return self.clock.now_ns() // 1_000_000_000
 
     async def admit(self, size: int = 0) -> None:
         """Wait until the pipeline has room for another change. ``size`` is what it adds to the user's bytes: it is

@@ -1,8 +1,8 @@
 """Settling: live small extents move from the log into stripes, and log segments that nobody needs go.
 
-Pure planning (``plan_stripes``) decides which extents share a stripe and where; the Settler reads, writes and commits.
-A stripe's batch moves an extent only if its record is still what was read, so writers never wait for settling, and what
-died young never costs parity.
+Pure planning (core/packing.py) decides which extents share a stripe and where; the Settler reads, writes and commits. A
+batch moves an extent only if its record is still what was read, so writers never wait for settling, and what died young
+never costs parity.
 """
 
 from __future__ import annotations
@@ -10,98 +10,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
-from typing import NamedTuple
 
 import trio
 
 from siltstone.core.ledger import Ledger
+from siltstone.core.packing import Movable, Packing, StripePlan, in_order_of_locality, pack
 from siltstone.core.reader import Reader
 from siltstone.core.types import Progress, ProgressListener
+from siltstone.engine.stripe.store import Piece, Run, Tier
 from siltstone.errors import Corrupt, SiltstoneError
-from siltstone.limits import SLOT_BYTES
+from siltstone.limits import MIB
 from siltstone.meta import extents, keys
 from siltstone.meta.keys import Reference
 from siltstone.meta.records import Extent, Place, decode_extent
 from siltstone.meta.store.store import Transaction
-from siltstone.types import Buffer, Ino, Lsn, StripeId
+from siltstone.types import Buffer, Ino, Lsn
 
 BATCH_REFERENCES = 4096
-"""References that are planned together: bounds memory and the time the loop is busy with planning."""
+"""References that are put in order of locality together: bounds memory and the time the loop is busy with sorting."""
 
 BATCH_STRIPES = 8
-"""Stripes' worth of payload that is planned together; more gives better locality, fewer less memory."""
+"""Stripes' worth of payload that is put in order together; more gives better locality, fewer less memory."""
 
-
-class LogExtent(NamedTuple):
-    """A live extent in the log: who refers to it, and how long it is."""
-
-    reference: Reference
-    length: int
-
-
-class Placement(NamedTuple):
-    """Where an extent goes in its stripe. ``shared``: its bytes are placed by an earlier placement already."""
-
-    reference: Reference
-    length: int
-    position: int
-    shared: bool
-
-
-class StripePlan(NamedTuple):
-    """The extents of one stripe, in the order of their positions, and the bytes they take with their slots."""
-
-    placements: list[Placement]
-    size: int
-
-
-def plan_stripes(found: Sequence[LogExtent], stripe_bytes: int) -> list[StripePlan]:
-    """Pack extents into stripes: by directory (its partition), file and offset.
-
-    An extent starts on a slot, unless it continues the one before it in the same file: then it follows without a gap,
-    so that both can become one. Extents that share bytes (clones) share their place.
-    """
-    plans: list[StripePlan] = []
-    placements: list[Placement] = []
-    placed: dict[tuple[int, int, int], int] = {}
-    size = 0
-    previous: LogExtent | None = None
-    for extent in sorted(found, key=_locality):
-        reference, length = extent
-        assert 0 < length <= stripe_bytes
-        position = placed.get((reference.address, reference.skip, length))
-        if position is not None:
-            placements.append(Placement(reference, length, position, True))
-            previous = None
-            continue
-        position = size if _continues(previous, extent) else -(-size // SLOT_BYTES) * SLOT_BYTES
-        if position + length > stripe_bytes:
-            plans.append(StripePlan(placements, size))
-            placements, placed, position = [], {}, 0
-        placements.append(Placement(reference, length, position, False))
-        placed[reference.address, reference.skip, length] = position
-        size = position + length
-        previous = extent
-    if placements:
-        plans.append(StripePlan(placements, size))
-    return plans
-
-
-def _locality(extent: LogExtent) -> tuple[int, int, int]:
-    ino, offset = extent.reference.ino, extent.reference.offset
-    return ino & 0xFF, ino, offset
-
-
-def _follows(before: tuple[int, Extent], offset: int, extent: Extent) -> bool:
-    at, last = before
-    return at + last.length == offset and last.skip + last.length == extent.skip
-
-
-def _continues(previous: LogExtent | None, extent: LogExtent) -> bool:
-    if previous is None:
-        return False
-    before, after = previous.reference, extent.reference
-    return before.ino == after.ino and before.offset + previous.length == after.offset
+MOVE_REFERENCES = 256
+MOVE_BYTES = 2 * MIB
+"""What is written and committed together. More share a flush; fewer keep the loop free for others."""
 
 
 class Settler:
@@ -172,10 +105,10 @@ class Settler:
             unreadable: dict[Reference, SiltstoneError] = {}
             while found := self._next_batch(boundary, unreadable):
                 before = self.settled_bytes, self._ledger.store.last_lsn, len(unreadable)
-                for plan in plan_stripes(found, self._stripe_bytes):
+                for chunk in _chunks(in_order_of_locality(found)):
                     await self._ledger.admit()
-                    await self._carry_out(plan, unreadable)
-                    done += plan.size
+                    await self._carry_out(chunk, unreadable)
+                    done += sum(extent.length for extent in chunk)
                     if progress is not None:
                         progress(Progress(min(done, total), total, "bytes"))
                 if (self.settled_bytes, self._ledger.store.last_lsn, len(unreadable)) == before:
@@ -185,12 +118,12 @@ class Settler:
                 # Only now: one that cannot be read must not keep the log from being emptied of all the others.
                 raise next(iter(unreadable.values()))
 
-    def _references(self, boundary: Lsn) -> Iterator[LogExtent]:
+    def _references(self, boundary: Lsn) -> Iterator[Movable]:
         found = extents.log_references(self._ledger.store, Lsn(0), boundary)
-        return (LogExtent(reference, length) for reference, length in found)
+        return (Movable(reference, length) for reference, length in found)
 
-    def _next_batch(self, boundary: Lsn, unreadable: Container[Reference]) -> list[LogExtent]:
-        batch: list[LogExtent] = []
+    def _next_batch(self, boundary: Lsn, unreadable: Container[Reference]) -> list[Movable]:
+        batch: list[Movable] = []
         size = 0
         readable = (extent for extent in self._references(boundary) if extent.reference not in unreadable)
         for extent in islice(readable, BATCH_REFERENCES):
@@ -200,75 +133,78 @@ class Settler:
                 break
         return batch
 
-    async def _carry_out(self, plan: StripePlan, unreadable: dict[Reference, SiltstoneError]) -> None:
-        """Write a planned stripe and point at it what is still as it was planned; notes what cannot be read."""
+    async def _carry_out(self, chunk: Sequence[Movable], unreadable: dict[Reference, SiltstoneError]) -> None:
+        """Write stripes for some extents and point at them what is still as it was; notes what cannot be read."""
+        current: dict[int, Extent] = {}
+        payloads: dict[int, bytes] = {}
         era = self._ledger.fence.enter()
         try:
-            seen: list[tuple[Placement, Extent]] = []
-            buffers: list[Buffer] = []
-            filled = 0
-            filled_at: set[int] = set()
-            for placement in plan.placements:
-                extent = self._current(placement)
-                # Gone since it was planned: its room in the stripe stays a hole of zeros.
+            for index, movable in enumerate(chunk):
+                extent = self._current(movable)
                 if extent is None:
-                    continue
-                if placement.position not in filled_at:
-                    if placement.position < filled:
-                        # The clone that was to bring the shared bytes went: this one waits for the next plan.
-                        continue
-                    try:
-                        payload = await self._reader.fetch(extent, 0, extent.length)
-                    except SiltstoneError as error:
-                        unreadable[placement.reference] = error
-                        continue
-                    buffers += (bytes(placement.position - filled), payload)
-                    filled = placement.position + extent.length
-                    filled_at.add(placement.position)
-                seen.append((placement, extent))
+                    continue  # gone since it was listed
+                try:
+                    payloads[index] = await self._reader.fetch(extent, 0, extent.length)
+                    current[index] = extent
+                except SiltstoneError as error:
+                    unreadable[movable.reference] = error
         finally:
             self._ledger.fence.leave(era)
-        if not seen:
+        indexes = list(current)
+        if not indexes:
             return
-        pieces = [buffer for buffer in buffers if buffer]
+        movables = [chunk[index] for index in indexes]
+        packing = pack(movables, row_bytes=self._ledger.stripes.row_bytes, stripe_bytes=self._stripe_bytes)
+        runs = [Run(_buffers(plan, [payloads[index] for index in indexes]), plan.size) for plan in packing.plans]
         # Settling is what makes room in the log, so it may use what is reserved for it.
-        written = await self._ledger.stripes.write(pieces, filled, use_reserve=True)
+        pieces = await self._ledger.stripes.write_runs(
+            runs, tier=Tier.SETTLE, written=self._ledger.now_s(), use_reserve=True
+        )
+        places = placed_by(packing, pieces, len(movables))
         transaction = self._ledger.begin()
-        self._ledger.put_written(transaction, written)
-        moved = self._move(transaction, seen, written.stripe_id)
+        moved = [
+            index
+            for index, movable in enumerate(movables)
+            if extents.relocate(
+                transaction,
+                movable.reference.ino,
+                movable.reference.offset,
+                current[indexes[index]],
+                places[index],
+                [],
+            )
+        ]
+        used = {extent.address for index in moved for extent in places[index]}
+        kept = [piece.written for piece in pieces if piece.written.stripe_id in used]
+        for piece in pieces:
+            if piece.written.stripe_id not in used:
+                self._ledger.stripes.abandon(piece.written)
         if not moved:
-            self._ledger.stripes.abandon(written)
             return
-        self._ledger.commit(transaction, (), [written])
-        self.settled_bytes += moved
-        self.settled_stripes += 1
+        self._ledger.put_written(transaction, kept)
+        self._join(transaction, [(movables[index].reference, places[index]) for index in moved])
+        self._ledger.commit(transaction, (), kept)
+        self.settled_bytes += sum(movables[index].length for index in moved)
+        self.settled_stripes += len(kept)
 
-    def _move(self, transaction: Transaction, seen: list[tuple[Placement, Extent]], stripe_id: StripeId) -> int:
-        """Point the records at the stripe, where they are still what was read; returns how many bytes moved.
-
-        Neighbours in a file that are neighbours in the stripe become one extent.
-        """
-        moved = 0
-        joined: list[tuple[int, Extent]] = []
+    def _join(self, transaction: Transaction, moved: Sequence[tuple[Reference, Sequence[Extent]]]) -> None:
+        """Make one extent of those that are neighbours in a file and in a stripe."""
+        joined: list[extents.Placed] = []
         owner: Ino | None = None
-        for placement, old in seen:
-            ino, offset = placement.reference.ino, placement.reference.offset
-            new = Extent(old.length, Place.STRIPE, stripe_id, placement.position)
-            if not extents.relocate(transaction, ino, offset, old, new, []):
-                continue
-            moved += old.length
-            if joined and owner == ino and _follows(joined[-1], offset, new):
-                joined.append((offset, new))
-                continue
-            if owner is not None and len(joined) > 1:
-                extents.join(transaction, owner, joined)
-            joined, owner = [(offset, new)], ino
+        for reference, places in moved:
+            offset = reference.offset
+            for extent in places:
+                if owner != reference.ino or not joined or not _follows(joined[-1], offset, extent):
+                    if owner is not None and len(joined) > 1:
+                        extents.join(transaction, owner, joined)
+                    joined, owner = [], reference.ino
+                joined.append((offset, extent))
+                offset += extent.length
         if owner is not None and len(joined) > 1:
             extents.join(transaction, owner, joined)
-        return moved
 
-    def _current(self, placement: Placement) -> Extent | None:
-        reference = placement.reference
+    def _current(self, movable: Movable) -> Extent | None:
+        reference = movable.reference
         value = self._ledger.store.get(keys.extent(reference.ino, reference.offset))
         if value is None:
             return None
@@ -277,7 +213,7 @@ class Settler:
             Place.LOG,
             reference.address,
             reference.skip,
-            placement.length,
+            movable.length,
         )
         return extent if same else None
 
@@ -299,3 +235,55 @@ class Settler:
 
     def _is_referenced(self, start: Lsn, end: Lsn) -> bool:
         return next(iter(extents.log_references(self._ledger.store, start, end)), None) is not None
+
+
+def _follows(before: extents.Placed, offset: int, extent: Extent) -> bool:
+    at, last = before
+    is_neighbour = last.address == extent.address and last.skip + last.length == extent.skip
+    return is_neighbour and at + last.length == offset
+
+
+def _chunks(found: Sequence[Movable]) -> Iterator[list[Movable]]:
+    """What is moved together, in order."""
+    chunk: list[Movable] = []
+    size = 0
+    for movable in found:
+        if len(chunk) == MOVE_REFERENCES or (chunk and size + movable.length > MOVE_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(movable)
+        size += movable.length
+    if chunk:
+        yield chunk
+
+
+def _buffers(plan: StripePlan, payloads: Sequence[bytes]) -> list[Buffer]:
+    """The bytes of a plan, with zeros between the slots."""
+    buffers: list[Buffer] = []
+    end = 0
+    for part in plan.parts:
+        if part.position > end:
+            buffers.append(bytes(part.position - end))
+        buffers.append(memoryview(payloads[part.extent])[part.start : part.start + part.length])
+        end = part.position + part.length
+    return buffers
+
+
+def placed_by(packing: Packing, pieces: Sequence[Piece], count: int) -> list[list[Extent]]:
+    """Where each of ``count`` extents lies now, as extents in the order of its bytes."""
+    pieces_of: list[list[Piece]] = [[] for _ in packing.plans]
+    for piece in pieces:
+        pieces_of[piece.run].append(piece)
+    found: list[list[tuple[int, Extent]]] = [[] for _ in range(count)]
+    for plan, written in zip(packing.plans, pieces_of, strict=True):
+        for part in plan.parts:
+            for piece in written:
+                low = max(part.position, piece.offset)
+                high = min(part.position + part.length, piece.offset + piece.written.stripe.data_bytes)
+                if low < high:
+                    extent = Extent(high - low, Place.STRIPE, piece.written.stripe_id, low - piece.offset)
+                    found[part.extent].append((part.start + low - part.position, extent))
+    places = [[extent for _, extent in sorted(parts, key=lambda part: part[0])] for parts in found]
+    for index, first in packing.same_as.items():
+        places[index] = places[first]
+    return places

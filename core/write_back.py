@@ -11,7 +11,7 @@ for the first, so that batches reach the log in the order of the writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import trio
@@ -19,7 +19,7 @@ import trio
 from siltstone.core.dirty import DirtyMap, Run, joined
 from siltstone.core.ledger import Ledger
 from siltstone.core.reader import payload_checksums
-from siltstone.engine.stripe.store import WrittenStripe
+from siltstone.engine.stripe import store as stripe_store
 from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NotFound, SiltstoneError
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
 from siltstone.meta import extents, inodes, objects
@@ -350,13 +350,15 @@ class WriteBack:
         self._nursery.start_soon(self._write_stripe, file, run, borrower)
 
     async def _write_stripe(self, file: OpenFile, run: Run, borrower: object) -> None:
-        written: WrittenStripe | None = None
+        written: list[stripe_store.Piece] = []
         try:
-            written = await self._ledger.stripes.write(run.buffers, run.size)
-            self._commit_stripe(file, run, written)
+            written = await self._ledger.stripes.write_runs(
+                [stripe_store.Run(run.buffers, run.size)], tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s()
+            )
+            self._commit_stripes(file, run, written)
         except SiltstoneError as error:
-            if written is not None:
-                self._ledger.stripes.abandon(written)
+            for piece in written:
+                self._ledger.stripes.abandon(piece.written)
             if not isinstance(error, NotFound) and self.files.get(file.ino) is file:
                 # The bytes stay dirty, under whatever was written over them since, and are tried again.
                 before = file.dirty.size
@@ -390,16 +392,20 @@ class WriteBack:
         self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
 
-    def _commit_stripe(self, file: OpenFile, run: Run, written: WrittenStripe) -> None:
-        """The batch that points at a stripe whose units are flushed. Plain: atomic between tasks."""
+    def _commit_stripes(self, file: OpenFile, run: Run, written: Sequence[stripe_store.Piece]) -> None:
+        """The batch that points at stripes whose units are flushed. Plain: atomic between tasks."""
         transaction = self._ledger.begin()
         inode = inodes.get_inode(transaction, file.ino)
         freed: list[FreedStripe] = []
-        extent = Extent(run.size, Place.STRIPE, written.stripe_id)
-        self._ledger.put_written(transaction, written)
-        extents.replace_range(transaction, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed)
+        stripes = [piece.written for piece in written]
+        self._ledger.put_written(transaction, stripes)
+        placed = [
+            (run.offset + piece.offset, Extent(piece.written.stripe.data_bytes, Place.STRIPE, piece.written.stripe_id))
+            for piece in written
+        ]
+        extents.replace_range(transaction, file.ino, inode, run.offset, run.end, placed, freed)
         self._put_changed(transaction, file, inode)
-        self._ledger.commit(transaction, freed, [written])
+        self._ledger.commit(transaction, freed, stripes)
         self._departures += 1
 
     def _put_changed(self, transaction: Transaction, file: OpenFile, inode: Inode) -> None:

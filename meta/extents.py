@@ -278,20 +278,23 @@ def clone_range(
 
 
 def relocate(
-    transaction: Transaction, ino: Ino, offset: int, old: Extent, new: Extent, freed: list[FreedStripe]
+    transaction: Transaction, ino: Ino, offset: int, old: Extent, new: Sequence[Extent], freed: list[FreedStripe]
 ) -> bool:
-    """Let the same bytes lie elsewhere: put ``new`` where ``old`` is, if it still is, and say whether.
+    """Let the same bytes lie elsewhere: put ``new``, one after the other, where ``old`` is, if it still is, and say
+    whether.
 
-    The content does not change, so neither the inode nor its version does. Both have the same length.
+    The content does not change, so neither the inode nor its version does. Both have the same length in all.
     """
-    assert old.length == new.length
+    assert old.length == sum(extent.length for extent in new)
     if get_extent(transaction, ino, offset) != old:
         return False
     touched: set[StripeId] = set()
     if old.place == Place.STRIPE:
         touched.add(StripeId(old.address))
     _delete(transaction, ino, offset, old)
-    _put(transaction, ino, offset, new)
+    for extent in new:
+        _put(transaction, ino, offset, extent)
+        offset += extent.length
     if touched:
         _free_unreferenced(transaction, touched, freed)
     return True

@@ -128,9 +128,7 @@ def _look_at_disks(config: VolumeConfig) -> dict[int, Superblock | str]:
 
 @contextlib.asynccontextmanager
 async def _opened_disks(config: VolumeConfig) -> AsyncIterator[list[LocalDisk]]:
-    disks = [
-        LocalDisk(DiskId(disk.disk_id), disk.path, UUID(disk.uuid).bytes, disk.bytes_max) for disk in config.disks
-    ]
+    disks = [LocalDisk(DiskId(disk.disk_id), disk.path, UUID(disk.uuid).bytes, disk.bytes_max) for disk in config.disks]
     try:
         yield disks
     finally:

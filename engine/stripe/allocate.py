@@ -1,4 +1,4 @@
-"""Which rows of a slab are free. Pure; a row is ROW_BYTES in every chunk of the slab.
+"""Which rows of a slab are free. Pure; a row is ROW_BYTES in every chunk that the allocator stands for.
 
 Rows that were used before are handed out again before rows never written to: their blocks exist on the disks, so a
 durable write to them needs no journal commit for a new extent (half the time, docs/formats/slab.md), and the slab stays
@@ -7,7 +7,7 @@ short. Among them the smallest run that is long enough is taken (best fit), the 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 
 
@@ -19,8 +19,8 @@ class RowAllocator:
         self.rows = rows
         self.fresh = 0
         self.free = rows
-        self._by_start: dict[int, int] = {}
-        self._by_end: dict[int, int] = {}
+        self._starts: list[int] = []  # of the free runs, sorted
+        self._lengths: dict[int, int] = {}  # by start
         self._by_length: list[tuple[int, int]] = []  # (length, start), sorted: the same runs, for best fit
 
     @property
@@ -31,13 +31,18 @@ class RowAllocator:
 
     def runs(self) -> list[tuple[int, int]]:
         """The free runs before ``fresh``, as (start, length), by start. Neighbours are always one run."""
-        return sorted(self._by_start.items())
+        return [(start, self._lengths[start]) for start in self._starts]
 
     def is_free(self, start: int, count: int) -> bool:
-        """Whether all these rows are free."""
-        assert start >= 0 and count > 0 and start + count <= self.rows
+        """Whether all these rows are free; rows that do not exist are not."""
+        assert start >= 0 and count > 0
+        if start + count > self.rows:
+            return False
         end = min(start + count, self.fresh)
-        return start >= end or any(run <= start and end <= run + length for run, length in self._by_start.items())
+        if start >= end:
+            return True
+        run = self._run_at(start)
+        return run is not None and end <= run + self._lengths[run]
 
     def take(self, count: int) -> int | None:
         """Take ``count`` neighbouring rows; the first of them, or None when there is no such run."""
@@ -45,7 +50,7 @@ class RowAllocator:
         index = bisect_left(self._by_length, (count, -1))
         if index < len(self._by_length):
             length, start = self._by_length[index]
-            self._remove_run(start, length)
+            self._remove_run(start)
             if length > count:
                 self._add_run(start + count, length - count)
         else:
@@ -54,7 +59,7 @@ class RowAllocator:
             if start + count > self.rows:
                 return None
             if before:
-                self._remove_run(start, before)
+                self._remove_run(start)
             self.fresh = start + count
         self.free -= count
         return start
@@ -80,37 +85,53 @@ class RowAllocator:
         self.free += count
         assert self.free <= self.rows
 
+    def _run_at(self, row: int) -> int | None:
+        """The start of the free run that holds a row."""
+        index = bisect_right(self._starts, row) - 1
+        if index < 0:
+            return None
+        start = self._starts[index]
+        return start if row < start + self._lengths[start] else None
+
     def _length_of_run_before(self, end: int) -> int:
-        start = self._by_end.get(end)
-        return 0 if start is None else end - start
+        run = self._run_at(end - 1)
+        return 0 if run is None else end - run
 
     def _cut(self, start: int, count: int) -> None:
-        run, length = next((run, length) for run, length in self._by_start.items() if run <= start < run + length)
+        run = self._run_at(start)
+        assert run is not None, "rows that are not free"
+        length = self._lengths[run]
         assert start + count <= run + length, "rows that are not free"
-        self._remove_run(run, length)
+        self._remove_run(run)
         if run < start:
             self._add_run(run, start - run)
         if start + count < run + length:
             self._add_run(start + count, run + length - start - count)
 
     def _add_joined(self, start: int, count: int) -> None:
-        before = self._length_of_run_before(start)
-        if before:
-            self._remove_run(start - before, before)
-        after = self._by_start.get(start + count, 0)
-        if after:
-            self._remove_run(start + count, after)
-        self._add_run(start - before, before + count + after)
+        index = bisect_left(self._starts, start)
+        assert index == len(self._starts) or start + count <= self._starts[index], "rows given back twice"
+        if index:
+            before = self._starts[index - 1]
+            end = before + self._lengths[before]
+            assert end <= start, "rows given back twice"
+            if end == start:
+                self._remove_run(before)
+                start, count = before, count + start - before
+        after = self._lengths.get(start + count)
+        if after is not None:
+            self._remove_run(start + count)
+            count += after
+        self._add_run(start, count)
 
     def _add_run(self, start: int, length: int) -> None:
-        assert start not in self._by_start and start + length not in self._by_end, "rows given back twice"
-        self._by_start[start] = length
-        self._by_end[start + length] = start
+        insort(self._starts, start)
+        self._lengths[start] = length
         insort(self._by_length, (length, start))
 
-    def _remove_run(self, start: int, length: int) -> None:
-        del self._by_start[start]
-        del self._by_end[start + length]
+    def _remove_run(self, start: int) -> None:
+        length = self._lengths.pop(start)
+        del self._starts[bisect_left(self._starts, start)]
         index = bisect_left(self._by_length, (length, start))
         assert self._by_length[index] == (length, start)
         del self._by_length[index]

@@ -1,8 +1,12 @@
 """Where a stripe's bytes are: pure arithmetic over slabs, stripes, units and checksum blocks.
 
-A slab is k+m chunk files of equal size on k+m different disks. A stripe takes the same run of rows in every chunk of
-its slab: unit j < k holds data bytes [j * unit_bytes, (j + 1) * unit_bytes), units k ... k+m-1 hold parity. Unit j is
-contiguous on its disk. What the data units hold after ``data_bytes`` is zero.
+A slab is k+m chunk files on k+m different disks. A stripe takes a run of rows in the k data chunks of its slab and one
+as long in the m parity chunks, mostly the same rows. Unit j < k holds data bytes [j * unit_bytes, (j + 1) *
+unit_bytes), units k ... k+m-1 hold parity. Unit j is contiguous on its disk. What the data units hold after
+``data_bytes`` is zero.
+
+Parity lies in rows of its own so that a stripe can get new parity without touching the old (docs/decisions/0005):
+parity chunks have a few rows more than data chunks, so that there is room for that in a full slab, too.
 """
 
 from __future__ import annotations
@@ -21,20 +25,61 @@ CHUNK_PREFIX = "slab/"
 """Chunk files of a disk have names that start so."""
 
 
+SAME_ROWS = -1
+"""As the parity row of a stripe: its parity starts at the row where its data starts."""
+
+SPARE_ROWS_SHARE = 256
+"""One row in so many is spare in new slabs."""
+
+
 class Slab(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The record of a slab: its code, its chunk size and the disk of each unit (index = unit)."""
+    """The record of a slab: its code, its chunk size and the disk of each unit (index = unit).
+
+    Data chunks are ``spare_rows`` rows shorter than ``chunk_bytes``, which is the size of parity chunks.
+    """
 
     data_units: int
     parity_units: int
     chunk_bytes: int
     disks: tuple[DiskId, ...]
+    spare_rows: int = 0
+
+    @property
+    def data_rows(self) -> int:
+        """Rows of each data chunk."""
+        return self.chunk_bytes // ROW_BYTES - self.spare_rows
+
+    @property
+    def parity_rows(self) -> int:
+        """Rows of each parity chunk."""
+        return self.chunk_bytes // ROW_BYTES
+
+    @property
+    def data_bytes(self) -> int:
+        """What the data chunks hold together."""
+        return self.data_rows * ROW_BYTES * self.data_units
+
+    @property
+    def raw_bytes(self) -> int:
+        """All chunk files together."""
+        return self.data_bytes + self.chunk_bytes * self.parity_units
+
+    def file_bytes(self, unit: int) -> int:
+        """Length of the chunk file of a unit."""
+        return self.data_rows * ROW_BYTES if unit < self.data_units else self.chunk_bytes
 
 
 class Stripe(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The record of a stripe. ``data_bytes`` is what was written of the ``k * unit_bytes`` there are room for."""
+    """The record of a stripe. ``data_bytes`` is what was written of the ``k * unit_bytes`` there are room for.
+
+    ``parity_row``: where its parity starts in the parity chunks, SAME_ROWS where its data does. ``written``: when, in
+    seconds since the epoch; 0 if nobody noted it.
+    """
 
     unit_bytes: int
     data_bytes: int
+    parity_row: int = SAME_ROWS
+    written: int = 0
 
     @property
     def rows(self) -> int:
@@ -67,9 +112,15 @@ def parse_chunk_name(name: str) -> tuple[SlabId, int] | None:
     return (slab_id, int(unit)) if chunk_name(slab_id, int(unit)) == name else None
 
 
-def chunk_offset(stripe_id: StripeId) -> int:
-    """Where the units of a stripe start in their chunk files, in bytes."""
-    return row_of(stripe_id) * ROW_BYTES
+def parity_row_of(stripe_id: StripeId, stripe: Stripe) -> int:
+    """The row where the parity units of a stripe start."""
+    return row_of(stripe_id) if stripe.parity_row == SAME_ROWS else stripe.parity_row
+
+
+def unit_offset(slab: Slab, stripe_id: StripeId, stripe: Stripe, unit: int) -> int:
+    """Where a unit of a stripe starts in its chunk file, in bytes."""
+    row = row_of(stripe_id) if unit < slab.data_units else parity_row_of(stripe_id, stripe)
+    return row * ROW_BYTES
 
 
 def unit_bytes_for(size: int, data_units: int) -> int:
@@ -109,15 +160,18 @@ def unit_ranges(stripe: Stripe, offset: int, size: int) -> list[UnitRange]:
 __all__ = [
     "CHECKSUM_BYTES",
     "CHUNK_PREFIX",
+    "SAME_ROWS",
+    "SPARE_ROWS_SHARE",
     "Slab",
     "Stripe",
     "UnitRange",
     "blocks_per_unit",
     "checksums_bytes",
     "chunk_name",
-    "chunk_offset",
+    "parity_row_of",
     "parse_chunk_name",
     "slab_of",
     "unit_bytes_for",
+    "unit_offset",
     "unit_ranges",
 ]

@@ -15,7 +15,7 @@ import trio
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
-from siltstone.engine.stripe.layout import Slab, Stripe, blocks_per_unit, chunk_name, chunk_offset, slab_of, unit_ranges
+from siltstone.engine.stripe.layout import Slab, Stripe, blocks_per_unit, chunk_name, slab_of, unit_offset, unit_ranges
 from siltstone.errors import DiskError, DiskMissing, FileMissing, StripeUnreadable
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.ports import DiskRead, DiskWrite, Lane, Workers
@@ -29,6 +29,10 @@ class StripeAddress(NamedTuple):
     stripe_id: StripeId
     stripe: Stripe
     checksums: bytes
+
+    def offset(self, unit: int) -> int:
+        """Where a unit starts in its chunk file."""
+        return unit_offset(self.slab, self.stripe_id, self.stripe, unit)
 
     def checksum_index(self, unit: int, start: int) -> int:
         """Number of the checksum of the block at ``start`` in a unit."""
@@ -96,9 +100,7 @@ class StripeReader:
         if not self._pool.is_up(disk_id):
             return None
         name = chunk_name(slab_of(at.stripe_id), span.unit)
-        return self._pool.disk(disk_id).read_nowait(
-            name, chunk_offset(at.stripe_id) + span.start, span.end - span.start
-        )
+        return self._pool.disk(disk_id).read_nowait(name, at.offset(span.unit) + span.start, span.end - span.start)
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class StripeReader:
     async def _fetch(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes | Flaw]:
         """Read and check spans, side by side; in order, the bytes or what is wrong."""
         outcomes: list[bytes | DiskError | None] = [self._span_nowait(at, span) for span in spans]
-        name_slab, base = slab_of(at.stripe_id), chunk_offset(at.stripe_id)
+        slab_id = slab_of(at.stripe_id)
         reads: list[DiskRead] = []
         waiting: list[int] = []
         for index, span in enumerate(spans):
@@ -139,7 +141,8 @@ class StripeReader:
             except DiskMissing as error:
                 outcomes[index] = error
                 continue
-            reads.append(DiskRead(disk, chunk_name(name_slab, span.unit), base + span.start, span.end - span.start))
+            offset = at.offset(span.unit) + span.start
+            reads.append(DiskRead(disk, chunk_name(slab_id, span.unit), offset, span.end - span.start))
             waiting.append(index)
         if reads:
             for index, result in zip(waiting, await self._pool.fanout.read(reads, Lane.BULK), strict=True):
@@ -254,7 +257,7 @@ class StripeReader:
             for block in flaw.blocks:
                 start = flaw.span.start + block * CHECKSUM_BLOCK_BYTES
                 end = min(start + CHECKSUM_BLOCK_BYTES, flaw.span.end)
-                offset = chunk_offset(at.stripe_id) + start
+                offset = at.offset(flaw.span.unit) + start
                 writes.append(DiskWrite(disk, name, offset, [data[start - low : end - low]]))
         if not writes:
             return

@@ -12,9 +12,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 from siltstone.engine.stripe.allocate import RowAllocator
-from siltstone.engine.stripe.layout import Slab
+from siltstone.engine.stripe.layout import SAME_ROWS, Slab, Stripe, parity_row_of
 from siltstone.limits import ROW_BYTES
-from siltstone.types import SlabId, StripeId, make_stripe_id
+from siltstone.types import SlabId, StripeId, make_stripe_id, row_of
 
 
 class SlabPhase(enum.Enum):
@@ -41,22 +41,81 @@ class Backing(enum.IntEnum):
     """Free when the volume was opened: punched before or not, nobody noted it."""
 
 
+class Rows:
+    """The rows of the data chunks of a slab, or of its parity chunks: which are free, and what is behind those."""
+
+    def __init__(self, allocator: RowAllocator) -> None:
+        self.allocator = allocator
+        self._punched = 0
+        self._backing = bytearray()  # a Backing for each row; empty as long as all are PRESENT
+
+    @property
+    def count(self) -> int:
+        """All rows."""
+        return self.allocator.rows
+
+    @property
+    def used(self) -> int:
+        """Rows that are not free."""
+        return self.allocator.rows - self.allocator.free
+
+    @property
+    def punched_free(self) -> int:
+        """Free rows that are known to have no blocks behind them."""
+        return min(self._punched, self.allocator.free)
+
+    @property
+    def backed_free(self) -> int:
+        """Free rows whose writing takes no new room, as far as is known."""
+        return self.allocator.free - self.punched_free
+
+    def set_backing(self, row: int, count: int, backing: Backing) -> None:
+        """Note what is behind rows."""
+        if not self._backing:
+            if backing is Backing.PRESENT:
+                return
+            self._backing = bytearray(self.allocator.rows)
+        self._punched -= self._backing.count(Backing.PUNCHED, row, row + count)
+        self._punched += count if backing is Backing.PUNCHED else 0
+        self._backing[row : row + count] = bytes((backing,)) * count
+
+    def is_backed(self, row: int, count: int) -> bool:
+        """Whether writing these rows surely takes no new room on the disks."""
+        return not self._backing or self._backing.count(Backing.PRESENT, row, row + count) == count
+
+    def free_runs(self, backings: set[Backing]) -> list[tuple[int, int]]:
+        """The free rows that have one of these backings, as (start, length); PRESENT only where they were used, for
+        rows never used are kept for what comes."""
+        allocator = self.allocator
+        if not self._backing:
+            return allocator.runs() if Backing.PRESENT in backings else []
+        found: list[tuple[int, int]] = []
+        for start, length in [*allocator.runs(), (allocator.fresh, allocator.rows - allocator.fresh)]:
+            at = start
+            for backing, rows in groupby(self._backing[start : start + length]):
+                count = len(list(rows))
+                if backing in backings and (at < allocator.fresh or backing != Backing.PRESENT):
+                    found.append((at, count))
+                at += count
+        return found
+
+
 class SlabState:
     """A slab that exists or is coming or going."""
 
-    def __init__(self, slab_id: SlabId, slab: Slab, rows: RowAllocator, phase: SlabPhase, *, is_recorded: bool) -> None:
+    def __init__(self, slab_id: SlabId, slab: Slab, data: Rows, parity: Rows, phase: SlabPhase) -> None:
+        assert data.count == slab.data_rows and parity.count == slab.parity_rows
         self.slab_id = slab_id
         self.slab = slab
-        self.rows = rows
+        self.data = data
+        self.parity = parity
         self.phase = phase
-        self.is_recorded = is_recorded
+        self.is_recorded = phase is SlabPhase.OPEN
         """A batch with the slab's record was committed."""
         self.is_suspect = False
         """A write failed here although the disk answers: other slabs are tried first."""
         self.indexed = 0
         """The largest free run, as it stands in the index of rooms."""
-        self._punched_rows = 0
-        self._backing = bytearray()  # a Backing for each row; empty as long as all are PRESENT
 
     def enter(self, phase: SlabPhase) -> None:
         """Move on in the life of the slab."""
@@ -68,54 +127,65 @@ class SlabState:
         """Chunk files of the slab."""
         return len(self.slab.disks)
 
-    def set_backing(self, row: int, count: int, backing: Backing) -> None:
-        """Note what is behind rows."""
-        if not self._backing:
-            if backing is Backing.PRESENT:
-                return
-            self._backing = bytearray(self.rows.rows)
-        self._punched_rows -= self._backing.count(Backing.PUNCHED, row, row + count)
-        self._punched_rows += count if backing is Backing.PUNCHED else 0
-        self._backing[row : row + count] = bytes((backing,)) * count
-
-    def is_backed(self, row: int, count: int) -> bool:
-        """Whether writing these rows surely takes no new room on the disks."""
-        return not self._backing or self._backing.count(Backing.PRESENT, row, row + count) == count
+    @property
+    def largest(self) -> int:
+        """Rows that the longest stripe that fits can have. Its data and its parity may lie in different rows."""
+        return min(self.data.allocator.largest, self.parity.allocator.largest)
 
     @property
-    def backed_free_rows(self) -> int:
-        """Free rows whose writing takes no new room, as far as is known."""
-        return max(0, self.rows.free - self._punched_rows)
+    def is_empty(self) -> bool:
+        """Whether no stripe has rows here."""
+        return not self.data.used and not self.parity.used
 
-    def free_runs(self, backings: set[Backing]) -> list[tuple[int, int]]:
-        """The free rows that have one of these backings, as (start, length); PRESENT only where they were used, for
-        rows never used are kept for what comes."""
-        if not self._backing:
-            return self.rows.runs() if Backing.PRESENT in backings else []
-        found: list[tuple[int, int]] = []
-        for start, length in [*self.rows.runs(), (self.rows.fresh, self.rows.rows - self.rows.fresh)]:
-            at = start
-            for backing, rows in groupby(self._backing[start : start + length]):
-                count = len(list(rows))
-                if backing in backings and (at < self.rows.fresh or backing != Backing.PRESENT):
-                    found.append((at, count))
-                at += count
-        return found
+    def raw(self, data_rows: int, parity_rows: int) -> int:
+        """Bytes of so many rows in all chunks."""
+        return (data_rows * self.slab.data_units + parity_rows * self.slab.parity_units) * ROW_BYTES
+
+    def take(self, rows: int) -> tuple[int, int]:
+        """Take rows for a stripe, at most ``largest``: its row and its parity row (SAME_ROWS where that is free)."""
+        row = self.data.allocator.take(rows)
+        assert row is not None
+        return row, self.take_parity(rows, row)
+
+    def take_parity(self, rows: int, row: int) -> int:
+        """Take parity rows for data at ``row``, the same if they are free."""
+        parity = self.parity.allocator
+        if parity.is_free(row, rows):
+            parity.take_at(row, rows)
+            return SAME_ROWS
+        taken = parity.take(rows)
+        assert taken is not None
+        return taken
+
+    def give_back(self, stripe_id: StripeId, stripe: Stripe) -> None:
+        """Make the rows of a stripe free."""
+        self.data.allocator.give_back(row_of(stripe_id), stripe.rows)
+        self.parity.allocator.give_back(parity_row_of(stripe_id, stripe), stripe.rows)
 
 
 class Placement(NamedTuple):
     """Rows that were taken for one stripe."""
 
     state: SlabState
-    row: int
-    unit_bytes: int
+    stripe_id: StripeId
+    stripe: Stripe
 
     @property
-    def stripe_id(self) -> StripeId:
-        """The id of the stripe to be written there."""
-        return make_stripe_id(self.state.slab_id, self.row)
+    def is_backed(self) -> bool:
+        """Whether writing it surely takes no new room on the disks."""
+        row, parity_row = row_of(self.stripe_id), parity_row_of(self.stripe_id, self.stripe)
+        rows = self.stripe.rows
+        return self.state.data.is_backed(row, rows) and self.state.parity.is_backed(parity_row, rows)
 
-    @property
-    def rows(self) -> int:
-        """Rows taken in each chunk."""
-        return self.unit_bytes // ROW_BYTES
+    def note_written(self) -> None:
+        """Note that the rows were written: there are blocks behind them, and the slab takes writes."""
+        row, parity_row = row_of(self.stripe_id), parity_row_of(self.stripe_id, self.stripe)
+        self.state.data.set_backing(row, self.stripe.rows, Backing.PRESENT)
+        self.state.parity.set_backing(parity_row, self.stripe.rows, Backing.PRESENT)
+        self.state.is_suspect = False
+
+
+def take_placement(state: SlabState, size: int, unit_bytes: int, written: int) -> Placement:
+    """Rows of a slab for a stripe of ``size`` bytes; they must fit."""
+    row, parity_row = state.take(unit_bytes // ROW_BYTES)
+    return Placement(state, make_stripe_id(state.slab_id, row), Stripe(unit_bytes, size, parity_row, written))

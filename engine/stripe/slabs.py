@@ -7,17 +7,26 @@ The record of a slab is written by whoever commits the first stripe in it.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import trio
 
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.allocate import RowAllocator, allocator_of
-from siltstone.engine.stripe.layout import CHUNK_PREFIX, Slab, Stripe, chunk_name, parse_chunk_name, unit_bytes_for
-from siltstone.engine.stripe.slab import Backing, Placement, SlabPhase, SlabState
+from siltstone.engine.stripe.layout import (
+    CHUNK_PREFIX,
+    SPARE_ROWS_SHARE,
+    Slab,
+    Stripe,
+    chunk_name,
+    parity_row_of,
+    parse_chunk_name,
+    unit_bytes_for,
+)
+from siltstone.engine.stripe.slab import Backing, Placement, Rows, SlabPhase, SlabState, take_placement
 from siltstone.errors import Corrupt, DiskError, DiskMissing, FileMissing, NoSpace, TooFewDisks
-from siltstone.limits import RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES
+from siltstone.limits import RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES, UNIT_BYTES_MAX
 from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
 
 
@@ -57,6 +66,7 @@ class Slabs:
         self._data_units = data_units
         self._parity_units = parity_units
         self._chunk_bytes = chunk_bytes
+        self._spare_rows = chunk_bytes // ROW_BYTES // SPARE_ROWS_SHARE
         self._reserve_bytes = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
         self._slabs: dict[SlabId, SlabState] = {}
         self._next_id = SlabId(1)
@@ -71,16 +81,18 @@ class Slabs:
         """Take over the records of an opened volume: free is what no stripe has."""
         assert not self._slabs
         records = dict(slabs)
-        taken: dict[SlabId, list[tuple[int, int]]] = {slab_id: [] for slab_id in records}
+        data: dict[SlabId, list[tuple[int, int]]] = {slab_id: [] for slab_id in records}
+        parity: dict[SlabId, list[tuple[int, int]]] = {slab_id: [] for slab_id in records}
         for stripe_id, stripe in stripes:
-            if slab_of(stripe_id) not in taken:
-                raise Corrupt(f"stripe {stripe_id:x} has a record, its slab {slab_of(stripe_id)} has none; run fsck")
-            taken[slab_of(stripe_id)].append((row_of(stripe_id), stripe.rows))
+            slab_id = slab_of(stripe_id)
+            if slab_id not in records:
+                raise Corrupt(f"stripe {stripe_id:x} has a record, its slab {slab_id} has none; run fsck")
+            data[slab_id].append((row_of(stripe_id), stripe.rows))
+            parity[slab_id].append((parity_row_of(stripe_id, stripe), stripe.rows))
         for slab_id, slab in records.items():
-            rows = allocator_of(slab.chunk_bytes // ROW_BYTES, taken[slab_id])
-            state = self._slabs[slab_id] = SlabState(slab_id, slab, rows, SlabPhase.OPEN, is_recorded=True)
-            for start, length in [*rows.runs(), (rows.fresh, rows.rows - rows.fresh)]:
-                state.set_backing(start, length, Backing.UNKNOWN)
+            data_rows = _found_rows(slab.data_rows, data[slab_id])
+            parity_rows = _found_rows(slab.parity_rows, parity[slab_id])
+            state = self._slabs[slab_id] = SlabState(slab_id, slab, data_rows, parity_rows, SlabPhase.OPEN)
             self._index(state)
             self._next_id = SlabId(max(self._next_id, slab_id + 1))
 
@@ -93,20 +105,19 @@ class Slabs:
         suspect = raw = raw_used = raw_free = raw_punched = data = data_free = 0
         for state in self._slabs.values():
             suspect += state.is_suspect
-            raw += state.slab.chunk_bytes * state.units
-            raw_used += (state.rows.rows - state.rows.free) * ROW_BYTES * state.units
-            data += state.slab.chunk_bytes * state.slab.data_units
+            raw += state.slab.raw_bytes
+            raw_used += state.raw(state.data.used, state.parity.used)
+            data += state.slab.data_bytes
             if self._is_up(state.slab):
-                backed = state.backed_free_rows
-                free = backed * ROW_BYTES
-                raw_free += free * state.units
-                raw_punched += (state.rows.free - backed) * ROW_BYTES * state.units
-                data_free += free * state.slab.data_units
+                raw_free += state.raw(state.data.backed_free, state.parity.backed_free)
+                raw_punched += state.raw(state.data.punched_free, state.parity.punched_free)
+                data_free += state.data.backed_free * ROW_BYTES * state.slab.data_units
         total, free = self._disk_bytes()
         k, units = self._data_units, self._data_units + self._parity_units
         # Free rows that were punched take their room from the disks again; of the rest only whole slabs are of use.
         for_rows = min(free, raw_punched)
-        for_slabs = (free - for_rows) // (self._chunk_bytes * units) * self._chunk_bytes * k
+        data_chunk = self._chunk_bytes - self._spare_rows * ROW_BYTES
+        for_slabs = (free - for_rows) // (self._chunk_bytes * units) * data_chunk * k
         return StripeSpace(
             slabs=len(self._slabs),
             suspect_slabs=suspect,
@@ -131,76 +142,114 @@ class Slabs:
                 free[space.device] = free.get(space.device, space.free_bytes) - self._reserve_bytes
         return sum(total.values()), sum(max(0, left) for left in free.values())
 
+    @property
+    def stripe_bytes_max(self) -> int:
+        """The longest stripe: it fits a slab of any width, down to one data unit."""
+        return min(self._data_units * UNIT_BYTES_MAX, self._chunk_bytes - self._spare_rows * ROW_BYTES)
+
     # --- rows -----------------------------------------------------------------------------------------------------
 
-    async def place(self, size: int, avoid: set[SlabId], *, use_reserve: bool) -> Placement:
-        """Take rows for a stripe of ``size`` data bytes, on disks that are all up; makes a slab when there is no room.
+    async def place(
+        self, sizes: Sequence[int], avoid: set[SlabId], *, written: int, use_reserve: bool
+    ) -> list[list[Placement]]:
+        """Take rows for runs of so many data bytes, on disks that are all up; makes slabs when there is no room.
 
-        Widest first: a slab of full width, a new one, then narrower ones. Slabs in ``avoid`` are left out. With
-        ``use_reserve`` a new slab may leave less free, which is for what makes room (settle, rebuild). The caller
-        gives the rows back or commits a stripe there. Raises TooFewDisks, or NoSpace with nothing taken.
+        Widest first: slabs of full width, new ones, then narrower ones. A run is cut only where no slab has so many
+        neighbouring rows. Slabs in ``avoid`` are left out. With ``use_reserve`` new slabs may leave less free, which is
+        for what makes room (settle, rebuild). The caller gives the rows back or commits stripes there. Raises
+        TooFewDisks, or NoSpace with nothing taken.
         """
-        placement = await self._place(size, set(avoid), use_reserve=use_reserve)
-        if placement is None and await self.punch_free({Backing.UNKNOWN}):
+        placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
+        if placed is None and await self.punch_free({Backing.UNKNOWN}):
             # Nobody knows whether rows found free at open take room. Once punched they do, and that room is free.
-            placement = await self._place(size, set(avoid), use_reserve=use_reserve)
-        if placement is None:
+            placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
+        if placed is None:
             raise NoSpace(
-                f"no room for {size} bytes: no slab on healthy disks has it, and a new one would leave less than "
+                f"no room for {sum(sizes)} bytes: no slab on healthy disks has it, and a new one would leave less than "
                 f"{self._reserve(use_reserve)} bytes on a disk; delete something or add disks"
             )
-        return placement
+        return placed
 
-    async def _place(self, size: int, avoid: set[SlabId], *, use_reserve: bool) -> Placement | None:
+    async def _place(
+        self, sizes: Sequence[int], avoid: set[SlabId], written: int, *, use_reserve: bool
+    ) -> list[list[Placement]] | None:
+        while True:
+            placed: list[list[Placement]] = [[] for _ in sizes]
+            try:
+                for size, placements in zip(sizes, placed, strict=True):
+                    if not await self._place_run(size, placements, avoid, written, use_reserve=use_reserve):
+                        self._give_back_all(placed)
+                        return None
+                denied = await self._without_room(placed, use_reserve=use_reserve)
+            except BaseException:
+                self._give_back_all(placed)
+                raise
+            if not denied:
+                return placed
+            self._give_back_all(placed)
+            avoid |= denied
+
+    async def _place_run(
+        self, size: int, placements: list[Placement], avoid: set[SlabId], written: int, *, use_reserve: bool
+    ) -> bool:
+        """Take rows for one run: whole if that can be, else in pieces. False when there are too few."""
         width_max = self._width_now()
         for is_last_resort in (False, True):
             for width in range(width_max, 0, -1):
-                if size > width * self._chunk_bytes:
-                    continue
-                while True:
-                    placement = self._take(size, width, avoid, is_last_resort=is_last_resort)
-                    if placement is None:
-                        if is_last_resort or not await self._create(width, use_reserve=use_reserve):
-                            break
-                    elif await self._is_writable(placement, use_reserve=use_reserve):
-                        return placement
-                    else:
-                        self.give_back(placement.stripe_id, placement.rows)
-                        avoid.add(placement.state.slab_id)
-        return None
+                rows = unit_bytes_for(size, width) // ROW_BYTES
+                state = self._with_room(rows, width, avoid, is_last_resort=is_last_resort)
+                while state is None and not is_last_resort and await self._create(width, use_reserve=use_reserve):
+                    state = self._with_room(rows, width, avoid, is_last_resort=is_last_resort)
+                if state is None:
+                    state = self._roomiest(width, avoid, is_last_resort=is_last_resort)
+                while state is not None:
+                    piece = min(size, state.largest * width * ROW_BYTES)
+                    placements.append(take_placement(state, piece, unit_bytes_for(piece, width), written))
+                    self._index(state)
+                    size -= piece
+                    if not size:
+                        return True
+                    state = self._roomiest(width, avoid, is_last_resort=is_last_resort)
+        return False
 
-    def give_back(self, stripe_id: StripeId, rows: int) -> None:
+    def give_back(self, stripe_id: StripeId, stripe: Stripe) -> None:
         """Make the rows of a stripe free: from now on others may be written there."""
         state = self._slabs[slab_of(stripe_id)]
-        state.rows.give_back(row_of(stripe_id), rows)
+        state.give_back(stripe_id, stripe)
         self._index(state)
 
-    def note_written(self, placement: Placement) -> None:
-        """Note that the rows were written: there are blocks behind them, and the slab takes writes."""
-        placement.state.set_backing(placement.row, placement.rows, Backing.PRESENT)
-        placement.state.is_suspect = False
+    def _give_back_all(self, placed: Iterable[Iterable[Placement]]) -> None:
+        for placements in placed:
+            for placement in placements:
+                self.give_back(placement.stripe_id, placement.stripe)
 
-    def _take(self, size: int, width: int, avoid: set[SlabId], *, is_last_resort: bool) -> Placement | None:
-        unit_bytes = unit_bytes_for(size, width)
-        rows = unit_bytes // ROW_BYTES
+    def _with_room(self, rows: int, width: int, avoid: set[SlabId], *, is_last_resort: bool) -> SlabState | None:
+        """The slab whose longest run is the shortest one that is long enough."""
         rooms = self._rooms[width]
         for index in range(bisect_left(rooms, (rows, SlabId(-1))), len(rooms)):
             state = self._slabs[rooms[index][1]]
-            if state.slab_id in avoid or (state.is_suspect and not is_last_resort):
-                continue
-            if self._is_up(state.slab):
-                row = state.rows.take(rows)
-                assert row is not None
-                self._index(state)
-                return Placement(state, row, unit_bytes)
+            if self._takes_stripes(state, avoid, is_last_resort=is_last_resort):
+                return state
         return None
+
+    def _roomiest(self, width: int, avoid: set[SlabId], *, is_last_resort: bool) -> SlabState | None:
+        """The slab with the longest run."""
+        for _, slab_id in reversed(self._rooms[width]):
+            state = self._slabs[slab_id]
+            if self._takes_stripes(state, avoid, is_last_resort=is_last_resort):
+                return state
+        return None
+
+    def _takes_stripes(self, state: SlabState, avoid: set[SlabId], *, is_last_resort: bool) -> bool:
+        is_avoided = state.slab_id in avoid or (state.is_suspect and not is_last_resort)
+        return not is_avoided and self._is_up(state.slab)
 
     def _is_up(self, slab: Slab) -> bool:
         return all(map(self._pool.is_up, slab.disks))
 
     def _index(self, state: SlabState) -> None:
         """Keep the index of rooms in step with a slab whose rows or phase changed."""
-        largest = state.rows.largest if state.phase is SlabPhase.OPEN else 0
+        largest = state.largest if state.phase is SlabPhase.OPEN else 0
         if state.slab.parity_units != self._parity_units or state.slab.data_units > self._data_units:
             largest = 0  # a code that is not written any more
         if largest == state.indexed:
@@ -212,13 +261,21 @@ class Slabs:
             insort(self._rooms[state.slab.data_units], (largest, state.slab_id))
         state.indexed = largest
 
-    async def _is_writable(self, placement: Placement, *, use_reserve: bool) -> bool:
-        """Whether the rows can be written without eating into the reserve: rows with blocks behind them always."""
-        state = placement.state
-        if state.is_backed(placement.row, placement.rows):
-            return True
-        with_room = await self._disks_with_room(state.slab.disks, placement.unit_bytes, use_reserve=use_reserve)
-        return len(with_room) == len(state.slab.disks)
+    async def _without_room(self, placed: Iterable[Iterable[Placement]], *, use_reserve: bool) -> set[SlabId]:
+        """The slabs whose rows cannot be written without eating into the reserve; rows with blocks behind them always
+        can."""
+        unbacked: dict[SlabId, int] = {}
+        for placements in placed:
+            for placement in placements:
+                if not placement.is_backed:
+                    slab_id = placement.state.slab_id
+                    unbacked[slab_id] = unbacked.get(slab_id, 0) + placement.stripe.unit_bytes
+        without: set[SlabId] = set()
+        for slab_id, size in unbacked.items():
+            disks = self._slabs[slab_id].slab.disks
+            if len(await self._disks_with_room(disks, size, use_reserve=use_reserve)) < len(disks):
+                without.add(slab_id)
+        return without
 
     # --- slabs come -----------------------------------------------------------------------------------------------
 
@@ -253,7 +310,7 @@ class Slabs:
                 disks = await self._disks_with_room(candidates, self._chunk_bytes, use_reserve=use_reserve)
                 if len(disks) < units:
                     return False
-                slab = Slab(width, self._parity_units, self._chunk_bytes, tuple(disks[:units]))
+                slab = Slab(width, self._parity_units, self._chunk_bytes, tuple(disks[:units]), self._spare_rows)
                 errors = await self._create_chunks(slab)
                 if not errors:
                     self._created += 1
@@ -265,14 +322,14 @@ class Slabs:
         """Make the chunk files, or none of them. The slab is known before its first file is, so none is a stray."""
         slab_id = self._next_id
         self._next_id = SlabId(slab_id + 1)
-        rows = RowAllocator(slab.chunk_bytes // ROW_BYTES)
-        state = SlabState(slab_id, slab, rows, SlabPhase.CREATING, is_recorded=False)
+        data, parity = Rows(RowAllocator(slab.data_rows)), Rows(RowAllocator(slab.parity_rows))
+        state = SlabState(slab_id, slab, data, parity, SlabPhase.CREATING)
         self._slabs[slab_id] = state
         errors: list[DiskError] = []
 
         async def create(unit: int, disk_id: DiskId) -> None:
             try:
-                await self._pool.disk(disk_id).create(chunk_name(slab_id, unit), slab.chunk_bytes)
+                await self._pool.disk(disk_id).create(chunk_name(slab_id, unit), slab.file_bytes(unit))
             except DiskError as error:
                 self._pool.report(error)
                 errors.append(error)
@@ -324,7 +381,7 @@ class Slabs:
         return [state.slab_id for state in retired]
 
     def _is_empty(self, state: SlabState) -> bool:
-        return state.phase is SlabPhase.OPEN and state.rows.free == state.rows.rows
+        return state.phase is SlabPhase.OPEN and state.is_empty
 
     async def drop(self, slab_id: SlabId) -> None:
         """Delete the chunk files of a slab from ``take_empty``, whose record is durably gone.
@@ -379,27 +436,34 @@ class Slabs:
         """
         punched = 0
         for state in list(self._open_states()):
-            for start, count in state.free_runs(backings):
-                if state.phase is not SlabPhase.OPEN or not state.rows.is_free(start, count):
-                    continue  # it was taken, or the slab retired, while others were punched
-                state.rows.take_at(start, count)
-                self._index(state)
-                with trio.CancelScope(shield=True):
-                    punched += await self._punch(state, start, count)
-                state.set_backing(start, count, Backing.PUNCHED)
-                state.rows.give_back(start, count)
-                self._index(state)
-                await trio.lowlevel.checkpoint()
+            data = range(state.slab.data_units)
+            punched += await self._punch_rows(state, state.data, data, backings)
+            punched += await self._punch_rows(state, state.parity, range(len(data), state.units), backings)
         return punched
 
     def _open_states(self) -> Iterator[SlabState]:
         return (state for state in self._slabs.values() if state.phase is SlabPhase.OPEN)
 
-    async def _punch(self, state: SlabState, start: int, count: int) -> int:
+    async def _punch_rows(self, state: SlabState, rows: Rows, units: range, backings: set[Backing]) -> int:
         punched = 0
-        for unit, disk_id in enumerate(state.slab.disks):
+        for start, count in rows.free_runs(backings):
+            if state.phase is not SlabPhase.OPEN or not rows.allocator.is_free(start, count):
+                continue  # it was taken, or the slab retired, while others were punched
+            rows.allocator.take_at(start, count)
+            self._index(state)
+            with trio.CancelScope(shield=True):
+                punched += await self._punch(state, units, start, count)
+            rows.set_backing(start, count, Backing.PUNCHED)
+            rows.allocator.give_back(start, count)
+            self._index(state)
+            await trio.lowlevel.checkpoint()
+        return punched
+
+    async def _punch(self, state: SlabState, units: range, start: int, count: int) -> int:
+        punched = 0
+        for unit in units:
             try:
-                await self._pool.disk(disk_id).punch(
+                await self._pool.disk(state.slab.disks[unit]).punch(
                     chunk_name(state.slab_id, unit), start * ROW_BYTES, count * ROW_BYTES
                 )
                 punched += count * ROW_BYTES
@@ -408,3 +472,12 @@ class Slabs:
             except DiskError as error:
                 self._pool.report(error)
         return punched
+
+
+def _found_rows(rows: int, taken: Iterable[tuple[int, int]]) -> Rows:
+    """The rows of an opened volume: nobody noted what is behind the free ones."""
+    allocator = allocator_of(rows, taken)
+    found = Rows(allocator)
+    for start, length in [*allocator.runs(), (allocator.fresh, rows - allocator.fresh)]:
+        found.set_backing(start, length, Backing.UNKNOWN)
+    return found

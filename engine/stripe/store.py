@@ -7,22 +7,31 @@ open (``load``), hands out what to record after a write (``WrittenStripe``), and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import trio
 
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.codec import codec_for
-from siltstone.engine.stripe.encode import EncodedStripe, encode_stripe
-from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, chunk_offset
+from siltstone.engine.stripe.encode import EncodedStripe, StripeSource, cut_out, encode_stripe, encode_together
+from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, unit_offset
 from siltstone.engine.stripe.reader import StripeAddress, StripeReader
 from siltstone.engine.stripe.slab import Backing, Placement
 from siltstone.engine.stripe.slabs import Slabs, StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
-from siltstone.limits import UNIT_BYTES_MAX
+from siltstone.limits import KIB, ROW_BYTES
 from siltstone.ports import DiskWrite, Lane, Workers
 from siltstone.types import Buffer, SlabId, StripeId
+
+T = TypeVar("T")
+
+TOGETHER_UNIT_BYTES_MAX = 64 * KIB
+"""Stripes with units up to this are encoded together; a call of the codec costs as much as copying these."""
+
+WRITE_BUFFERS_MAX = 512
+"""Buffers in one write; the kernel takes 1,024."""
 
 WRITE_ATTEMPTS_MAX = 16
 """Slabs tried for one write. Every failed attempt condemns a disk or avoids a slab, so a few are enough in practice."""
@@ -40,12 +49,57 @@ class WrittenStripe(NamedTuple):
     """The batch must hold the slab's record too."""
 
 
+class Run(NamedTuple):
+    """Bytes that belong together: ``size`` of them, in buffers that follow each other."""
+
+    buffers: Sequence[Buffer]
+    size: int
+
+
+class Piece(NamedTuple):
+    """A stripe that was written for a run, and where in the run its ``written.stripe.data_bytes`` bytes start."""
+
+    written: WrittenStripe
+    run: int
+    offset: int
+
+
+class Tier(enum.Enum):
+    """What bytes are written to stripes for."""
+
+    DIRECT = "direct"
+    """Large writes of users, at once."""
+    SETTLE = "settle"
+    """What small writes left in the log."""
+    FILL = "fill"
+    """The same, into dead slots of living stripes."""
+    RELOCATE = "relocate"
+    """Living data that makes room, or gets its full width."""
+    MOVE = "move"
+    """Units that are rebuilt, or moved to another disk."""
+
+
+class _Part(NamedTuple):
+    """Bytes of a run that are still to be written."""
+
+    run: int
+    offset: int
+    size: int
+
+
+class _Writing(NamedTuple):
+    part: _Part
+    placement: Placement
+    buffers: Sequence[Buffer]
+
+
 class StripeStatistics(NamedTuple):
     """Counts since the store was made."""
 
     stripes_written: int
     data_bytes_written: int
-    raw_bytes_written: int
+    raw_bytes_written: dict[Tier, int]
+    """Bytes that went to chunk files, parity included."""
     failed_writes: int
     degraded_reads: int
     repaired_blocks: int
@@ -70,6 +124,7 @@ class StripeStore:
     ) -> None:
         self._pool = pool
         self._workers = workers
+        self._data_units = data_units
         self._slabs = Slabs(
             pool,
             data_units=data_units,
@@ -80,11 +135,10 @@ class StripeStore:
         self._reader = StripeReader(pool, workers)
         self._stripes_written = 0
         self._data_bytes_written = 0
-        self._raw_bytes_written = 0
+        self._raw_bytes_written = dict.fromkeys(Tier, 0)
         self._failed_writes = 0
         self.codec_name = codec_for(data_units, parity_units).codec_name
-        self.stripe_bytes_max = min(data_units * UNIT_BYTES_MAX, chunk_bytes)
-        """The longest stripe: it fits a slab of any width, down to one data unit."""
+        self.stripe_bytes_max = self._slabs.stripe_bytes_max
 
     def load(self, slabs: Iterable[tuple[SlabId, Slab]], stripes: Iterable[tuple[StripeId, Stripe]]) -> None:
         """Take over the records of an opened volume; once, before anything else.
@@ -93,78 +147,161 @@ class StripeStore:
         """
         self._slabs.load(slabs, stripes)
 
+    @property
+    def row_bytes(self) -> int:
+        """What one row of a stripe of full width holds."""
+        return self._data_units * ROW_BYTES
+
     # --- writing --------------------------------------------------------------------------------------------------
 
-    async def write(self, buffers: Sequence[Buffer], size: int, *, use_reserve: bool = False) -> WrittenStripe:
-        """Store ``size`` bytes (at most ``stripe_bytes_max``) as one stripe: written and flushed on all its disks.
+    async def write_runs(
+        self, runs: Sequence[Run], *, tier: Tier, written: int = 0, use_reserve: bool = False
+    ) -> list[Piece]:
+        """Store runs of bytes as stripes: written and flushed on all their disks. Pieces come in order, by run.
 
-        The buffers must not change until it returns; they are not copied where a unit lies in one of them. The rows
-        belong to the caller, who commits the records, or calls ``abandon``. A disk that fails meanwhile is told to
-        the pool, and the stripe goes to other disks, narrower if need be. Raises TooFewDisks when not even 1 + m
-        disks are up, NoSpace when the pool is full up to its reserve (``use_reserve``: for settle and rebuild,
-        which may use part of it), DiskError when slab after slab failed; then nothing is allocated.
+        A run becomes one stripe, or several where no slab has so many neighbouring rows. The buffers must not change
+        until it returns; they are not copied where a long unit lies in one of them. ``written``: seconds since the
+        epoch, for the records. The rows belong to the caller, who commits the records, or calls ``abandon``. A disk
+        that fails meanwhile is told to the pool, and what it was to take goes to other disks, narrower if need be.
+        Raises TooFewDisks when not even 1 + m disks are up, NoSpace when the pool is full up to its reserve
+        (``use_reserve``: for settle and rebuild, which may use part of it), DiskError when slab after slab failed;
+        then nothing is allocated.
         """
-        assert 0 < size <= self.stripe_bytes_max
-        assert sum(map(len, buffers)) == size
+        assert all(0 < run.size <= self.stripe_bytes_max and sum(map(len, run.buffers)) == run.size for run in runs)
         failed_slabs: set[SlabId] = set()
         failures: list[DiskError] = []
-        encoded: EncodedStripe | None = None
-        for _ in range(WRITE_ATTEMPTS_MAX):
-            placement = await self._slabs.place(size, failed_slabs, use_reserve=use_reserve)
-            slab, stripe = placement.state.slab, Stripe(placement.unit_bytes, size)
-            try:
-                if encoded is None or len(encoded.units) != len(slab.disks):
-                    encoded = await self._encode(buffers, slab, stripe)
-                failures = await self._write_units(placement, encoded.units)
-            except BaseException:
-                self._slabs.give_back(placement.stripe_id, placement.rows)
-                raise
-            if not failures:
-                self._slabs.note_written(placement)
-                self._stripes_written += 1
-                self._data_bytes_written += size
-                self._raw_bytes_written += stripe.unit_bytes * len(slab.disks)
-                new_slab = not placement.state.is_recorded
-                slab_id = placement.state.slab_id
-                return WrittenStripe(placement.stripe_id, slab_id, slab, stripe, encoded.checksums, new_slab)
-            self._failed_writes += 1
-            failed_slabs.add(placement.state.slab_id)
-            self._slabs.give_back(placement.stripe_id, placement.rows)
-            if not all(isinstance(failure, (DiskMissing, DiskFull)) for failure in failures):
-                placement.state.is_suspect = True
-        if all(isinstance(failure, DiskFull) for failure in failures):
-            raise NoSpace(f"no room for {size} bytes: {failures[0]}")
-        raise failures[0]
-
-    async def _encode(self, buffers: Sequence[Buffer], slab: Slab, stripe: Stripe) -> EncodedStripe:
-        k, m = slab.data_units, slab.parity_units
-        if codec_for(k, m).is_instant(stripe.data_bytes):
-            encoded = encode_stripe(buffers, k, m, stripe.unit_bytes)
-        else:
-            encoded = await self._workers.run(encode_stripe, buffers, k, m, stripe.unit_bytes)
-        assert len(encoded.units) == len(slab.disks)
-        assert all(len(unit) == stripe.unit_bytes for unit in encoded.units)
-        assert len(encoded.checksums) == checksums_bytes(slab, stripe)
-        return encoded
-
-    async def _write_units(self, placement: Placement, units: Sequence[Buffer]) -> list[DiskError]:
-        """Write and flush all units; what failed, told to the pool."""
-        slab_id, slab = placement.state.slab_id, placement.state.slab
-        offset = chunk_offset(placement.stripe_id)
+        done: list[Piece] = []
+        todo = [_Part(index, 0, run.size) for index, run in enumerate(runs)]
         try:
-            writes = [
-                DiskWrite(self._pool.disk(disk_id), chunk_name(slab_id, unit), offset, (units[unit],))
-                for unit, disk_id in enumerate(slab.disks)
+            for _ in range(WRITE_ATTEMPTS_MAX):
+                todo, failures = await self._attempt(runs, todo, done, failed_slabs, written, use_reserve=use_reserve)
+                if not todo:
+                    self._count_written(done, tier)
+                    return sorted(done, key=lambda piece: (piece.run, piece.offset))
+            if all(isinstance(failure, DiskFull) for failure in failures):
+                raise NoSpace(f"no room for {sum(part.size for part in todo)} bytes: {failures[0]}")
+            raise failures[0]
+        except BaseException:
+            for piece in done:
+                self.abandon(piece.written)
+            raise
+
+    async def _attempt(
+        self,
+        runs: Sequence[Run],
+        todo: Sequence[_Part],
+        done: list[Piece],
+        failed_slabs: set[SlabId],
+        written: int,
+        *,
+        use_reserve: bool,
+    ) -> tuple[list[_Part], list[DiskError]]:
+        """Place, encode and write; returns the parts that are still to be written, and what failed."""
+        sizes = [part.size for part in todo]
+        placed = await self._slabs.place(sizes, failed_slabs, written=written, use_reserve=use_reserve)
+        writing: list[_Writing] = []
+        for part, placements in zip(todo, placed, strict=True):
+            at = part.offset
+            for placement in placements:
+                size = placement.stripe.data_bytes
+                buffers = runs[part.run].buffers
+                buffers = buffers if size == runs[part.run].size else cut_out(buffers, at, size)
+                writing.append(_Writing(_Part(part.run, at, size), placement, buffers))
+                at += size
+        try:
+            encoded = await self._encode(writing)
+            failed = await self._write_units(writing, encoded)
+        except BaseException:
+            for item in writing:
+                self._slabs.give_back(item.placement.stripe_id, item.placement.stripe)
+            raise
+        left: list[_Part] = []
+        for item, stripe in zip(writing, encoded, strict=True):
+            placement = item.placement
+            state = placement.state
+            if state.slab_id in failed:
+                self._slabs.give_back(placement.stripe_id, placement.stripe)
+                left.append(item.part)
+                continue
+            placement.note_written()
+            new_slab = not state.is_recorded
+            result = WrittenStripe(
+                placement.stripe_id, state.slab_id, state.slab, placement.stripe, stripe.checksums, new_slab
+            )
+            done.append(Piece(result, item.part.run, item.part.offset))
+        for slab_id, errors in failed.items():
+            self._failed_writes += 1
+            failed_slabs.add(slab_id)
+            if not all(isinstance(error, (DiskMissing, DiskFull)) for error in errors):
+                self._slabs.get(slab_id).is_suspect = True
+        return left, [error for errors in failed.values() for error in errors]
+
+    async def _encode(self, writing: Sequence[_Writing]) -> list[EncodedStripe]:
+        """Encode everything: long stripes one by one, which copies nothing, short ones of one width together."""
+        encoded: dict[int, EncodedStripe] = {}
+        short: dict[int, list[int]] = {}
+        for index, (_, placement, buffers) in enumerate(writing):
+            slab, unit_bytes = placement.state.slab, placement.stripe.unit_bytes
+            if unit_bytes <= TOGETHER_UNIT_BYTES_MAX:
+                short.setdefault(slab.data_units, []).append(index)
+            else:
+                size = unit_bytes * slab.data_units
+                arguments = buffers, slab.data_units, slab.parity_units, unit_bytes
+                encoded[index] = await self._run_codec(slab, size, encode_stripe, *arguments)
+        for indexes in short.values():
+            slab = writing[indexes[0]].placement.state.slab
+            sources = [
+                StripeSource(writing[index].buffers, writing[index].placement.stripe.unit_bytes) for index in indexes
             ]
-        except DiskMissing as error:  # it went while the stripe was encoded
-            return [error]
+            size = sum(source.unit_bytes for source in sources) * slab.data_units
+            found = await self._run_codec(slab, size, encode_together, sources, slab.data_units, slab.parity_units)
+            encoded.update(zip(indexes, found, strict=True))
+        return [encoded[index] for index in range(len(writing))]
+
+    async def _run_codec(self, slab: Slab, size: int, function: Callable[..., T], *arguments: object) -> T:
+        if codec_for(slab.data_units, slab.parity_units).is_instant(size):
+            return function(*arguments)
+        return await self._workers.run(function, *arguments)
+
+    async def _write_units(
+        self, writing: Sequence[_Writing], encoded: Sequence[EncodedStripe]
+    ) -> dict[SlabId, list[DiskError]]:
+        """Write and flush all units, neighbours together; what failed, by slab, told to the pool."""
+        failed: dict[SlabId, list[DiskError]] = {}
+        gathered: dict[tuple[SlabId, int], list[tuple[int, Buffer]]] = {}
+        for (_, placement, _), stripe in zip(writing, encoded, strict=True):
+            slab_id, slab = placement.state.slab_id, placement.state.slab
+            assert len(stripe.units) == len(slab.disks)
+            assert len(stripe.checksums) == checksums_bytes(slab, placement.stripe)
+            for unit, data in enumerate(stripe.units):
+                offset = unit_offset(slab, placement.stripe_id, placement.stripe, unit)
+                gathered.setdefault((slab_id, unit), []).append((offset, data))
+        writes: list[DiskWrite] = []
+        slab_of_write: list[SlabId] = []
+        for (slab_id, unit), pieces in gathered.items():
+            try:
+                disk = self._pool.disk(self._slabs.get(slab_id).slab.disks[unit])
+            except DiskMissing as error:  # it went while the stripes were encoded
+                failed.setdefault(slab_id, []).append(error)
+                continue
+            for offset, buffers in neighbours(pieces):
+                writes.append(DiskWrite(disk, chunk_name(slab_id, unit), offset, buffers))
+                slab_of_write.append(slab_id)
         # Not to be cut short: rows that are given back while a disk still writes to them would hold two stripes.
         with trio.CancelScope(shield=True):
-            errors = await self._pool.fanout.write_durable(writes, Lane.BULK)
-        failures = [failure for failure in errors if failure is not None]
-        for failure in failures:
-            self._pool.report(failure)
-        return failures
+            errors = await self._pool.fanout.write_durable(writes, Lane.BULK) if writes else []
+        for slab_id, failure in zip(slab_of_write, errors, strict=True):
+            if failure is not None:
+                self._pool.report(failure)
+                failed.setdefault(slab_id, []).append(failure)
+        return failed
+
+    def _count_written(self, done: Sequence[Piece], tier: Tier) -> None:
+        for piece in done:
+            stripe = piece.written.stripe
+            self._stripes_written += 1
+            self._data_bytes_written += stripe.data_bytes
+            self._raw_bytes_written[tier] += stripe.unit_bytes * len(piece.written.slab.disks)
 
     def note_slab(self, slab_id: SlabId) -> None:
         """A batch with the slab's record was committed: later stripes in it need not carry it."""
@@ -172,11 +309,11 @@ class StripeStore:
 
     def release(self, stripe_id: StripeId, stripe: Stripe) -> None:
         """Make the rows of a dead stripe allocatable: its deletion is durable and nobody reads it any more."""
-        self._slabs.give_back(stripe_id, stripe.rows)
+        self._slabs.give_back(stripe_id, stripe)
 
     def abandon(self, written: WrittenStripe) -> None:
         """Give back a stripe whose batch was never committed."""
-        self._slabs.give_back(written.stripe_id, written.stripe.rows)
+        self._slabs.give_back(written.stripe_id, written.stripe)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -233,9 +370,22 @@ class StripeStore:
         return StripeStatistics(
             self._stripes_written,
             self._data_bytes_written,
-            self._raw_bytes_written,
+            dict(self._raw_bytes_written),
             self._failed_writes,
             self._reader.degraded_reads,
             self._reader.repaired_blocks,
             self._reader.failed_repairs,
         )
+
+
+def neighbours(pieces: Sequence[tuple[int, Buffer]]) -> list[tuple[int, list[Buffer]]]:
+    """Writes of one file, by offset; those that follow each other without a gap joined into one."""
+    joined: list[tuple[int, list[Buffer]]] = []
+    end = -1
+    for offset, data in sorted(pieces, key=lambda piece: piece[0]):
+        if offset == end and len(joined[-1][1]) < WRITE_BUFFERS_MAX:
+            joined[-1][1].append(data)
+        else:
+            joined.append((offset, [data]))
+        end = offset + len(data)
+    return joined

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from siltstone.engine.stripe.layout import Slab, chunk_name, chunk_offset
-from siltstone.engine.stripe.store import StripeStore, WrittenStripe
+from siltstone.engine.stripe.layout import Slab, chunk_name, unit_offset
+from siltstone.engine.stripe.store import Run, StripeStore, Tier, WrittenStripe
 from siltstone.limits import ROW_BYTES
-from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
+from siltstone.types import DiskId, SlabId, StripeId, slab_of
 from sim.disk import SimDisk
 from sim.faults import Fault, FaultKind
 from sim.pool import crash_sim_pool, make_sim_pool
@@ -86,26 +86,43 @@ class StripeRig:
     # --- what a volume does -----------------------------------------------------------------------------------------
 
     async def write(self, size: int, *, use_reserve: bool = False) -> WrittenStripe:
-        """Write random bytes, in two buffers, and record the stripe like a committed batch."""
-        data = self.random.randbytes(size)
-        cut = self.random.randrange(size + 1)
-        written = await self.store.write([data[:cut], memoryview(data)[cut:]], size, use_reserve=use_reserve)
-        if written.new_slab:
-            self.slabs[written.slab_id] = written.slab
-            self.store.note_slab(written.slab_id)
-        assert self.slabs[written.slab_id] == written.slab
-        self._check_apart(written)
-        self.live[written.stripe_id] = (written, data)
-        return written
+        """The same for one run; returns its first stripe, mostly the only one."""
+        return (await self.write_runs([size], use_reserve=use_reserve))[0]
+
+    async def write_runs(self, sizes: list[int], *, use_reserve: bool = False) -> list[WrittenStripe]:
+        """Write runs of random bytes, each in two buffers, and record the stripes like a committed batch."""
+        runs: list[Run] = []
+        contents: list[bytes] = []
+        for size in sizes:
+            data = self.random.randbytes(size)
+            cut = self.random.randrange(size + 1)
+            contents.append(data)
+            runs.append(Run([data[:cut], memoryview(data)[cut:]], size))
+        pieces = await self.store.write_runs(runs, tier=Tier.DIRECT, use_reserve=use_reserve)
+        ends = [0] * len(sizes)
+        for piece in pieces:
+            written = piece.written
+            if written.new_slab:
+                self.slabs[written.slab_id] = written.slab
+                self.store.note_slab(written.slab_id)
+            assert self.slabs[written.slab_id] == written.slab
+            self._check_apart(written)
+            assert piece.offset == ends[piece.run]
+            ends[piece.run] += written.stripe.data_bytes
+            self.live[written.stripe_id] = (written, contents[piece.run][piece.offset : ends[piece.run]])
+        assert ends == sizes
+        return [piece.written for piece in pieces]
 
     def _check_apart(self, written: WrittenStripe) -> None:
         """The rows exist, and no other live stripe has any of them."""
-        start = row_of(written.stripe_id)
-        end = start + written.stripe.rows
-        assert end * ROW_BYTES <= written.slab.chunk_bytes
-        for other_id, (other, _) in self.live.items():
-            first = row_of(other_id)
-            assert slab_of(other_id) != written.slab_id or first + other.stripe.rows <= start or end <= first
+        for unit in (0, written.slab.data_units):
+            start = unit_offset(written.slab, written.stripe_id, written.stripe, unit)
+            end = start + written.stripe.unit_bytes
+            assert end <= written.slab.file_bytes(unit)
+            for other_id, (other, _) in self.live.items():
+                first = unit_offset(written.slab, other_id, other.stripe, unit)
+                is_apart = first + other.stripe.unit_bytes <= start or end <= first
+                assert slab_of(other_id) != written.slab_id or is_apart
 
     def release(self, stripe_id: StripeId) -> None:
         """Delete a stripe like a durable batch without readers."""
@@ -151,7 +168,10 @@ class StripeRig:
     def rot(self, written: WrittenStripe, unit: int, offset: int) -> None:
         """Change a byte of a unit behind the store's back."""
         disk = self.disks[written.slab.disks[unit]]
-        disk.rot(chunk_name(written.slab_id, unit), chunk_offset(written.stripe_id) + offset)
+        disk.rot(
+            chunk_name(written.slab_id, unit),
+            unit_offset(written.slab, written.stripe_id, written.stripe, unit) + offset,
+        )
 
     def fail_operation(self, number: int, kind: FaultKind | None) -> None:
         """Let the N-th operation from now on, on whichever disk, fail; with None its disk vanishes."""

@@ -226,8 +226,8 @@ class ExtentsMachine(RuleBasedStateMachine):
         stripe_id = self.write_stripe(transaction, data)
         for ino, offset, extent, skip in moves:
             new = Extent(extent.length, Place.STRIPE, stripe_id, skip)
-            assert extents.relocate(transaction, ino, offset, extent, new, freed)
-            assert not extents.relocate(transaction, ino, offset, extent, new, freed), "it is not there any more"
+            assert extents.relocate(transaction, ino, offset, extent, [new], freed)
+            assert not extents.relocate(transaction, ino, offset, extent, [new], freed), "it is not there any more"
         self.commit(transaction, freed)
 
     @rule(which=st.integers(0, 99), place=st.sampled_from([Place.LOG, Place.STRIPE]))
@@ -241,7 +241,7 @@ class ExtentsMachine(RuleBasedStateMachine):
             extent = extents.get_extent(transaction, reference.ino, reference.offset)
             assert extent is not None and extent.length == length
             new = self.place(transaction, place, self.fetch(extent))
-            assert extents.relocate(transaction, reference.ino, reference.offset, extent, new, freed)
+            assert extents.relocate(transaction, reference.ino, reference.offset, extent, [new], freed)
         assert [gone.stripe_id for gone in freed] == [stripe_id]
         self.commit(transaction, freed)
 

@@ -311,9 +311,7 @@ class NamespaceMachine(RuleBasedStateMachine):
             node.ctime_ns = self.now_ns
 
         self.attempt(
-            lambda tx: attributes.set_attributes(
-                tx, node.ino, mode=mode, gid=gid, now_ns=self.now_ns
-            ),
+            lambda tx: attributes.set_attributes(tx, node.ino, mode=mode, gid=gid, now_ns=self.now_ns),
             lambda: effect,
         )
 

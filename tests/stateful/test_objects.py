@@ -134,9 +134,7 @@ def test_a_bucket_is_a_dict_of_keys_listed_in_byte_order(
         found: list[bytes] = []
         after = b""
         while True:
-            listing = await store.list_keys(
-                "bucket", prefix=prefix, delimiter=delimiter, start_after=after, limit=page
-            )
+            listing = await store.list_keys("bucket", prefix=prefix, delimiter=delimiter, start_after=after, limit=page)
             page_keys = [entry.key for entry in listing.entries]
             assert page_keys == sorted(page_keys) and listing.common_prefixes == sorted(listing.common_prefixes)
             found += sorted([*page_keys, *listing.common_prefixes])

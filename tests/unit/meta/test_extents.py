@@ -201,9 +201,9 @@ def test_relocation_leaves_what_has_changed_and_does_not_touch_the_inode() -> No
     before = files.inode(files.a)
     new = Extent(100, Place.STRIPE, stripe_id, 0)
     transaction = files.store.begin()
-    assert not extents.relocate(transaction, files.a, 0, logged(1001, 100), new, [])
-    assert not extents.relocate(transaction, files.a, 1, logged(1000, 100), new, [])
-    assert extents.relocate(transaction, files.a, 0, logged(1000, 100), new, [])
+    assert not extents.relocate(transaction, files.a, 0, logged(1001, 100), [new], [])
+    assert not extents.relocate(transaction, files.a, 1, logged(1000, 100), [new], [])
+    assert extents.relocate(transaction, files.a, 0, logged(1000, 100), [new], [])
     transaction.commit()
     assert files.inode(files.a) == before
     assert files.all(files.a) == [(0, new)]

@@ -44,9 +44,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 def some_home(path: Path) -> Home:
     """A HOME with settings whose disks are not there."""
     home = Home(path)
-    disks = tuple(
-        DiskConfig(disk_id=index, path=f"{path}/absent{index}", uuid=f"{index:032x}") for index in range(6)
-    )
+    disks = tuple(DiskConfig(disk_id=index, path=f"{path}/absent{index}", uuid=f"{index:032x}") for index in range(6))
     home.save_config(VolumeConfig(uuid="ab" * 16, data_units=4, parity_units=2, disks=disks))
     return home
 

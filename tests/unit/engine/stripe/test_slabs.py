@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import chunk_name
 from siltstone.engine.stripe.slab import NEXT_PHASES, SlabPhase
-from siltstone.engine.stripe.store import StripeStore
+from siltstone.engine.stripe.store import Run, StripeStore, Tier
 from siltstone.errors import Corrupt, NoSpace
 from siltstone.limits import KIB, RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES
 from siltstone.types import DiskId, SlabId
@@ -56,7 +56,7 @@ def test_a_full_pool_refuses_before_the_reserve_and_allocates_nothing(use_reserv
         count = 0
         with pytest.raises(NoSpace, match="delete something or add disks"):
             while True:
-                await rig.write(100_000, use_reserve=use_reserve)
+                await rig.write(CHUNK, use_reserve=use_reserve)
                 count += 1
         kept = RESERVE_CHUNKS_FOR_LOG if use_reserve else RESERVE_CHUNKS
         assert rig.store.space().slabs == 10 - kept
@@ -64,13 +64,13 @@ def test_a_full_pool_refuses_before_the_reserve_and_allocates_nothing(use_reserv
             assert (await disk.space()).free_bytes == kept * CHUNK
         free = rig.store.space().raw_free_bytes
         with pytest.raises(NoSpace):
-            await rig.write(100_000, use_reserve=use_reserve)
+            await rig.write(CHUNK, use_reserve=use_reserve)
         assert rig.store.space().raw_free_bytes == free
         await rig.check_all(ranges=1)
         for stripe_id in list(rig.live):
             rig.release(stripe_id)
         for _ in range(count):
-            await rig.write(100_000)
+            await rig.write(CHUNK)
 
     trio.run(main)
 
@@ -168,8 +168,8 @@ def test_a_slab_that_failed_a_write_is_tried_last_and_trusted_again_when_it_take
         third = await rig.write(CHUNK // 2)
         assert third.slab_id == second.slab_id
         while rig.store.space().suspect_slabs:
-            last = await rig.write(CHUNK // 2)
-        assert last.slab_id == first.slab_id, "when nothing else has room"
+            last = await rig.write_runs([CHUNK // 2])
+        assert last[-1].slab_id == first.slab_id, "when nothing else has room"
         await rig.check_all()
 
     trio.run(main)
@@ -184,15 +184,15 @@ def test_disks_on_one_device_share_its_room() -> None:
         await pool.probe()
         assert store.space().usable_total_bytes == capacity * 2 // 3
         assert store.space().usable_free_bytes == (20 - 3 * RESERVE_CHUNKS) // 3 * 2 * CHUNK
-        await store.write([bytes(1000)], 1000)
-        await store.write([bytes(CHUNK)], CHUNK)
+        await store.write_runs([Run([bytes(1000)], 1000)], tier=Tier.DIRECT)
+        await store.write_runs([Run([bytes(CHUNK)], CHUNK)], tier=Tier.DIRECT)
         for disk in disks:  # just too little for two more chunks, the narrowest slab
             disk.capacity_bytes = disk.used_bytes + 3 * RESERVE_CHUNKS * CHUNK + 2 * CHUNK - 1
         with pytest.raises(NoSpace):
-            await store.write([bytes(CHUNK)], CHUNK)
+            await store.write_runs([Run([bytes(CHUNK)], CHUNK)], tier=Tier.DIRECT)
         for disk in disks:
             disk.capacity_bytes += 1
-        await store.write([bytes(CHUNK)], CHUNK)
+        await store.write_runs([Run([bytes(CHUNK)], CHUNK)], tier=Tier.DIRECT)
 
     trio.run(main)
 
@@ -236,12 +236,68 @@ def test_strays_of_a_crash_are_deleted_and_nothing_else() -> None:
 def test_a_written_slab_that_nobody_recorded_is_a_stray_after_reopening() -> None:
     async def main() -> None:
         rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
-        written = await rig.store.write([b"x" * 5000], 5000)
-        again = await rig.store.write([b"x" * 5000], 5000)
-        assert written.new_slab and again.new_slab, "until note_slab every batch must carry the record"
-        rig.store.note_slab(written.slab_id)
-        assert not (await rig.store.write([b"x" * 5000], 5000)).new_slab
+        run = Run([b"x" * 5000], 5000)
+        pieces = await rig.store.write_runs([run, run], tier=Tier.DIRECT)
+        assert all(piece.written.new_slab for piece in pieces), "until note_slab every batch must carry the record"
+        rig.store.note_slab(pieces[0].written.slab_id)
+        assert not (await rig.store.write_runs([run], tier=Tier.DIRECT))[0].written.new_slab
         assert await rig.reopened().collect_strays() == 3
+
+    trio.run(main)
+
+
+@given(
+    seed=st.integers(0, 9999),
+    batches=st.lists(
+        st.lists(st.one_of(st.integers(1, 16 * KIB), st.integers(1, CHUNK)), min_size=1, max_size=20), max_size=8
+    ),
+)
+@settings(max_examples=25, deadline=None)
+def test_runs_of_any_lengths_are_written_together_and_fill_what_is_left_over(
+    seed: int, batches: list[list[int]]
+) -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=7 * CHUNK, seed=seed)
+        for sizes in batches:
+            before = rig.store.space().raw_used_bytes
+            try:
+                await rig.write_runs(sizes)
+            except NoSpace:
+                assert rig.store.space().raw_used_bytes == before
+            for stripe_id in rig.random.sample(sorted(rig.live), len(rig.live) // 3):
+                rig.release(stripe_id)
+        await rig.check_all()
+        assert rig.store.space().raw_used_bytes == rig.live_raw_bytes()
+
+    trio.run(main)
+
+
+def test_a_long_run_is_cut_where_only_short_runs_of_rows_are_free() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=4 * CHUNK)
+        short = await rig.write_runs([2 * ROW_BYTES] * (CHUNK // ROW_BYTES))
+        for written in short[::2]:
+            rig.release(written.stripe_id)
+        pieces = await rig.write_runs([CHUNK])
+        assert len(pieces) == CHUNK // (2 * ROW_BYTES)
+        assert rig.store.space().data_free_bytes == 0
+        with pytest.raises(NoSpace):
+            await rig.write_runs([1])
+        await rig.check_all()
+
+    trio.run(main)
+
+
+def test_runs_of_which_a_disk_fails_go_elsewhere_and_leave_nothing() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 4, chunk_bytes=CHUNK, capacity_bytes=20 * CHUNK)
+        first = await rig.write_runs([1000] * 4)
+        rig.disks[first[0].slab.disks[0]].fail("flush", "slab/")
+        second = await rig.write_runs([1000, CHUNK, 20_000, 5])
+        assert rig.store.statistics().failed_writes == 1
+        assert not {written.slab_id for written in first} & {written.slab_id for written in second}
+        await rig.check_all()
+        assert rig.store.space().raw_used_bytes == rig.live_raw_bytes()
 
     trio.run(main)
 
@@ -251,7 +307,8 @@ def test_an_abandoned_write_gives_its_rows_back() -> None:
         rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
         await rig.write(5000)
         free = rig.store.space().raw_free_bytes
-        rig.store.abandon(await rig.store.write([b"x" * 9000], 9000))
+        for piece in await rig.store.write_runs([Run([b"x" * 9000], 9000)], tier=Tier.DIRECT):
+            rig.store.abandon(piece.written)
         assert rig.store.space().raw_free_bytes == free
 
     trio.run(main)

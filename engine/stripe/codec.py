@@ -64,6 +64,20 @@ class Codec:
             return self._isal.apply(self._encode_tables, units, self.parity_units)
         return [bytes(unit) for unit in self._zfec_encoder.encode(units, self._parity_numbers)]
 
+    def update(self, unit: int, delta: Buffer, parity: Sequence[bytearray | memoryview]) -> None:
+        """Change parity units in place as if ``delta`` were added (xor) to data unit ``unit``: what a new encoding of
+        all data would give. All have one length, at least 2 bytes."""
+        assert 0 <= unit < self.data_units and len(parity) == self.parity_units
+        if not parity:
+            return
+        if self._isal is not None:
+            self._isal.update(self._encode_tables, self.data_units, unit, delta, parity)
+            return
+        nothing = bytes(len(delta))
+        units = [delta if index == unit else nothing for index in range(self.data_units)]
+        for target, change in zip(parity, self.encode(units), strict=True):
+            target[:] = xor(target, change)
+
     def reconstruct(self, available: Mapping[int, Buffer], wanted: Sequence[int]) -> dict[int, bytes]:
         """The units numbered ``wanted`` from at least k others.
 
@@ -92,6 +106,12 @@ class Codec:
         parity = [unit for unit in wanted if unit >= self.data_units]
         rebuilt = dict(zip(parity, self._zfec_encoder.encode(data, parity), strict=True)) if parity else {}
         return {unit: bytes(data[unit] if unit < self.data_units else rebuilt[unit]) for unit in wanted}
+
+
+def xor(one: Buffer, other: Buffer) -> bytes:
+    """The sum of two units of one length."""
+    assert len(one) == len(other)
+    return (int.from_bytes(one, "little") ^ int.from_bytes(other, "little")).to_bytes(len(one), "little")
 
 
 @lru_cache(maxsize=UNITS_MAX * 4)

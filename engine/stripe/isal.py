@@ -1,4 +1,4 @@
-"""The two functions of Intel's ISA-L that encode, called through ctypes.
+"""The functions of Intel's ISA-L that encode, called through ctypes.
 
 The library is called with the GIL held: a whole stripe takes a fraction of a millisecond, and letting go of the GIL
 would let a busy thread keep it for a switch interval (5 ms).
@@ -16,6 +16,10 @@ LIBRARY = "libisal.so.2"
 
 _TABLE_BYTES = 32
 """ISA-L expands every coefficient to this much."""
+
+
+_WRITABLE = 1
+"""PyBUF_WRITABLE."""
 
 
 class _View(ctypes.Structure):
@@ -63,6 +67,9 @@ class Isal:
         self._encode_data = library["ec_encode_data"]
         self._encode_data.argtypes = (ctypes.c_int,) * 3 + (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
         self._encode_data.restype = None
+        self._update = library["ec_encode_data_update"]
+        self._update.argtypes = (ctypes.c_int,) * 4 + (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p)
+        self._update.restype = None
 
     def tables(self, matrix: Matrix) -> bytes:
         """The matrix in the form that ``apply`` takes."""
@@ -97,6 +104,26 @@ class Isal:
             for index in range(held):
                 _release_buffer(address + index * _VIEW_BYTES)
         return results
+
+    def update(self, tables: bytes, columns: int, column: int, delta: Buffer, targets: Sequence[Buffer]) -> None:
+        """Add one column of a matrix of so many columns, times ``delta``, to the targets, which are changed in place
+        and as long as it. They must be writable."""
+        rows = len(targets)
+        assert len(tables) == _TABLE_BYTES * rows * columns and 0 <= column < columns
+        views = (_View * (rows + 1))()
+        address = ctypes.addressof(views)
+        held = 0
+        try:
+            for index, buffer in enumerate((delta, *targets)):
+                _get_buffer(buffer, address + index * _VIEW_BYTES, _WRITABLE if index else 0)
+                held += 1
+            size: int = views[0].len
+            assert all(view.len == size for view in views)
+            pointers = (ctypes.c_void_p * rows)(*[view.buf for view in views[1:]])
+            self._update(size, columns, rows, column, tables, views[0].buf, pointers)
+        finally:
+            for index in range(held):
+                _release_buffer(address + index * _VIEW_BYTES)
 
 
 def load_isal() -> Isal | None:

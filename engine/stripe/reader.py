@@ -47,6 +47,14 @@ class Span(NamedTuple):
     end: int
 
 
+class Overlay(NamedTuple):
+    """Bytes that a stripe has by its record while they are still on their way to the disks: (data unit, offset in it,
+    bytes). ``checksums`` are those of the stripe with them."""
+
+    checksums: bytes
+    pieces: Sequence[tuple[int, int, Buffer]]
+
+
 class Flaw(NamedTuple):
     """Why a span could not be read: the blocks (from its start) that are wrong and may be written again; none of them
     when the disk or the file is away."""
@@ -72,6 +80,28 @@ class StripeReader:
         self.degraded_reads = 0
         self.repaired_blocks = 0
         self.failed_repairs = 0
+        self._overlays: dict[StripeId, Overlay] = {}
+
+    def lay_over(self, stripe_id: StripeId, overlay: Overlay) -> None:
+        """From now on the stripe reads as if the overlay were written, for those who know its new checksums."""
+        assert stripe_id not in self._overlays
+        self._overlays[stripe_id] = overlay
+
+    def take_overlay(self, stripe_id: StripeId) -> None:
+        """The overlay is on the disks now."""
+        del self._overlays[stripe_id]
+
+    def _seen(self, at: StripeAddress, span: Span, data: bytes) -> bytes:
+        """What was read of a unit, with what is laid over it."""
+        overlay = self._overlays.get(at.stripe_id)
+        if overlay is None or overlay.checksums != at.checksums:
+            return data
+        changed = bytearray(data)
+        for unit, offset, piece in overlay.pieces:
+            low, high = max(offset, span.start), min(offset + len(piece), span.end)
+            if unit == span.unit and low < high:
+                changed[low - span.start : high - span.start] = memoryview(piece)[low - offset : high - offset]
+        return bytes(changed)
 
     # --- without waiting ------------------------------------------------------------------------------------------
 
@@ -100,7 +130,8 @@ class StripeReader:
         if not self._pool.is_up(disk_id):
             return None
         name = chunk_name(slab_of(at.stripe_id), span.unit)
-        return self._pool.disk(disk_id).read_nowait(name, at.offset(span.unit) + span.start, span.end - span.start)
+        data = self._pool.disk(disk_id).read_nowait(name, at.offset(span.unit) + span.start, span.end - span.start)
+        return self._seen(at, span, data) if self._overlays and data is not None else data
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
@@ -127,6 +158,11 @@ class StripeReader:
         spans = [Span(unit, 0, at.stripe.unit_bytes) for unit in range(len(at.slab.disks))]
         return [flaw.span.unit for flaw in await self._fetch(at, spans) if isinstance(flaw, Flaw)]
 
+    async def read_spans(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes] | None:
+        """Whole blocks of any units, parity too, as they are on the disks; None if one of them is not right."""
+        found = [outcome for outcome in await self._fetch(at, spans) if not isinstance(outcome, Flaw)]
+        return found if len(found) == len(spans) else None
+
     async def _fetch(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes | Flaw]:
         """Read and check spans, side by side; in order, the bytes or what is wrong."""
         outcomes: list[bytes | DiskError | None] = [self._span_nowait(at, span) for span in spans]
@@ -146,9 +182,11 @@ class StripeReader:
             waiting.append(index)
         if reads:
             for index, result in zip(waiting, await self._pool.fanout.read(reads, Lane.BULK), strict=True):
-                outcomes[index] = result
                 if isinstance(result, DiskError):
                     self._pool.report(result)
+                    outcomes[index] = result
+                else:
+                    outcomes[index] = self._seen(at, spans[index], result)
         return [self._check(at, span, outcome) for span, outcome in zip(spans, outcomes, strict=True)]
 
     def _check(self, at: StripeAddress, span: Span, outcome: bytes | DiskError | None) -> bytes | Flaw:

@@ -218,6 +218,26 @@ class Slabs:
         state.give_back(stripe_id, stripe)
         self._index(state)
 
+    def take_parity(self, slab_id: SlabId, rows: int) -> int | None:
+        """Take rows of the parity chunks alone, for new parity of a stripe; None when there are none, or when the slab
+        does not take writes."""
+        state = self._slabs[slab_id]
+        if state.phase is not SlabPhase.OPEN or not self._is_up(state.slab):
+            return None
+        row = state.parity.allocator.take(rows)
+        self._index(state)
+        return row
+
+    def note_parity_written(self, slab_id: SlabId, row: int, rows: int) -> None:
+        """Note that there are blocks behind these parity rows."""
+        self._slabs[slab_id].parity.set_backing(row, rows, Backing.PRESENT)
+
+    def give_back_parity(self, slab_id: SlabId, row: int, rows: int) -> None:
+        """Make rows of the parity chunks free."""
+        state = self._slabs[slab_id]
+        state.parity.allocator.give_back(row, rows)
+        self._index(state)
+
     def _give_back_all(self, placed: Iterable[Iterable[Placement]]) -> None:
         for placements in placed:
             for placement in placements:

@@ -16,6 +16,7 @@ import trio
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.codec import codec_for
 from siltstone.engine.stripe.encode import EncodedStripe, StripeSource, cut_out, encode_stripe, encode_together
+from siltstone.engine.stripe.fill import StripeFiller
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, unit_offset
 from siltstone.engine.stripe.reader import StripeAddress, StripeReader
 from siltstone.engine.stripe.slab import Backing, Placement
@@ -133,6 +134,7 @@ class StripeStore:
             reserve_bytes=reserve_bytes,
         )
         self._reader = StripeReader(pool, workers)
+        self.filler = StripeFiller(pool, self._slabs, self._reader)
         self._stripes_written = 0
         self._data_bytes_written = 0
         self._raw_bytes_written = dict.fromkeys(Tier, 0)
@@ -309,7 +311,10 @@ class StripeStore:
 
     def release(self, stripe_id: StripeId, stripe: Stripe) -> None:
         """Make the rows of a dead stripe allocatable: its deletion is durable and nobody reads it any more."""
-        self._slabs.give_back(stripe_id, stripe)
+        if self.filler.is_pending(stripe_id):
+            self.filler.release_later(stripe_id, stripe)
+        else:
+            self._slabs.give_back(stripe_id, stripe)
 
     def abandon(self, written: WrittenStripe) -> None:
         """Give back a stripe whose batch was never committed."""
@@ -370,7 +375,7 @@ class StripeStore:
         return StripeStatistics(
             self._stripes_written,
             self._data_bytes_written,
-            dict(self._raw_bytes_written),
+            self._raw_bytes_written | {Tier.FILL: self.filler.raw_bytes_written},
             self._failed_writes,
             self._reader.degraded_reads,
             self._reader.repaired_blocks,

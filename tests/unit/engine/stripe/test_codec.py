@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siltstone.engine.stripe import gf256
-from siltstone.engine.stripe.codec import ISAL, Codec
+from siltstone.engine.stripe.codec import ISAL, Codec, xor
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 
@@ -130,3 +130,20 @@ def test_golden_parity_of_format_version_1_is_still_made(name: str, isal: object
     assert units == [bytes((37 * unit + 11 * index + 5) & 0xFF for index in range(64)) for unit in range(k)]
     codec = Codec(k, m, isal=ISAL if isal is not None else None)
     assert [unit.hex() for unit in codec.encode(units)] == golden["parity"]
+
+
+@given(code=codes, size=sizes, seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=120, deadline=None)
+def test_parity_changed_by_a_difference_is_that_of_a_new_encoding(
+    code: tuple[int, int], size: int, seed: int, data: st.DataObject
+) -> None:
+    k, m = code
+    units = units_of(k, size, seed)
+    unit = data.draw(st.integers(0, k - 1))
+    changed = list(units)
+    changed[unit] = units_of(1, size, seed + 1)[0]
+    expected = Codec(k, m).encode(changed)
+    for codec in (Codec(k, m), Codec(k, m, isal=None)):
+        parity = [bytearray(piece) for piece in codec.encode(units)]
+        codec.update(unit, xor(units[unit], changed[unit]), parity)
+        assert parity == expected

@@ -14,15 +14,15 @@ from collections.abc import Iterable
 import msgspec
 import trio
 
-from siltstone.core.reader import LogSlice
+from siltstone.core.scrub import log_extent_is_sound, window_from
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.volume import Volume
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes
-from siltstone.errors import SiltstoneError
+from siltstone.engine.stripe.scrub import DamageKind
 from siltstone.limits import PARTITION_COUNT, ROW_BYTES
 from siltstone.meta import counters, keys, space
 from siltstone.meta.records import Dentry, Extent, Inode, InodeFlag, Part, Place, decode, decode_extent
-from siltstone.types import ROOT_INO, Ino, Lsn, PartitionId, StripeId, row_of, slab_of
+from siltstone.types import ROOT_INO, Ino, PartitionId, StripeId, row_of, slab_of
 
 WALK_STEP = 50
 """Records and ranges looked at between two checkpoints."""
@@ -285,36 +285,39 @@ def _check_log(walk: _Walk) -> None:
 
 
 async def _read_everything(walk: _Walk, progress: ProgressListener | None) -> None:
+    """Every unit and every payload, as scrubbing reads them, but nothing is mended."""
     ledger = walk.volume.ledger
-    stripes = list(space.stripes(walk.store))
-    total = len(stripes) + len(walk.log_extents)
+    total = ledger.stripes.space().raw_used_bytes + sum(extent.length for _, _, extent in walk.log_extents)
     done = 0
-    for stripe_id, stripe in stripes:
+    cursor = StripeId(0)
+    while True:
         era = ledger.fence.enter()
         try:
-            if space.get_stripe(walk.store, stripe_id) == stripe:
-                info = ledger.stripe_info(stripe_id)
-                bad = await ledger.stripes.verify(info.slab, stripe_id, info.stripe, info.checksums)
-                for unit in bad:
-                    disk_id = info.slab.disks[unit]
-                    walk.report(
-                        "I10", f"stripe {stripe_id:x}", f"unit {unit} on disk {disk_id} is not what was written"
-                    )
+            window = window_from(walk.store, cursor)
+            checked = await ledger.stripes.check(window.addresses, mend=False, digests=frozenset)
         finally:
             ledger.fence.leave(era)
-        done += 1
+        if not window.addresses and not window.broken:
+            break
+        cursor = window.cursor
+        for stripe_id in window.broken:
+            walk.report("I8", f"stripe {stripe_id:x}", "its records do not fit together")
+        for damage in checked.damages:
+            for unit in damage.units:
+                if unit.kind is DamageKind.ABSENT:
+                    continue
+                message = f"unit {unit.unit} on disk {unit.disk_id} is not what was written: {unit.kind.value}"
+                walk.report("I10", f"stripe {damage.stripe_id:x}", message)
+        done += sum(checked.read_bytes.values())
         if progress is not None:
-            progress(Progress(done, total, "stripes"))
+            progress(Progress(min(done, total), total, "bytes"))
     for ino, offset, extent in walk.log_extents:
         era = ledger.fence.enter()
         try:
-            if walk.store.get(keys.log_reference(keys.Reference(extent.address, extent.skip, ino, offset))) is not None:
-                piece = LogSlice(extent, 0, extent.length)
-                await ledger.log.read(Lsn(piece.address), piece.size, piece.verify)
-        except SiltstoneError as error:
-            walk.report("I10", f"inode {ino}", f"the extent at {offset} cannot be read from the log: {error}")
+            if not await log_extent_is_sound(ledger, ino, offset, extent):
+                walk.report("I10", f"inode {ino}", f"the extent at {offset} cannot be read from the log")
         finally:
             ledger.fence.leave(era)
-        done += 1
+        done += extent.length
         if progress is not None:
-            progress(Progress(done, total, "stripes"))
+            progress(Progress(min(done, total), total, "bytes"))

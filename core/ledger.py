@@ -62,6 +62,7 @@ class Ledger:
         self._changes_go.set()
         self.waits = 0
         """How often a change had to wait because the log was over its high-water mark."""
+        self._claims: set[SlabId] = set()
         self._slabs: dict[SlabId, Slab] = {}
         self._stripe_cache: OrderedDict[StripeId, StripeInfo] = OrderedDict()
 
@@ -177,6 +178,18 @@ class Ledger:
         if len(self._stripe_cache) > STRIPE_CACHE_ENTRIES:
             self._stripe_cache.popitem(last=False)
         return info
+
+    def try_claim(self, slab_id: SlabId) -> bool:
+        """Claim a slab for work on units that are written already (filling, moving, scrubbing): one at a time. False if
+        somebody else has it; whoever gets it calls ``release_claim``."""
+        if slab_id in self._claims:
+            return False
+        self._claims.add(slab_id)
+        return True
+
+    def release_claim(self, slab_id: SlabId) -> None:
+        """Let go of a slab."""
+        self._claims.remove(slab_id)
 
     def forget_slab(self, slab_id: SlabId) -> None:
         """Drop what is cached of a slab whose record is deleted."""

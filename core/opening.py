@@ -18,10 +18,13 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
 from siltstone.core.room import Room
+from siltstone.core.scrub import Scrubber
 from siltstone.core.settle import Settler
+from siltstone.core.superblocks import superblock_of
 from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.volume import Volume
 from siltstone.core.write_back import WriteBack
+from siltstone.engine.format.superblock import pack_superblock
 from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.store import StripeStore
@@ -168,7 +171,14 @@ def _assemble(
         log_bytes_high=config.log_bytes_high,
     )
     cleaner, room = UploadCleaner(ledger, orphans), Room(ledger, write_back)
-    return Volume(ledger, write_back, reader, orphans, settler, cleaner, room, Subscribers())
+    superblocks = [superblock_of(config, disk, created_ns=clock.now_ns()) for disk in config.disks]
+    scrubber = Scrubber(
+        ledger,
+        {superblock.disk_id: pack_superblock(superblock) for superblock in superblocks},
+        interval=config.scrub_interval,
+        bytes_per_second=config.scrub_bytes_per_second,
+    )
+    return Volume(ledger, write_back, reader, orphans, settler, cleaner, room, scrubber, Subscribers())
 
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
@@ -182,5 +192,6 @@ async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) ->
     nursery.start_soon(volume.settler.run)
     nursery.start_soon(volume.upload_cleaner.run)
     nursery.start_soon(volume.room.run)
+    nursery.start_soon(volume.scrubber.run)
     nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
     await trio.lowlevel.checkpoint()

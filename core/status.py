@@ -7,6 +7,8 @@ import msgspec
 from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
 from siltstone.core.room import Room
+from siltstone.core.scrub import Scrubber
+from siltstone.core.scrub_report import ScrubStatus
 from siltstone.core.settle import Settler
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.pool import DiskState
@@ -60,11 +62,12 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     repaired_blocks: int
     writer_waits: int
     disks: list[DiskReport]
+    scrub: ScrubStatus
     warnings: list[str]
 
 
 def volume_status(
-    ledger: Ledger, write_back: WriteBack, orphans: Orphans, settler: Settler, room: Room
+    ledger: Ledger, write_back: WriteBack, orphans: Orphans, settler: Settler, room: Room, scrubber: Scrubber
 ) -> VolumeStatus:
     """Look at everything. Scans the stripe and log reference records: some microseconds for each."""
     totals = counters.read_totals(ledger.store)
@@ -111,11 +114,12 @@ def volume_status(
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits,
         disks=disks,
-        warnings=_warnings(ledger, write_back, settler, room),
+        scrub=scrubber.status(),
+        warnings=_warnings(ledger, write_back, settler, room, scrubber),
     )
 
 
-def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Room) -> list[str]:
+def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Room, scrubber: Scrubber) -> list[str]:
     warnings = [
         f"disk {disk.disk_id} is {disk.state.value}: {disk.reason}"
         for disk in ledger.pool.status()
@@ -132,6 +136,16 @@ def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Roo
         warnings.append(f"settling stopped: {settler.last_error}")
     if room.last_error:
         warnings.append(f"space could not be given back to the disks: {room.last_error}")
+    scrub = scrubber.status()
+    if scrub.last_error:
+        warnings.append(f"scrubbing stopped: {scrub.last_error}")
+    if scrub.report is not None:
+        warnings += scrub.report.lost
+        warnings += [
+            f"scrubbing could not mend all that it found on disk {disk.disk_id}: it is counted in the report"
+            for disk in scrub.report.disks
+            if disk.unmended_blocks or disk.unmended_log_bytes or disk.unmended_superblocks
+        ]
     if failures := write_back.failures():
         warnings.append(f"{len(failures)} files have data in memory that could not be written: {failures[-1]}")
     return warnings

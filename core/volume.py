@@ -19,6 +19,8 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
 from siltstone.core.room import Room
+from siltstone.core.scrub import Scrubber
+from siltstone.core.scrub_report import ScrubReport
 from siltstone.core.settle import Settler
 from siltstone.core.status import VolumeStatus, volume_status
 from siltstone.core.types import (
@@ -56,6 +58,7 @@ class Volume:
         settler: Settler,
         upload_cleaner: UploadCleaner,
         room: Room,
+        scrubber: Scrubber,
         subscribers: Subscribers,
     ) -> None:
         self.ledger = ledger
@@ -64,6 +67,7 @@ class Volume:
         self.settler = settler
         self.upload_cleaner = upload_cleaner
         self.room = room
+        self.scrubber = scrubber
         self._checking = trio.Lock()
         self._reader = reader
         self._subscribers = subscribers
@@ -407,9 +411,13 @@ class Volume:
         await self.write_back.flush_all()
         await self.settler.settle(progress)
 
+    async def scrub(self, progress: ProgressListener | None = None, *, bytes_per_second: int = 0) -> ScrubReport:
+        """Read and mend everything on the disks, beside everything else (see Scrubber)."""
+        return await self.scrubber.scrub(progress, bytes_per_second=bytes_per_second)
+
     def status(self) -> VolumeStatus:
         """A picture of the volume now."""
-        return volume_status(self.ledger, self.write_back, self.orphans, self.settler, self.room)
+        return volume_status(self.ledger, self.write_back, self.orphans, self.settler, self.room, self.scrubber)
 
     @asynccontextmanager
     async def quiesced(self) -> AsyncIterator[None]:

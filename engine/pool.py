@@ -14,7 +14,7 @@ import trio
 
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
 from siltstone.ports import Clock, Disk, DiskSpace, Fanout, Random
-from siltstone.types import DiskId
+from siltstone.types import Buffer, DiskId
 
 PROBE_SECONDS = 1.0
 
@@ -68,12 +68,14 @@ class DiskStatus(NamedTuple):
     space: DiskSpace | None
     errors: int
     """All errors reported, FileMissing and DiskFull left out."""
+    mismatches: int
+    """How often it returned bytes that did not match their checksum, without an error."""
 
 
 class _Member:
     """A disk and what is known of it."""
 
-    __slots__ = ("disk", "errors", "probes_passed", "reason", "space", "state", "weight")
+    __slots__ = ("disk", "errors", "mismatches", "probes_passed", "reason", "space", "state", "weight")
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
@@ -81,6 +83,7 @@ class _Member:
         self.reason = ""
         self.space: DiskSpace | None = None
         self.errors = 0
+        self.mismatches = 0
         self.weight = 0
         self.probes_passed = 0
 
@@ -121,7 +124,7 @@ class Pool:
     def status(self) -> list[DiskStatus]:
         """Every disk, in order."""
         return [
-            DiskStatus(disk_id, member.state, member.reason, member.space, member.errors)
+            DiskStatus(disk_id, member.state, member.reason, member.space, member.errors, member.mismatches)
             for disk_id, member in sorted(self._members.items())
         ]
 
@@ -145,6 +148,12 @@ class Pool:
         if member is not None and member.state is DiskState.UP:
             self._note(member, error)
 
+    def report_mismatch(self, disk_id: DiskId) -> None:
+        """Take note of bytes that a disk returned without an error and that do not match their checksum."""
+        member = self._members.get(disk_id)
+        if member is not None:
+            member.mismatches += 1
+
     def _note(self, member: _Member, error: DiskError) -> None:
         if isinstance(error, FileMissing | DiskFull):
             return
@@ -162,6 +171,17 @@ class Pool:
         async with trio.open_nursery() as nursery:
             for member in self._members.values():
                 nursery.start_soon(self._probe, member)
+
+    async def restore_superblock(self, disk_id: DiskId, data: Buffer, witnesses: Sequence[str]) -> bool:
+        """Write the superblock of a disk, up or not, if there is none that is sound; whether that was so.
+
+        ``witnesses``: files that tell that the right directory is there (Disk.restore_superblock). Raises DiskError.
+        """
+        member = self._members[disk_id]
+        was_written = await member.disk.restore_superblock(data, witnesses)
+        if was_written:
+            await self._probe(member)
+        return was_written
 
     async def watch(self, clock: Clock) -> None:
         """Probe for ever. A disk that hangs holds up nobody but itself."""

@@ -18,6 +18,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``s`` ``S`` slab id (4) | Slab |
 | ``s`` ``T`` stripe id (8) | Stripe |
 | ``s`` ``K`` stripe id (8) | checksums of the stripe's units, raw |
+| ``s`` ``c`` | ScrubRecord: how far scrubbing has come |
 | ``s`` ``l`` log address (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the log here |
 | ``s`` ``r`` stripe id (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the stripe here |
 
@@ -256,6 +257,9 @@ UPLOAD = b"m"
 ORPHAN = b"o"
 XATTR = b"x"
 
+
+SCRUB = b"sc"
+"""Key of the record of scrubbing."""
 
 SLABS = b"sS"
 STRIPES = b"sT"

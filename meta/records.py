@@ -156,6 +156,38 @@ class Counters(msgspec.Struct, array_like=True, tag=1):
     serial: int = 0
 
 
+class ScrubTally(msgspec.Struct, array_like=True, tag=1):
+    """What a pass of scrubbing did on one disk. A unit that is wrong counts once, with all its wrong blocks."""
+
+    disk_id: int
+    units: int = 0
+    read_bytes: int = 0
+    mended_blocks: int = 0
+    unmended_blocks: int = 0
+    unreadable_units: int = 0
+    misplaced_units: int = 0
+    recreated_files: int = 0
+    mended_log_bytes: int = 0
+    unmended_log_bytes: int = 0
+    mended_superblocks: int = 0
+    unmended_superblocks: int = 0
+
+
+class ScrubRecord(msgspec.Struct, array_like=True, tag=1):
+    """The last pass of scrubbing, or the one under way (``ended_ns`` 0), which goes on at the stripe ``cursor``.
+
+    Times are nanoseconds since the epoch. ``lost``: sentences on what cannot be read with the disks that are up, the
+    first of them in full; ``lost_count`` counts all.
+    """
+
+    started_ns: int
+    ended_ns: int = 0
+    cursor: int = 0
+    tallies: list[ScrubTally] = []
+    lost: list[str] = []
+    lost_count: int = 0
+
+
 _encoder = msgspec.msgpack.Encoder()
 
 encode = _encoder.encode
@@ -167,7 +199,8 @@ def _decoder(record: type[R]) -> Any:
 
 
 _decoders: dict[type[Any], Any] = {
-    record: _decoder(record) for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe)
+    record: _decoder(record)
+    for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe, ScrubRecord)
 }
 
 decode_inode = msgspec.msgpack.Decoder(Inode).decode

@@ -59,8 +59,20 @@ def delete_stripe(transaction: Transaction, stripe_id: StripeId) -> Stripe:
 
 def stripes(reader: Reader) -> Iterator[tuple[StripeId, Stripe]]:
     """Every stripe, in the order of their ids: by slab, then by row."""
-    for key, value in reader.scan(*keys.prefix_range(keys.STRIPES)):
+    return stripes_from(reader, StripeId(0))
+
+
+def stripes_from(reader: Reader, stripe_id: StripeId) -> Iterator[tuple[StripeId, Stripe]]:
+    """Every stripe from an id on, in the order of their ids."""
+    for key, value in reader.scan(keys.stripe(stripe_id), keys.after(keys.STRIPES)):
         yield keys.stripe_id(key), decode(Stripe, value)
+
+
+def checksums_of_slab(reader: Reader, slab_id: SlabId) -> Iterator[bytes]:
+    """The checksum records of a slab's stripes."""
+    start, end = StripeId(slab_id << 16), StripeId((slab_id + 1) << 16)
+    for _, value in reader.scan(keys.stripe_checksums(start), keys.stripe_checksums(end)):
+        yield value
 
 
 def stripe_references(reader: Reader, stripe_id: StripeId) -> Iterator[tuple[Reference, int]]:

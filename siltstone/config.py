@@ -44,6 +44,10 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_bytes_high: int = 1 * GIB
     log_bytes_low: int = 256 * MIB
     lmdb_bytes_max: int = 64 * GIB
+    scrub_interval: float = 30 * 24 * 3600.0
+    """From the end of one pass of scrubbing to the next; 0: never by itself."""
+    scrub_bytes_per_second: int = 64 * MIB
+    """How fast the passes in the background may read, of all disks together; 0: without limit."""
 
     def check(self) -> None:
         """Raise ConfigInvalid with what is wrong and what to do, if anything is."""
@@ -65,6 +69,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid(f"segment_bytes {self.segment_bytes}: want a multiple of {ROW_BYTES} from 64 KiB up")
         if not 1 <= self.log_replicas <= n:
             raise ConfigInvalid(f"log_replicas {self.log_replicas}: want 1 to {n}, the number of disks")
+        if self.scrub_interval < 0 or self.scrub_bytes_per_second < 0:
+            raise ConfigInvalid("scrub_interval and scrub_bytes_per_second must not be negative")
         if self.log_bytes_low >= self.log_bytes_high:
             raise ConfigInvalid("log_bytes_low must be under log_bytes_high")
 

@@ -14,6 +14,7 @@ import trio
 
 from siltstone.config import VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
@@ -84,17 +85,7 @@ async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> 
     """Make the disks and an empty volume on them. ``formatted`` gets the path of each disk as soon as it is one."""
     created_ns = SystemClock().now_ns()
     for disk in config.disks:
-        superblock = Superblock(
-            volume_uuid=UUID(config.uuid).bytes,
-            disk_uuid=UUID(disk.uuid).bytes,
-            disk_id=DiskId(disk.disk_id),
-            disk_count=len(config.disks),
-            data_units=config.data_units,
-            parity_units=config.parity_units,
-            chunk_bytes=config.chunk_bytes,
-            created_ns=created_ns,
-        )
-        await format_disk(disk.path, superblock)
+        await format_disk(disk.path, superblock_of(config, disk, created_ns=created_ns))
         formatted.append(disk.path)
     async with _opened_disks(config) as disks:
         with _metadata(home, config, create=True) as backing:

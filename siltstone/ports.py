@@ -124,6 +124,14 @@ class Disk(Protocol):
         puts it back in service.
         """
 
+    async def restore_superblock(self, data: Buffer, witnesses: Sequence[str]) -> bool:
+        """Write a superblock where the disk should be, if there is none that is sound; whether it was written.
+
+        A sound one is left alone, whoever's it is. ``witnesses``: files that only this disk has. Unless half of them
+        are there, and one at least, it is another directory, or an empty mount point, and DiskError says so. The next
+        probe finds the disk again. Durable on return; raises DiskMissing if there is no directory.
+        """
+
     async def close(self) -> None:
         """Let go of files and threads. No calls after that."""
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from siltstone.engine.disk import kernel
 from siltstone.engine.disk.open_files import OpenFile, OpenFiles
-from siltstone.engine.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_NAME, parse_superblock
+from siltstone.engine.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_NAME, is_rotten, parse_superblock
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing, FormatInvalid
 from siltstone.ports import DiskSpace, FileEntry
 from siltstone.types import Buffer, DiskId
@@ -107,6 +107,40 @@ class DiskDirectory:
             os.close(fd)
         if superblock.disk_uuid != self._uuid:
             raise FormatInvalid(f"the superblock at {self.path} is of another disk (slot {superblock.disk_id})")
+
+    def restore_superblock(self, data: Buffer, witnesses: Sequence[str]) -> bool:
+        """Write the superblock if there is none that is sound and the witnesses are there; raises DiskError."""
+        with self._state_lock:
+            try:
+                root_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                cause = f"{self.path}: {error.strerror}"
+                raise DiskMissing(self.disk_id, "restore", SUPERBLOCK_NAME, cause) from error
+            try:
+                if not self._lacks_superblock(root_fd):
+                    return False
+                present = sum(_exists(root_fd, name) for name in witnesses)
+                if not present or 2 * present < len(witnesses):
+                    cause = f"{self.path} has {present} of its {len(witnesses)} files: is it another directory?"
+                    raise DiskError(self.disk_id, "restore", SUPERBLOCK_NAME, cause)
+                with self._scratch_file(root_fd, SUPERBLOCK_NAME) as fd:
+                    kernel.write_all(fd, 0, [data])
+                    os.fsync(fd)
+                os.rename(_scratch_name(SUPERBLOCK_NAME), SUPERBLOCK_NAME, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+                os.fsync(root_fd)
+            finally:
+                os.close(root_fd)
+        return True
+
+    def _lacks_superblock(self, root_fd: int) -> bool:
+        try:
+            fd = os.open(SUPERBLOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=root_fd)
+        except FileNotFoundError:
+            return True
+        try:
+            return is_rotten(kernel.read_all(fd, 0, SUPERBLOCK_BYTES))
+        finally:
+            os.close(fd)
 
     def _clean_and_measure(self, root_fd: int) -> int:
         """Remove what unfinished creates and replaces left; bytes that all files take."""

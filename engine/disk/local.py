@@ -134,6 +134,12 @@ class LocalDisk:
         """Look whether the directory is there and is the disk; opens it again if it had gone."""
         await self._call(self._reader, "probe", "", self._directory.probe)
 
+    async def restore_superblock(self, data: Buffer, witnesses: Sequence[str]) -> bool:
+        """Write a superblock if there is none that is sound, and the witnesses are there; whether it was written."""
+        return await self._call(
+            self._bulk, "restore", SUPERBLOCK_NAME, lambda: self._directory.restore_superblock(data, witnesses)
+        )
+
     async def close(self) -> None:
         """Wait for what is under way, then let go of files and threads."""
         if self._is_closed:

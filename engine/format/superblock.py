@@ -83,3 +83,23 @@ def parse_superblock(data: Buffer) -> Superblock:
     if not geometry_is_sound or chunk_bytes == 0 or chunk_bytes % ROW_BYTES:
         raise FormatInvalid(f"superblock with impossible values: {k}+{m}, {disk_count} disks, chunks of {chunk_bytes}")
     return Superblock(volume_uuid, disk_uuid, DiskId(disk_id), disk_count, k, m, chunk_bytes, created_ns)
+
+
+def is_rotten(data: Buffer) -> bool:
+    """Whether this was a superblock of the version that is known, and is damaged; or is none at all.
+
+    A sound one, whoever's, is not rotten; nor may be one of a newer version, whose checksum may cover other bytes.
+    """
+    try:
+        parse_superblock(data)
+    except FormatInvalid:
+        fields = bytearray(data)
+        if len(fields) < _FIELDS.size + _CHECKSUM.size or fields[: len(SUPERBLOCK_MAGIC)] != SUPERBLOCK_MAGIC:
+            return True
+        version = fields[len(SUPERBLOCK_MAGIC) : len(SUPERBLOCK_MAGIC) + 2]
+        if version == SUPERBLOCK_VERSION.to_bytes(2, "little"):
+            return True
+        fields[len(SUPERBLOCK_MAGIC) : len(SUPERBLOCK_MAGIC) + 2] = SUPERBLOCK_VERSION.to_bytes(2, "little")
+        (checksum,) = _CHECKSUM.unpack_from(fields, _FIELDS.size)
+        return bool(checksum == xxh3_64_intdigest(memoryview(fields)[: _FIELDS.size]))  # rot in the version itself
+    return False

@@ -50,7 +50,7 @@ class SegmentFiles:
         self.volume_uuid = volume_uuid
         self.segment_bytes = segment_bytes
         self.epoch = 0
-        self._seed = volume_seed(volume_uuid)
+        self.seed = volume_seed(volume_uuid)
         self._free: defaultdict[DiskId, list[str]] = defaultdict(list)
         self._in_hand: set[tuple[DiskId, str]] = set()
         self._serial = 0
@@ -145,6 +145,14 @@ class SegmentFiles:
             segment.marked_lsn = max(segment.marked_lsn, lsn)
         return [disk_id for disk_id in up if disk_id not in broken]
 
+    async def write_header_page(self, segment: Segment, disks: Sequence[DiskId], lineage: bytes) -> dict[DiskId, bool]:
+        """Write the header page of an established segment anew on some of its disks; on which that worked."""
+        up = [disk_id for disk_id in disks if self.pool.is_up(disk_id)]
+        page = self._header(segment.start, segment.epoch, is_established=True, marked_lsn=segment.marked_lsn) + lineage
+        writes = [DiskWrite(self.pool.disk(disk_id), segment.name, 0, [page]) for disk_id in up]
+        broken = self._broken(up, await self.pool.fanout.write_durable(writes, Lane.BULK))
+        return {disk_id: disk_id in up and disk_id not in broken for disk_id in disks}
+
     async def copy(self, segment: Segment, target: DiskId) -> None:
         """Copy a segment that takes no more frames to a further disk, whole and durable on return.
 
@@ -158,7 +166,7 @@ class SegmentFiles:
             await self._write(disk_id=target, name=name, offset=0, data=header + await read_lineage(self.pool, segment))
             lsn = segment.start
             while lsn < segment.end:
-                data = await read_sound(self.pool, segment, lsn, self._seed)
+                data = await read_sound(self.pool, segment, lsn, self.seed)
                 await self._write(disk_id=target, name=name, offset=segment.offset_of(lsn), data=data)
                 lsn = Lsn(lsn + len(data))
             await disk.rename(name, segment.name)

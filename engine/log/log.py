@@ -23,6 +23,7 @@ from siltstone.engine.log.files import SegmentFiles
 from siltstone.engine.log.pending import Pending, PendingFrame, joined
 from siltstone.engine.log.reader import ReplicaReader
 from siltstone.engine.log.recovery import ancestors_of, make_room, recover_segments
+from siltstone.engine.log.scrub import LogChecked
 from siltstone.engine.log.segment import Segment, SegmentEvent, SegmentState, SegmentStatus
 from siltstone.engine.log.statistics import LogStatistics
 from siltstone.engine.log.upkeep import Upkeep
@@ -501,6 +502,29 @@ class Log:
     async def punch(self, start: Lsn, end: Lsn) -> None:
         """Give back the space of dead payload in sealed segments. All of [start, end) must be applied."""
         await self._upkeep.punch(start, end)
+
+    async def check_header(self, start: Lsn) -> dict[DiskId, bool]:
+        """Mend the header pages of the segment at ``start``: whether that worked, by disk in which one was wrong."""
+        segments = [*self._sealed, self._active]
+        index = next((index for index, segment in enumerate(segments) if segment.start == start), None)
+        if index is None:
+            return {}
+        return await self._upkeep.check_header(segments[index], ancestors_of(segments[:index]))
+
+    async def check(self, lsn: Lsn) -> LogChecked | None:
+        """Compare the replicas of the durable log from ``lsn`` on, for a piece of one segment, and mend those that
+        differ. None if there is nothing at ``lsn``: the segment was retired.
+
+        A replica of the open segment whose file is missing has the segment sealed, so that it gets another copy.
+        """
+        segment = self._segment_of(lsn, 1)
+        if segment is None:
+            return None
+        checked = await self._upkeep.check_frames(segment, lsn)
+        if checked is not None and checked.missing and not segment.is_sealed:
+            await self.seal()
+            return await self.check(lsn)
+        return checked
 
     async def heal(self) -> None:
         """Bring sealed segments back to their number of copies, and recycle what disks that returned hold in vain."""

@@ -89,12 +89,31 @@ def durable_lsn_noted_in(window: Window, place: Place) -> Lsn:
     for image in window.images:
         position = -1 if image is None else image.find(FRAME_MAGIC)
         while image is not None and position >= 0:
-            if (window.lsn + position) % FRAME_ALIGN_BYTES == 0:
+            if _is_aligned(window, position):
                 header = _header_at(image, position, window.lsn, place)
                 if header is not None:
                     highest = max(highest, header.durable_lsn)
             position = image.find(FRAME_MAGIC, position + 1)
     return highest
+
+
+def next_header(window: Window, lsn: Lsn, place: Place) -> FrameHeader | None:
+    """The first sound frame header at or behind ``lsn`` on any replica: where to go on behind a frame that is nowhere
+    whole."""
+    found: list[FrameHeader] = []
+    for image in window.images:
+        position = -1 if image is None else image.find(FRAME_MAGIC, lsn - window.lsn)
+        while image is not None and position >= 0:
+            header = _header_at(image, position, window.lsn, place) if _is_aligned(window, position) else None
+            if header is not None:
+                found.append(header)
+                break
+            position = image.find(FRAME_MAGIC, position + 1)
+    return min(found, key=lambda header: header.lsn, default=None)
+
+
+def _is_aligned(window: Window, position: int) -> bool:
+    return (window.lsn + position) % FRAME_ALIGN_BYTES == 0
 
 
 def _header_at(image: bytes, position: int, base: Lsn, place: Place) -> FrameHeader | None:

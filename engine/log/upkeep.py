@@ -6,13 +6,17 @@ the pool and leave the upkeep *behind*: it is tried again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
+from siltstone.engine.format.segment import Ancestor
 from siltstone.engine.log.files import SegmentFiles
-from siltstone.engine.log.segment import Segment, SegmentEvent
+from siltstone.engine.log.scrub import LogChecked, check_frames, check_header
+from siltstone.engine.log.segment import Segment, SegmentEvent, SegmentState
 from siltstone.errors import DiskError
 from siltstone.limits import ROW_BYTES
-from siltstone.types import Lsn
+from siltstone.types import DiskId, Lsn
 
 
 class Upkeep:
@@ -87,6 +91,26 @@ class Upkeep:
                 stop = segment.offset_of(Lsn(last)) // ROW_BYTES * ROW_BYTES
                 if offset < stop:
                     await self._punch_file(segment, offset, stop - offset)
+
+    async def check_header(self, segment: Segment, ancestors: Sequence[Ancestor]) -> dict[DiskId, bool]:
+        """Mend the header pages of a segment: whether that worked, by disk in which one was wrong."""
+        async with self._lock:
+            return {} if segment.state is SegmentState.RETIRED else await check_header(self._files, segment, ancestors)
+
+    async def check_frames(self, segment: Segment, lsn: Lsn) -> LogChecked | None:
+        """Compare the replicas of a piece of a segment and mend them; None if it was retired.
+
+        A replica whose file is missing is not counted on any more: the upkeep makes another copy.
+        """
+        async with self._lock:
+            if segment.state is SegmentState.RETIRED:
+                return None
+            checked = await check_frames(self._files, segment, lsn)
+            whole = [disk_id for disk_id in segment.disks if disk_id not in checked.missing]
+            if checked.missing and segment.is_sealed and whole:
+                segment.disks = whole
+                self.wanted.set()
+            return checked
 
     async def _trim(self, segment: Segment) -> None:
         """Give back what a segment that ended early never used, unless it is so little that recycling pays more."""

@@ -153,11 +153,6 @@ class StripeReader:
             parts.append(data if len(data) == unit_range.size else data[first : first + unit_range.size])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def verify(self, at: StripeAddress) -> list[int]:
-        """The units that are absent, unreadable or not what their checksums say. Repairs nothing."""
-        spans = [Span(unit, 0, at.stripe.unit_bytes) for unit in range(len(at.slab.disks))]
-        return [flaw.span.unit for flaw in await self._fetch(at, spans) if isinstance(flaw, Flaw)]
-
     async def read_spans(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes] | None:
         """Whole blocks of any units, parity too, as they are on the disks; None if one of them is not right."""
         found = [outcome for outcome in await self._fetch(at, spans) if not isinstance(outcome, Flaw)]

@@ -387,6 +387,43 @@ class Slabs:
                 found.append(disk_id)
         return found
 
+    async def damaged_chunks(self) -> list[tuple[SlabId, int]]:
+        """Chunk files, by slab and unit, that are missing or short on disks that are up."""
+        before = {slab_id: state for slab_id, state in self._slabs.items() if state.phase is SlabPhase.OPEN}
+        sizes: dict[DiskId, dict[str, int]] = {}
+        for disk_id in self._pool.up():
+            try:
+                entries = await self._pool.disk(disk_id).list(CHUNK_PREFIX)
+            except DiskError as error:
+                self._pool.report(error)
+                continue
+            sizes[disk_id] = {entry.name: entry.size for entry in entries}
+        return [
+            (slab_id, unit)
+            for slab_id, state in before.items()
+            if state.phase is SlabPhase.OPEN
+            for unit, disk_id in enumerate(state.slab.disks)
+            if disk_id in sizes and sizes[disk_id].get(chunk_name(slab_id, unit), 0) < state.slab.chunk_bytes
+        ]
+
+    async def recreate_unit(self, slab_id: SlabId, unit: int) -> bool:
+        """Make a chunk file whole that is missing or short, on a disk that is up; False if there is nothing to do.
+
+        It holds zeros where it held nothing: the units of living stripes in it are to be mended. Raises DiskError.
+        """
+        state = self._slabs.get(slab_id)
+        if state is None or state.phase is not SlabPhase.OPEN:
+            return False
+        name, size = chunk_name(slab_id, unit), state.slab.chunk_bytes
+        disk = self._pool.disk(state.slab.disks[unit])
+        found = next((entry.size for entry in await disk.list(name) if entry.name == name), None)
+        if found is None:
+            await disk.create(name, size)
+        elif found < size:
+            await disk.write(name, size - ROW_BYTES, [bytes(ROW_BYTES)])
+            await disk.flush(name)
+        return found is None or found < size
+
     # --- slabs go -------------------------------------------------------------------------------------------------
 
     def take_empty(self, keep: int) -> list[SlabId]:

@@ -19,6 +19,7 @@ from siltstone.engine.stripe.encode import EncodedStripe, StripeSource, cut_out,
 from siltstone.engine.stripe.fill import StripeFiller
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, unit_offset
 from siltstone.engine.stripe.reader import StripeAddress, StripeReader
+from siltstone.engine.stripe.scrub import Checked, Digests, StripeScrub
 from siltstone.engine.stripe.slab import Backing, Placement
 from siltstone.engine.stripe.slabs import Slabs, StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
@@ -135,6 +136,7 @@ class StripeStore:
         )
         self._reader = StripeReader(pool, workers)
         self.filler = StripeFiller(pool, self._slabs, self._reader)
+        self._scrub = StripeScrub(pool, workers)
         self._stripes_written = 0
         self._data_bytes_written = 0
         self._raw_bytes_written = dict.fromkeys(Tier, 0)
@@ -341,10 +343,19 @@ class StripeStore:
         assert len(checksums) == checksums_bytes(slab, stripe)
         return await self._reader.read(StripeAddress(slab, stripe_id, stripe, checksums), offset, size)
 
-    async def verify(self, slab: Slab, stripe_id: StripeId, stripe: Stripe, checksums: bytes) -> list[int]:
-        """The units that are absent, unreadable or not what was written. Repairs nothing."""
-        assert len(checksums) == checksums_bytes(slab, stripe)
-        return await self._reader.verify(StripeAddress(slab, stripe_id, stripe, checksums))
+    # --- scrubbing ------------------------------------------------------------------------------------------------
+
+    async def check(self, stripes: Sequence[StripeAddress], *, mend: bool, digests: Digests) -> Checked:
+        """Read every unit of some stripes of one slab, and with ``mend`` write anew what is wrong (see StripeScrub)."""
+        return await self._scrub.check(stripes, mend=mend, digests=digests)
+
+    async def damaged_chunks(self) -> list[tuple[SlabId, int]]:
+        """Chunk files, by slab and unit, that are missing or short on disks that are up."""
+        return await self._slabs.damaged_chunks()
+
+    async def recreate_unit(self, slab_id: SlabId, unit: int) -> bool:
+        """Make such a chunk file whole again, with zeros; True if it was not. Its units are then to be mended."""
+        return await self._slabs.recreate_unit(slab_id, unit)
 
     # --- space ----------------------------------------------------------------------------------------------------
 

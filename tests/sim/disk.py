@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
+from siltstone.engine.format.superblock import SUPERBLOCK_NAME, is_rotten, parse_superblock
+from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing, FormatInvalid
 from siltstone.ports import DiskSpace, FileEntry, Random
 from siltstone.types import Buffer, DiskId
 from sim.faults import Fault, FaultKind
@@ -52,6 +53,8 @@ class SimDisk:
         self._durable_names: dict[str, SimFile] = {}
         self._pending_names: list[NameChange] = []
         self._away = ""
+        self._uuid = b""
+        self._lost = ""
         self._life = 0
         self._closed = False
 
@@ -97,7 +100,7 @@ class SimDisk:
         """The bytes, unless the cache misses, something is wrong or a read fault waits."""
         _check_name(name)
         file = self._files.get(name)
-        if self._away or self._closed or file is None or offset + size > len(file.data):
+        if self._away or self._lost or self._closed or file is None or offset + size > len(file.data):
             return None
         if self._cache_random is not None and self._cache_random.below(2):
             return None
@@ -158,8 +161,28 @@ class SimDisk:
         return space
 
     async def probe(self) -> None:
-        """Look whether the disk is there."""
+        """Look whether the disk is there, and is the one that was formatted."""
         await self._begin("probe", "", is_name=False)
+        if self._uuid:
+            try:
+                found = parse_superblock(self._files[SUPERBLOCK_NAME].data if SUPERBLOCK_NAME in self._files else b"")
+                self._lost = "" if found.disk_uuid == self._uuid else "the superblock is of another disk"
+            except FormatInvalid as error:
+                self._lost = str(error)
+        if self._lost:
+            raise DiskMissing(self.disk_id, "probe", "", self._lost)
+
+    async def restore_superblock(self, data: Buffer, witnesses: Sequence[str]) -> bool:
+        """Write a superblock if there is none that is sound, and the witnesses are there."""
+        await self._begin("restore", SUPERBLOCK_NAME)
+        file = self._files.get(SUPERBLOCK_NAME)
+        if file is not None and not is_rotten(bytes(file.data)):
+            return False
+        present = sum(name in self._files for name in witnesses)
+        if not present or 2 * present < len(witnesses):
+            raise DiskError(self.disk_id, "restore", SUPERBLOCK_NAME, "it is another directory")
+        await self._change_names({SUPERBLOCK_NAME: SimFile(data)}, "restore", SUPERBLOCK_NAME)
+        return True
 
     async def close(self) -> None:
         """No calls after that, until ``crash`` or ``reopen``."""
@@ -186,6 +209,21 @@ class SimDisk:
     def contents(self, name: str) -> bytes:
         """What a reader of the whole file would see."""
         return bytes(self._files[name].data)
+
+    def format(self, superblock: bytes) -> None:
+        """Make an empty disk the one that a superblock says; from now on ``probe`` looks at it."""
+        self._uuid = parse_superblock(superblock).disk_uuid
+        file = self._files[SUPERBLOCK_NAME] = self._durable_names[SUPERBLOCK_NAME] = SimFile(superblock)
+        assert file.allocated_bytes
+
+    def lose_file(self, name: str) -> None:
+        """A file is gone, durably, behind everybody's back."""
+        del self._files[name], self._durable_names[name]
+
+    def cut_file(self, name: str, size: int) -> None:
+        """The end of a file is gone, durably, behind everybody's back."""
+        file = SimFile(bytes(self._files[name].data[:size]))
+        self._files[name] = self._durable_names[name] = file
 
     def power_off(self) -> None:
         """From now on nothing has an effect, operations under way included; ``crash`` turns it on again."""
@@ -292,6 +330,8 @@ class SimDisk:
             else:
                 changing = fault
         self._still_there(operation, name, life)
+        if self._lost and operation not in ("probe", "restore"):
+            raise DiskMissing(self.disk_id, operation, name, self._lost)
         return changing
 
     def _still_there(self, operation: str, name: str, life: int | None = None) -> None:

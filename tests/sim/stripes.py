@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from siltstone.engine.stripe.layout import Slab, chunk_name, unit_offset
+from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.engine.stripe.store import Run, StripeStore, Tier, WrittenStripe
 from siltstone.limits import ROW_BYTES
 from siltstone.types import DiskId, SlabId, StripeId, slab_of
@@ -134,8 +135,11 @@ class StripeRig:
         return await self.store.read(written.slab, written.stripe_id, written.stripe, written.checksums, offset, size)
 
     async def verify(self, written: WrittenStripe) -> list[int]:
-        """Units that are not right."""
-        return await self.store.verify(written.slab, written.stripe_id, written.stripe, written.checksums)
+        """Units that are not right, or whose disk is away."""
+        at = StripeAddress(written.slab, written.stripe_id, written.stripe, written.checksums)
+        checked = await self.store.check([at], mend=False, digests=frozenset)
+        wrong = {damage.unit for found in checked.damages for damage in found.units}
+        return sorted(wrong | {unit for unit, disk in enumerate(written.slab.disks) if not self.pool.is_up(disk)})
 
     async def check_all(self, ranges: int = 2) -> None:
         """Every live stripe reads back, whole and in random ranges."""

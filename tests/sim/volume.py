@@ -10,7 +10,9 @@ from uuid import UUID
 
 from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
+from siltstone.engine.format.superblock import pack_superblock
 from siltstone.limits import KIB, MIB
 from siltstone.types import DiskId
 from sim.backing import SimBacking
@@ -30,7 +32,9 @@ def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int 
         uuid=str(UUID(int=7)),
         data_units=data_units,
         parity_units=parity_units,
-        disks=tuple(DiskConfig(disk_id=index, path=f"disk{index}", uuid=str(index)) for index in range(disk_count)),
+        disks=tuple(
+            DiskConfig(disk_id=index, path=f"disk{index}", uuid=str(UUID(int=index))) for index in range(disk_count)
+        ),
         log_replicas=min(3, disk_count),
         chunk_bytes=256 * KIB,
         segment_bytes=1 * MIB,
@@ -75,6 +79,8 @@ class SimVolume:
 
     async def create(self) -> None:
         """Make the volume."""
+        for disk, disk_config in zip(self.disks, self.config.disks, strict=True):
+            disk.format(pack_superblock(superblock_of(self.config, disk_config, created_ns=0)))
         await create_volume(
             self.config,
             disks=self.disks,

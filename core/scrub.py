@@ -1,0 +1,389 @@
+"""Scrubbing: everything on the disks is read, compared with its checksums, and mended, while the volume is in use.
+
+A pass looks at the superblocks, the log (all replicas of every frame), the chunk files, and every unit of every stripe
+in the order of the stripes' ids. While it looks at some stripes it is in the read fence and has claimed their slab; it
+holds neither longer than a few megabytes take. How far it came and what it found is a metadata record, written every
+few seconds, so that a restart goes on from there. What cannot be mended is named in the report and in ``status`` until
+a later pass finds it well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import trio
+
+from siltstone.core.ledger import Ledger
+from siltstone.core.reader import LogSlice
+from siltstone.core.scrub_report import ScrubReport, ScrubStatus, Tallies, report_of
+from siltstone.core.types import Progress, ProgressListener
+from siltstone.engine.format.segment import segment_name
+from siltstone.engine.log.scrub import LostFrames
+from siltstone.engine.stripe.layout import Slab, checksums_bytes, chunk_name
+from siltstone.engine.stripe.reader import StripeAddress
+from siltstone.engine.stripe.scrub import DamageKind, StripeDamage, digests_in
+from siltstone.errors import DiskError, SiltstoneError
+from siltstone.limits import MIB, ROW_BYTES
+from siltstone.meta import extents, keys, space
+from siltstone.meta.records import Extent, Place, ScrubRecord, decode, encode
+from siltstone.meta.store.port import Reader
+from siltstone.types import DiskId, Ino, Lsn, SlabId, StripeId, slab_of
+
+WINDOW_ROWS = MIB // ROW_BYTES
+"""Stripes are looked at together up to so many rows: a megabyte of each unit."""
+
+SAVE_SECONDS = 10.0
+"""How often the record of a pass is written."""
+
+LOOK_SECONDS = 60.0
+"""How often the background looks whether a pass is due."""
+
+CLAIM_RETRY_SECONDS = 0.1
+
+INODES_NAMED_MAX = 5
+
+MISMATCHES = {DamageKind.ROTTEN, DamageKind.MISPLACED}
+"""What tells against a disk that answered; errors that it raised were reported when it did."""
+
+SaveRecord = Callable[[ScrubRecord], None]
+
+
+class Window(NamedTuple):
+    """Neighbouring stripes of one slab, with all it takes to check them. ``cursor``: where the next window begins.
+
+    ``broken``: stripes whose records do not fit together, so that nobody knows what should be on the disks.
+    """
+
+    addresses: list[StripeAddress]
+    broken: list[StripeId]
+    cursor: StripeId
+
+
+def window_from(reader: Reader, cursor: StripeId) -> Window:
+    """The stripes from ``cursor`` on that are looked at together; an empty window when there are no more."""
+    addresses: list[StripeAddress] = []
+    broken: list[StripeId] = []
+    rows = 0
+    first_slab: SlabId | None = None
+    slab: Slab | None = None
+    for stripe_id, stripe in space.stripes_from(reader, cursor):
+        if first_slab is None:
+            first_slab = slab_of(stripe_id)
+            value = reader.get(keys.slab(first_slab))
+            slab = None if value is None else decode(Slab, value)
+        elif slab_of(stripe_id) != first_slab or rows + stripe.rows > WINDOW_ROWS:
+            break
+        checksums = space.get_checksums(reader, stripe_id)
+        if slab is not None and checksums is not None and len(checksums) == checksums_bytes(slab, stripe):
+            addresses.append(StripeAddress(slab, stripe_id, stripe, checksums))
+        else:
+            broken.append(stripe_id)
+        rows += stripe.rows
+        cursor = StripeId(stripe_id + 1)
+    return Window(addresses, broken, cursor)
+
+
+async def log_extent_is_sound(ledger: Ledger, ino: Ino, offset: int, extent: Extent) -> bool:
+    """Whether the payload of a log extent can be read from some replica, which mends others; or is not referred to any
+    more. The caller is in the read fence."""
+    if ledger.store.get(keys.log_reference(keys.Reference(extent.address, extent.skip, ino, offset))) is None:
+        return True
+    piece = LogSlice(extent, 0, extent.length)
+    try:
+        await ledger.log.read(Lsn(piece.address), piece.size, piece.verify)
+    except SiltstoneError:
+        return False
+    return True
+
+
+class Scrubber:
+    """Scrubs a volume, by hand and in the background. ``superblocks``: what each disk's must be, by disk.
+
+    ``interval``: seconds from the end of a pass to the next one in the background, 0 for none; ``bytes_per_second``:
+    how fast that may read, of all disks together, 0 without limit.
+    """
+
+    def __init__(
+        self, ledger: Ledger, superblocks: Mapping[DiskId, bytes], *, interval: float, bytes_per_second: int
+    ) -> None:
+        self._ledger = ledger
+        self._superblocks = superblocks
+        self._interval = interval
+        self._bytes_per_second = bytes_per_second
+        self._lock = trio.Lock()
+        self._background = trio.CancelScope()
+        self._record: ScrubRecord | None = None
+        self._pass: _Pass | None = None
+        self.last_error = ""
+        """Why the last pass in the background stopped; empty when it did not."""
+
+    async def scrub(self, progress: ProgressListener | None = None, *, bytes_per_second: int = 0) -> ScrubReport:
+        """Make a pass, or end one that was broken off, and return what it found. One in the background gives way.
+
+        Damage is no error: it is in the report. Raises what keeps the volume from going on (VolumeClosed, ...).
+        """
+        self._background.cancel()
+        async with self._lock:
+            return await self._make_pass(progress, bytes_per_second)
+
+    async def run(self) -> None:
+        """Make a pass when one is due, and end one that a restart broke off, for ever."""
+        while True:
+            await self._ledger.clock.sleep(LOOK_SECONDS)
+            if self._interval <= 0:
+                continue
+            try:
+                with trio.CancelScope() as self._background:
+                    async with self._lock:
+                        if self._is_due():
+                            await self._make_pass(None, self._bytes_per_second)
+                self.last_error = ""
+            except SiltstoneError as error:
+                self.last_error = str(error)
+
+    def status(self) -> ScrubStatus:
+        """Where scrubbing stands."""
+        record, now = self._known(), self._pass
+        done = total = 0
+        rate = 0.0
+        if now is not None:
+            done, total = now.done_bytes, now.total_bytes
+            rate = now.bytes_per_second()
+        return ScrubStatus(
+            is_running=now is not None,
+            done_bytes=done,
+            total_bytes=total,
+            bytes_per_second=round(rate, 1),
+            seconds_left=round(max(0, total - done) / rate, 1) if rate else 0.0,
+            report=None if record is None else report_of(record),
+            last_error=self.last_error,
+        )
+
+    def _known(self) -> ScrubRecord | None:
+        if self._record is None:
+            value = self._ledger.store.get(keys.SCRUB)
+            self._record = None if value is None else decode(ScrubRecord, value)
+        return self._record
+
+    def _is_due(self) -> bool:
+        """Whether it is time. A volume that was never scrubbed is due an interval after this is asked first."""
+        record, now_ns = self._known(), self._ledger.clock.now_ns()
+        if record is None:
+            self._record = ScrubRecord(now_ns, now_ns)
+            self._save(self._record)
+            return False
+        return not record.ended_ns or now_ns - record.ended_ns >= self._interval * 1e9
+
+    async def _make_pass(self, progress: ProgressListener | None, bytes_per_second: int) -> ScrubReport:
+        record = self._known()
+        if record is None or record.ended_ns:
+            record = self._record = ScrubRecord(self._ledger.clock.now_ns())
+        self._pass = _Pass(self._ledger, record, progress, bytes_per_second, self._save)
+        try:
+            await self._pass.run(self._superblocks)
+        finally:
+            self._pass = None
+        record.ended_ns = max(self._ledger.clock.now_ns(), 1)
+        record.cursor = 0
+        await self._ledger.admit()
+        self._save(record)
+        await self._ledger.sync()
+        return report_of(record)
+
+    def _save(self, record: ScrubRecord) -> None:
+        """Put the record into a batch of its own. Plain: nobody may hold changes back."""
+        transaction = self._ledger.begin()
+        transaction.put(keys.SCRUB, encode(record))
+        self._ledger.commit(transaction)
+
+
+class _Pass:
+    """One pass, or the rest of one."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        record: ScrubRecord,
+        progress: ProgressListener | None,
+        bytes_per_second: int,
+        save: SaveRecord,
+    ) -> None:
+        self._ledger = ledger
+        self._record = record
+        self._progress = progress
+        self._limit = bytes_per_second
+        self._save = save
+        self._tallies = Tallies(record)
+        self._began_ns = self._saved_ns = ledger.clock.monotonic_ns()
+        self._read_before = self._tallies.read_bytes
+        self._digests: tuple[SlabId, frozenset[bytes]] | None = None
+        log_bytes = sum((segment.end - segment.start) * len(segment.disks) for segment in ledger.log.segments())
+        self.total_bytes = ledger.stripes.space().raw_used_bytes + log_bytes
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes read, what was read before a restart included."""
+        return min(self._tallies.read_bytes, self.total_bytes)
+
+    def bytes_per_second(self) -> float:
+        """How fast this reads."""
+        elapsed_ns = self._ledger.clock.monotonic_ns() - self._began_ns
+        return (self._tallies.read_bytes - self._read_before) / (elapsed_ns / 1e9) if elapsed_ns > 0 else 0.0
+
+    async def run(self, superblocks: Mapping[DiskId, bytes]) -> None:
+        """Look at everything from where the record is."""
+        await self._check_superblocks(superblocks)
+        await self._check_log()
+        await self._recreate_chunks()
+        while await self._check_stripes():
+            pass
+
+    # --- superblocks -----------------------------------------------------------------------------------------------
+
+    async def _check_superblocks(self, superblocks: Mapping[DiskId, bytes]) -> None:
+        witnesses = self._files_by_disk()
+        for disk_id, data in superblocks.items():
+            try:
+                was_mended = await self._ledger.pool.restore_superblock(disk_id, data, witnesses.get(disk_id, ()))
+            except DiskError as error:
+                if not self._ledger.pool.is_up(disk_id):
+                    continue  # it is away, or another directory is in its place: a matter of the disk's state
+                self._tallies.of(disk_id).unmended_superblocks += 1
+                self._tallies.add_lost(f"the superblock of disk {disk_id} cannot be mended: {error}")
+            else:
+                self._tallies.of(disk_id).mended_superblocks += was_mended
+
+    def _files_by_disk(self) -> dict[DiskId, list[str]]:
+        """Files that only the right disk has."""
+        files: dict[DiskId, list[str]] = {}
+        for slab_id, slab in space.slabs(self._ledger.store):
+            for unit, disk_id in enumerate(slab.disks):
+                files.setdefault(disk_id, []).append(chunk_name(slab_id, unit))
+        for segment in self._ledger.log.segments():
+            for disk_id in segment.disks:
+                files.setdefault(disk_id, []).append(segment_name(segment.start, segment.epoch))
+        return files
+
+    # --- the log ---------------------------------------------------------------------------------------------------
+
+    async def _check_log(self) -> None:
+        # What is in LMDB is not lost with a frame that is on no replica any more, but for its payload.
+        await self._ledger.sync()
+        await self._ledger.store.checkpoint()
+        for segment in self._ledger.log.segments():
+            self._tallies.add_headers(await self._ledger.log.check_header(segment.start))
+            lsn = segment.start
+            while lsn < segment.end:
+                checked = await self._ledger.log.check(lsn)
+                if checked is None:
+                    break
+                size = self._tallies.add_log(checked)
+                for disk_id in {*checked.mended_bytes, *checked.unmended_bytes}:
+                    self._ledger.pool.report_mismatch(disk_id)
+                if checked.lost is not None:
+                    await self._check_payload(checked.lost)
+                lsn = checked.end
+                await self._step(size)
+
+    async def _check_payload(self, lost: LostFrames) -> None:
+        """Name the extents whose payload is in no replica."""
+        era = self._ledger.fence.enter()
+        try:
+            for reference, _ in list(extents.log_references(self._ledger.store, lost.start, lost.end)):
+                extent = extents.get_extent(self._ledger.store, reference.ino, reference.offset)
+                if extent is None or extent.place != Place.LOG:
+                    continue
+                if not await log_extent_is_sound(self._ledger, reference.ino, reference.offset, extent):
+                    self._tallies.add_lost(
+                        f"inode {reference.ino}: {extent.length} bytes at {reference.offset} are on no disk of the log "
+                        "that is up"
+                    )
+        finally:
+            self._ledger.fence.leave(era)
+
+    # --- stripes ---------------------------------------------------------------------------------------------------
+
+    async def _recreate_chunks(self) -> None:
+        for slab_id, unit in await self._ledger.stripes.damaged_chunks():
+            async with self._claimed(slab_id):
+                value = self._ledger.store.get(keys.slab(slab_id))
+                if value is None:
+                    continue
+                disk_id = decode(Slab, value).disks[unit]
+                try:
+                    self._tallies.of(disk_id).recreated_files += await self._ledger.stripes.recreate_unit(slab_id, unit)
+                except DiskError as error:
+                    self._ledger.pool.report(error)
+                    self._tallies.add_lost(f"chunk file {chunk_name(slab_id, unit)} cannot be made again: {error}")
+
+    async def _check_stripes(self) -> bool:
+        """Look at the next window; False when there is none."""
+        store, cursor = self._ledger.store, StripeId(self._record.cursor)
+        first = next(space.stripes_from(store, cursor), None)
+        if first is None:
+            return False
+        slab_id = slab_of(first[0])
+        async with self._claimed(slab_id):
+            era = self._ledger.fence.enter()
+            try:
+                window = window_from(store, first[0])
+                if window.addresses and slab_of(window.addresses[0].stripe_id) != slab_id:
+                    return True  # what was left of the slab went while it was claimed by somebody else
+                checked = await self._ledger.stripes.check(
+                    window.addresses, mend=True, digests=lambda: self._digests_of(slab_id)
+                )
+                for damage in checked.damages:
+                    self._note_damage(damage)
+            finally:
+                self._ledger.fence.leave(era)
+        for stripe_id in window.broken:
+            self._tallies.add_lost(f"stripe {stripe_id:x}: its records do not fit together; run fsck")
+        self._record.cursor = window.cursor
+        await self._step(self._tallies.add_stripes(checked))
+        return True
+
+    def _digests_of(self, slab_id: SlabId) -> frozenset[bytes]:
+        if self._digests is None or self._digests[0] != slab_id:
+            records = space.checksums_of_slab(self._ledger.store, slab_id)
+            self._digests = slab_id, frozenset(digest for record in records for digest in digests_in(record))
+        return self._digests[1]
+
+    def _note_damage(self, damage: StripeDamage) -> None:
+        for unit in damage.units:
+            if unit.kind in MISMATCHES:
+                self._ledger.pool.report_mismatch(unit.disk_id)
+        if damage.is_lost:
+            units = ", ".join(f"{unit.unit} (disk {unit.disk_id}: {unit.kind.value})" for unit in damage.units)
+            inos = {reference.ino for reference, _ in space.stripe_references(self._ledger.store, damage.stripe_id)}
+            named = ", ".join(map(str, sorted(inos)[:INODES_NAMED_MAX]))
+            named += " ..." if len(inos) > INODES_NAMED_MAX else ""
+            self._tallies.add_lost(
+                f"stripe {damage.stripe_id:x} is damaged beyond its parity in units {units}; inodes {named}"
+            )
+
+    # --- going on --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _claimed(self, slab_id: SlabId) -> AsyncIterator[None]:
+        while not self._ledger.try_claim(slab_id):
+            await self._ledger.clock.sleep(CLAIM_RETRY_SECONDS)
+        try:
+            yield
+        finally:
+            self._ledger.release_claim(slab_id)
+
+    async def _step(self, size: int) -> None:
+        """After ``size`` bytes were read: tell, save now and then, and keep to the limit."""
+        if self._progress is not None:
+            self._progress(Progress(self.done_bytes, self.total_bytes, "bytes"))
+        clock = self._ledger.clock
+        if clock.monotonic_ns() - self._saved_ns >= SAVE_SECONDS * 1e9:
+            self._saved_ns = clock.monotonic_ns()
+            await self._ledger.admit()
+            self._save(self._record)
+        if self._limit:
+            await clock.sleep(size / self._limit)
+        else:
+            await trio.lowlevel.checkpoint()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import trio
@@ -18,7 +19,7 @@ import trio
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import checksums_of, damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
-from siltstone.engine.stripe.layout import CHECKSUM_BYTES, blocks_per_unit, chunk_name, chunk_offset, slab_of
+from siltstone.engine.stripe.layout import CHECKSUM_BYTES, blocks_per_unit, chunk_name, slab_of
 from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.errors import DiskError, DiskMissing, FileMissing
 from siltstone.limits import CHECKSUM_BLOCK_BYTES, KIB, MIB
@@ -164,7 +165,7 @@ class StripeScrub:
             disk = self._pool.disk(at.slab.disks[unit])
         except DiskMissing as error:
             return error
-        read = DiskRead(disk, chunk_name(slab_of(at.stripe_id), unit), chunk_offset(at.stripe_id) + start, size)
+        read = DiskRead(disk, chunk_name(slab_of(at.stripe_id), unit), at.offset(unit) + start, size)
         (result,) = await self._pool.fanout.read([read], Lane.BULK)
         if isinstance(result, DiskError):
             self._pool.report(result)
@@ -196,7 +197,7 @@ class StripeScrub:
                 # Bytes that do not match would be a checksum record that is not of this stripe: nothing is written.
                 if self._pool.is_up(disk_id) and is_intact(data, at.checksums, at.checksum_index(unit, start)):
                     name = chunk_name(slab_of(at.stripe_id), unit)
-                    offset = chunk_offset(at.stripe_id) + start
+                    offset = at.offset(unit) + start
                     writes.append(DiskWrite(self._pool.disk(disk_id), name, offset, [data]))
         if not writes:
             return
@@ -221,7 +222,7 @@ def _runs(stripes: Sequence[StripeAddress]) -> Iterator[_Run]:
         name = chunk_name(slab_of(stripes[0].stripe_id), unit)
         run: list[tuple[int, StripeAddress]] = []
         end = 0
-        for offset, at in sorted((chunk_offset(at.stripe_id), at) for at in stripes):
+        for offset, at in sorted(((at.offset(unit), at) for at in stripes), key=itemgetter(0)):
             if run and (offset - end > GAP_BYTES_MAX or offset + at.stripe.unit_bytes - run[0][0] > READ_BYTES):
                 yield _Run(unit, disk_id, name, run, end - run[0][0])
                 run = []

@@ -403,7 +403,7 @@ class Slabs:
             for slab_id, state in before.items()
             if state.phase is SlabPhase.OPEN
             for unit, disk_id in enumerate(state.slab.disks)
-            if disk_id in sizes and sizes[disk_id].get(chunk_name(slab_id, unit), 0) < state.slab.chunk_bytes
+            if disk_id in sizes and sizes[disk_id].get(chunk_name(slab_id, unit), 0) < state.slab.file_bytes(unit)
         ]
 
     async def recreate_unit(self, slab_id: SlabId, unit: int) -> bool:
@@ -414,7 +414,7 @@ class Slabs:
         state = self._slabs.get(slab_id)
         if state is None or state.phase is not SlabPhase.OPEN:
             return False
-        name, size = chunk_name(slab_id, unit), state.slab.chunk_bytes
+        name, size = chunk_name(slab_id, unit), state.slab.file_bytes(unit)
         disk = self._pool.disk(state.slab.disks[unit])
         found = next((entry.size for entry in await disk.list(name) if entry.name == name), None)
         if found is None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
-from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock
+from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
 from siltstone.ports import Disk, DiskRead, DiskWrite, Fanout, FileEntry, Lane
 from siltstone.types import DiskId
@@ -51,18 +51,24 @@ class Bench:
         raise NotImplementedError
 
 
+def superblock(disk_id: DiskId) -> Superblock:
+    """What the disk of a bench is."""
+    return Superblock(bytes(16), bytes([disk_id]) * 16, disk_id, 2, 1, 1, 64 * KIB, 0)
+
+
 class SimBench(Bench):
     """Simulated disks."""
 
     def __init__(self, folder: Path) -> None:
         self.sim = SimDisk(DiskId(3), capacity_bytes=LIMIT_BYTES)
         self.disk = self.sim
-        self.other = SimDisk(DiskId(4), capacity_bytes=LIMIT_BYTES)
+        self.other: SimDisk = SimDisk(DiskId(4), capacity_bytes=LIMIT_BYTES)
         self.fanout = SimFanout()
 
     async def open(self) -> None:
-        await self.disk.replace(SUPERBLOCK_NAME, b"simulated")
-        await self.other.replace(SUPERBLOCK_NAME, b"simulated")
+        for disk in (self.sim, self.other):
+            disk.format(pack_superblock(superblock(disk.disk_id)))
+        await trio.lowlevel.checkpoint()
 
     def disappear(self) -> None:
         self.sim.disappear()
@@ -83,7 +89,7 @@ class LocalBench(Bench):
         for disk_id in (DiskId(3), DiskId(4)):
             path = self.folder / f"disk{disk_id}"
             identity = bytes([disk_id]) * 16
-            await format_disk(path, Superblock(bytes(16), identity, disk_id, 2, 1, 1, 64 * KIB, 0))
+            await format_disk(path, superblock(disk_id))
             disks.append(LocalDisk(disk_id, path, identity, LIMIT_BYTES))
         self.disk, self.other = disks
 
@@ -450,6 +456,45 @@ def test_a_name_that_could_leave_the_disk_is_a_bug_of_ours(bench: Bench, name: s
             await disk.create(name, 1)
         with pytest.raises(AssertionError):
             await disk.read(name, 0, 1)
+
+    run(bench, body)
+
+
+@pytest.mark.parametrize("damage", ["rotten", "missing", "foreign", "sound"])
+@pytest.mark.parametrize("witnesses", [[], ["log/a"], ["log/a", "log/gone"], ["log/gone"]])
+def test_a_superblock_is_restored_only_where_none_is_sound_and_the_disks_files_are(
+    bench: Bench, damage: str, witnesses: list[str]
+) -> None:
+    async def body(disk: Disk) -> None:
+        await disk.create("log/a", 100)
+        own, foreign = pack_superblock(superblock(DiskId(3))), pack_superblock(superblock(DiskId(9)))
+        if damage == "rotten":
+            await disk.replace(SUPERBLOCK_NAME, b"x" + own[1:])
+        elif damage == "missing":
+            await disk.delete(SUPERBLOCK_NAME)
+        elif damage == "foreign":
+            await disk.replace(SUPERBLOCK_NAME, foreign)
+        if damage != "sound":
+            with pytest.raises(DiskMissing):
+                await disk.probe()
+            with pytest.raises(DiskMissing):
+                await disk.read("log/a", 0, 1)
+        if damage in ("sound", "foreign"):
+            assert not await disk.restore_superblock(own, witnesses)
+        elif "log/a" not in witnesses:
+            with pytest.raises(DiskError, match="another directory"):
+                await disk.restore_superblock(own, witnesses)
+            with pytest.raises(DiskMissing):
+                await disk.probe()
+        else:
+            assert await disk.restore_superblock(own, witnesses)
+        if damage == "foreign":
+            with pytest.raises(DiskMissing):
+                await disk.probe()
+        elif damage == "sound" or "log/a" in witnesses:
+            await disk.probe()
+            assert await disk.read(SUPERBLOCK_NAME, 0, len(own)) == own
+            assert await disk.read("log/a", 0, 100) == bytes(100)
 
     run(bench, body)
 

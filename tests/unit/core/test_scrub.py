@@ -17,11 +17,11 @@ from siltstone.core.scrub_report import ScrubbedDisk, ScrubReport
 from siltstone.core.types import Progress
 from siltstone.core.volume import Volume
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME
-from siltstone.engine.stripe.layout import chunk_name, chunk_offset
+from siltstone.engine.stripe.layout import chunk_name, unit_offset
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import KIB, MIB
 from siltstone.meta import space
-from siltstone.types import ROOT_INO, Ino
+from siltstone.types import ROOT_INO, Ino, slab_of
 from sim.clock import autojump
 from sim.disk import SimDisk
 from sim.volume import SimVolume, small_config
@@ -55,11 +55,14 @@ class Made:
         """Every unit of every stripe: disk, file, offset, length."""
         store = self.volume.ledger.store
         slabs = dict(space.slabs(store))
-        return [
-            (self.world.disks[disk_id], chunk_name(stripe_id >> 16, unit), chunk_offset(stripe_id), stripe.unit_bytes)  # type: ignore[arg-type]
-            for stripe_id, stripe in space.stripes(store)
-            for unit, disk_id in enumerate(slabs[stripe_id >> 16].disks)  # type: ignore[index]
-        ]
+        found: list[tuple[SimDisk, str, int, int]] = []
+        for stripe_id, stripe in space.stripes(store):
+            slab = slabs[slab_of(stripe_id)]
+            for unit, disk_id in enumerate(slab.disks):
+                offset = unit_offset(slab, stripe_id, stripe, unit)
+                name = chunk_name(slab_of(stripe_id), unit)
+                found.append((self.world.disks[disk_id], name, offset, stripe.unit_bytes))
+        return found
 
 
 def with_made(body: Callable[[Made], Awaitable[None]], seed: int = 0, config: VolumeConfig | None = None) -> None:
@@ -347,13 +350,16 @@ def test_writers_and_a_scrub_do_not_disturb_each_other() -> None:
 
         async def write() -> None:
             turn = 0
+            names: list[tuple[bytes, Ino]] = []
             while not done:
                 turn += 1
-                await trio.sleep(0.02)
+                await trio.sleep(0.05)
                 ino = await made.add(b"new%d" % turn, 40_000 * (turn % 9 + 1))
-                if turn % 3 == 0:
-                    del made.files[ino]
-                    await made.volume.unlink(ROOT_INO, b"new%d" % turn)
+                names.append((b"new%d" % turn, ino))
+                if len(names) > 12:
+                    name, gone = names.pop(turn % 12)
+                    del made.files[gone]
+                    await made.volume.unlink(ROOT_INO, name)
                 if turn % 7 == 0:
                     await made.volume.settle()
 

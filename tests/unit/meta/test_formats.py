@@ -24,6 +24,8 @@ from siltstone.meta.records import (
     Object,
     Part,
     Place,
+    ScrubRecord,
+    ScrubTally,
     Upload,
     decode,
     encode,
@@ -62,6 +64,10 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
     "slab": (keys.slab(SlabId(0x2A)), Slab(2, 1, 64 << 20, (DiskId(0), DiskId(1), DiskId(300)), 64)),
     "stripe": (keys.stripe(StripeId(0x2A0010)), Stripe(4096, 8000, 0x3F, 1_790_000_000)),
     "checksums": (keys.stripe_checksums(StripeId(0x2A0010)), bytes(range(24))),
+    "scrub": (
+        keys.SCRUB,
+        ScrubRecord(10**18, 10**18 + 5, 0x2A0010, [ScrubTally(3, *range(1, 12))], ["inode 1: lost"], 2),
+    ),
     "reference to the log": (keys.log_reference(Reference(0x123456, 96, Ino(0x8A1), 5)), keys.encode_length(4000)),
     "reference to a stripe": (
         keys.stripe_reference(Reference(0x2A0010, 512, Ino(0x8A1), 1 << 40)),

@@ -141,7 +141,7 @@ async def measure(folder: Path, count: int) -> dict[str, Row]:
         identity = uuid.uuid4().bytes
         await format_disk(folder / f"d{index}", Superblock(bytes(16), identity, DiskId(index), 3, 1, 2, 1 << 20, 0))
         disks.append(LocalDisk(DiskId(index), folder / f"d{index}", identity))
-    pool = Pool(disks, LocalFanout(), SystemRandom())
+    pool = Pool(disks, LocalFanout(), SystemRandom(), SystemClock())
     log = await Log.create(pool, SystemClock(), volume_uuid=bytes(16), segment_bytes=SEGMENT_BYTES, replicas=3)
     results: dict[str, Row] = {}
     with ThreadPoolExecutor(3) as threads:

@@ -22,7 +22,7 @@ import trio
 
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
-from siltstone.engine.disk.system import SystemRandom, TrioWorkers
+from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.engine.format.superblock import Superblock
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.store import Run, StripeStore, Tier, WrittenStripe
@@ -73,7 +73,7 @@ async def make_disks(folder: Path, k: int, m: int) -> list[LocalDisk]:
 
 def make_store(disks: list[LocalDisk], fanout: LocalFanout | NullFanout, k: int, m: int) -> StripeStore:
     """A store over the disks."""
-    pool = Pool(disks, fanout, SystemRandom())
+    pool = Pool(disks, fanout, SystemRandom(), SystemClock())
     return StripeStore(pool, data_units=k, parity_units=m, chunk_bytes=CHUNK_BYTES_DEFAULT, workers=TrioWorkers())
 
 

@@ -54,7 +54,7 @@ async def create_volume(
     Raises AlreadyExists when a disk has a log already, TooFewDisks.
     """
     config.check()
-    pool = Pool(disks, fanout, random)
+    pool = Pool(disks, fanout, random, clock)
     await pool.probe()
     log = await Log.create(
         pool,
@@ -96,7 +96,7 @@ async def open_volume(
     that were mended.
     """
     config.check()
-    pool = Pool(disks, fanout, random)
+    pool = Pool(disks, fanout, random, clock)
     await pool.probe()
     store = Store(backing, apply_interval=config.commit_interval)
     log = await Log.recover(

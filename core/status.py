@@ -11,17 +11,26 @@ from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubStatus
 from siltstone.core.settle import Settler
 from siltstone.core.write_back import WriteBack
-from siltstone.engine.pool import DiskState
+from siltstone.engine.pool import DiskState, DiskStatus
 from siltstone.meta import counters, keys, space
 from siltstone.types import Lsn, slab_of
 
 
-class DiskReport(msgspec.Struct, frozen=True):
+class DiskReport(msgspec.Struct, frozen=True, kw_only=True):
     """One disk. Bytes are those of its file system, shared by the disks on the same device."""
 
     disk_id: int
     state: str
+    """up, new, draining, suspect, failed or missing."""
+    role: str
+    """member, new, draining or lost: what the volume makes of it, whatever its health."""
     reason: str
+    since_ns: int
+    """When it came into this state, by the wall clock."""
+    total_bytes: int
+    free_bytes: int
+    errors: int
+    mismatches: int
 
 
 class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +92,7 @@ def volume_status(
     log_raw = sum((segment.end - segment.start) * len(segment.disks) for segment in segments)
     engine_space = ledger.stripes.space()
     engine_counts = ledger.stripes.statistics()
-    disks = [DiskReport(disk.disk_id, disk.state.value, disk.reason) for disk in ledger.pool.status()]
+    disks = [_disk_report(disk) for disk in ledger.pool.status()]
     log = ledger.log.statistics()
     return VolumeStatus(
         inodes=totals.inodes,
@@ -119,11 +128,25 @@ def volume_status(
     )
 
 
+def _disk_report(disk: DiskStatus) -> DiskReport:
+    return DiskReport(
+        disk_id=disk.disk_id,
+        state=disk.state.value,
+        role=disk.role.value,
+        reason=disk.reason,
+        since_ns=disk.since_ns,
+        total_bytes=0 if disk.space is None else disk.space.total_bytes,
+        free_bytes=0 if disk.space is None else disk.space.free_bytes,
+        errors=disk.errors,
+        mismatches=disk.mismatches,
+    )
+
+
 def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Room, scrubber: Scrubber) -> list[str]:
     warnings = [
         f"disk {disk.disk_id} is {disk.state.value}: {disk.reason}"
         for disk in ledger.pool.status()
-        if disk.state is not DiskState.UP
+        if disk.state not in (DiskState.UP, DiskState.NEW, DiskState.DRAINING)
     ]
     log = ledger.log.statistics()
     if log.is_stalled:

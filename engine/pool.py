@@ -1,13 +1,14 @@
 """The disks of a volume: which are up, why the others are not, and which to take for something new.
 
-Whoever sees a disk fail reports it here; a watcher probes every disk each second. State changes follow the table
-NEXT_STATE and are told to subscribers at once, inside the call that found out.
+Whoever sees a disk fail reports it here; a watcher probes every disk each second. A disk's health follows the table
+NEXT_HEALTH; its role is given by whoever runs the volume. Changes are told to subscribers at once, inside the call that
+found out.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import trio
@@ -33,38 +34,83 @@ whose neighbours are a few bytes fuller."""
 
 
 class DiskState(enum.Enum):
-    """Where a disk stands."""
+    """Where a disk stands, as people see it: its health, and while that is fine its role."""
 
     UP = "up"
-    MISSING = "missing"
+    NEW = "new"
+    DRAINING = "draining"
+    SUSPECT = "suspect"
     FAILED = "failed"
+    MISSING = "missing"
+
+
+class Health(enum.Enum):
+    """What is known of a disk from its answers."""
+
+    SOUND = "sound"
+    SUSPECT = "suspect"
+    """It erred lately: new data goes to others first."""
+    FAILED = "failed"
+    MISSING = "missing"
+
+
+class DiskRole(enum.Enum):
+    """What a disk is to the volume."""
+
+    MEMBER = "member"
+    NEW = "new"
+    """A member that has less than its share: it takes new data first, and gets more from the others."""
+    DRAINING = "draining"
+    """Its data is moved to others; nothing new goes there."""
+    LOST = "lost"
+    """Said to be gone for good: it is not used, even if it is there."""
 
 
 class DiskEvent(enum.Enum):
     """What happens to a disk."""
 
+    ERRED = "an operation failed, or bytes did not match their checksum"
     VANISHED = "an operation or a probe raised DiskMissing"
     BROKE = "too many errors"
     FOUND = "a probe found it again"
+    CALMED = "sound probes have made up for its errors"
     PROVED = "it stood its probation"
 
 
-NEXT_STATE: dict[tuple[DiskState, DiskEvent], DiskState] = {
-    (DiskState.UP, DiskEvent.VANISHED): DiskState.MISSING,
-    (DiskState.UP, DiskEvent.BROKE): DiskState.FAILED,
-    (DiskState.MISSING, DiskEvent.FOUND): DiskState.UP,
-    (DiskState.FAILED, DiskEvent.VANISHED): DiskState.MISSING,
-    (DiskState.FAILED, DiskEvent.PROVED): DiskState.UP,
+NEXT_HEALTH: dict[tuple[Health, DiskEvent], Health] = {
+    (Health.SOUND, DiskEvent.ERRED): Health.SUSPECT,
+    (Health.SOUND, DiskEvent.VANISHED): Health.MISSING,
+    (Health.SUSPECT, DiskEvent.VANISHED): Health.MISSING,
+    (Health.SUSPECT, DiskEvent.BROKE): Health.FAILED,
+    (Health.SUSPECT, DiskEvent.CALMED): Health.SOUND,
+    (Health.MISSING, DiskEvent.FOUND): Health.SOUND,
+    (Health.FAILED, DiskEvent.VANISHED): Health.MISSING,
+    (Health.FAILED, DiskEvent.PROVED): Health.SOUND,
 }
-"""States x events. What is not listed changes nothing."""
+"""Health x events. What is not listed changes nothing."""
+
+_STATE_BY_HEALTH = {
+    Health.SUSPECT: DiskState.SUSPECT,
+    Health.FAILED: DiskState.FAILED,
+    Health.MISSING: DiskState.MISSING,
+}
+_STATE_BY_ROLE = {
+    DiskRole.MEMBER: DiskState.UP,
+    DiskRole.NEW: DiskState.NEW,
+    DiskRole.DRAINING: DiskState.DRAINING,
+    DiskRole.LOST: DiskState.FAILED,
+}
 
 
 class DiskStatus(NamedTuple):
-    """A disk as ``status`` shows it. ``reason`` is empty while it is up; ``space`` is as last probed, None before."""
+    """A disk as ``status`` shows it. ``reason`` is empty while it is well; ``space`` is as last probed, None before."""
 
     disk_id: DiskId
     state: DiskState
+    role: DiskRole
     reason: str
+    since_ns: int
+    """When it came into this state, by the wall clock."""
     space: DiskSpace | None
     errors: int
     """All errors reported, FileMissing and DiskFull left out."""
@@ -75,28 +121,76 @@ class DiskStatus(NamedTuple):
 class _Member:
     """A disk and what is known of it."""
 
-    __slots__ = ("disk", "errors", "mismatches", "probes_passed", "reason", "space", "state", "weight")
+    __slots__ = (
+        "disk",
+        "errors",
+        "health",
+        "is_watched",
+        "mismatches",
+        "probes_passed",
+        "reason",
+        "role",
+        "since_ns",
+        "space",
+        "weight",
+    )
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, role: DiskRole, now_ns: int) -> None:
         self.disk = disk
-        self.state = DiskState.UP
+        self.health = Health.SOUND
+        self.role = role
         self.reason = ""
+        self.since_ns = now_ns
         self.space: DiskSpace | None = None
         self.errors = 0
         self.mismatches = 0
         self.weight = 0
         self.probes_passed = 0
+        self.is_watched = False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it may be read and written."""
+        return self.health in (Health.SOUND, Health.SUSPECT) and self.role is not DiskRole.LOST
+
+    @property
+    def is_staying(self) -> bool:
+        """Whether what it holds counts in future."""
+        return self.is_up and self.role is not DiskRole.DRAINING
+
+    @property
+    def state(self) -> DiskState:
+        """Health and role in one word."""
+        if self.role is DiskRole.LOST:
+            return DiskState.FAILED
+        return _STATE_BY_HEALTH.get(self.health) or _STATE_BY_ROLE[self.role]
 
 
 class Pool:
-    """The disks of a volume. They count as up until something else is seen; ``probe`` before relying on it."""
+    """The disks of a volume. They count as up until something else is seen; ``probe`` before relying on it.
 
-    def __init__(self, disks: Sequence[Disk], fanout: Fanout, random: Random) -> None:
-        self._members = {disk.disk_id: _Member(disk) for disk in disks}
+    ``roles``: those that are not plain members.
+    """
+
+    def __init__(
+        self,
+        disks: Sequence[Disk],
+        fanout: Fanout,
+        random: Random,
+        clock: Clock,
+        roles: Mapping[DiskId, DiskRole] | None = None,
+    ) -> None:
+        given = roles or {}
+        now_ns = clock.now_ns()
+        self._members = {
+            disk.disk_id: _Member(disk, given.get(disk.disk_id, DiskRole.MEMBER), now_ns) for disk in disks
+        }
         assert len(self._members) == len(disks), "two disks have one id"
         self._fanout = fanout
         self._random = random
+        self._clock = clock
         self._subscribers: list[Callable[[DiskId, bool], None]] = []
+        self._members_changed = trio.Event()
 
     @property
     def fanout(self) -> Fanout:
@@ -108,35 +202,87 @@ class Pool:
         member = self._members.get(disk_id)
         if member is None:
             raise DiskMissing(disk_id, "use", "disk", "it is not in this pool")
-        if member.state is not DiskState.UP:
+        if not member.is_up:
             raise DiskMissing(disk_id, "use", "disk", member.reason)
         return member.disk
 
     def is_up(self, disk_id: DiskId) -> bool:
-        """Whether a disk may be used."""
+        """Whether a disk may be read and written."""
         member = self._members.get(disk_id)
-        return member is not None and member.state is DiskState.UP
+        return member is not None and member.is_up
+
+    def is_placeable(self, disk_id: DiskId) -> bool:
+        """Whether new data may go to a disk, and what it holds counts as a copy that stays."""
+        member = self._members.get(disk_id)
+        return member is not None and member.is_staying
 
     def up(self) -> list[DiskId]:
         """The disks that may be used, in order."""
-        return sorted(disk_id for disk_id, member in self._members.items() if member.state is DiskState.UP)
+        return sorted(disk_id for disk_id, member in self._members.items() if member.is_up)
+
+    def placeable(self) -> list[DiskId]:
+        """The disks that new data may go to, in order."""
+        return sorted(disk_id for disk_id, member in self._members.items() if member.is_staying)
 
     def status(self) -> list[DiskStatus]:
         """Every disk, in order."""
-        return [
-            DiskStatus(disk_id, member.state, member.reason, member.space, member.errors, member.mismatches)
-            for disk_id, member in sorted(self._members.items())
-        ]
+        return [self.status_of(disk_id) for disk_id in sorted(self._members)]
+
+    def status_of(self, disk_id: DiskId) -> DiskStatus:
+        """One disk, which must be in the pool."""
+        member = self._members[disk_id]
+        return DiskStatus(
+            disk_id,
+            member.state,
+            member.role,
+            member.reason,
+            member.since_ns,
+            member.space,
+            member.errors,
+            member.mismatches,
+        )
 
     def choose(self, count: int, exclude: Collection[DiskId] = ()) -> list[DiskId]:
-        """Up to ``count`` disks that are up, most free space first (as last probed), ties by random."""
-        candidates = [disk_id for disk_id in self.up() if disk_id not in exclude]
+        """Up to ``count`` disks that new data may go to: those beyond suspicion first, new ones before others, then
+        most free space (as last probed), ties by random."""
+        candidates = [disk_id for disk_id in self.placeable() if disk_id not in exclude]
         shuffled = [candidates.pop(self._random.below(len(candidates))) for _ in range(len(candidates))]
-        shuffled.sort(key=lambda disk_id: -_free_steps(self._members[disk_id].space))
+        shuffled.sort(key=lambda disk_id: _preference(self._members[disk_id]))
         return shuffled[:count]
 
+    # --- who belongs to it ----------------------------------------------------------------------------------------
+
+    def add(self, disk: Disk, role: DiskRole = DiskRole.NEW) -> None:
+        """Take a disk in, under an id that the pool never had."""
+        assert disk.disk_id not in self._members
+        self._members[disk.disk_id] = _Member(disk, role, self._clock.now_ns())
+        self._members_changed.set()
+        self._tell(disk.disk_id)
+
+    def set_role(self, disk_id: DiskId, role: DiskRole) -> None:
+        """Let a disk be something else to the volume from now on."""
+        member = self._members[disk_id]
+        if member.role is role:
+            return
+        member.role = role
+        member.since_ns = self._clock.now_ns()
+        if role is DiskRole.LOST:
+            member.reason = "declared lost"
+        elif member.health is Health.SOUND:
+            member.reason = ""
+        self._tell(disk_id)
+
+    def remove(self, disk_id: DiskId) -> Disk:
+        """Let go of a disk that holds nothing any more; the caller closes it."""
+        member = self._members.pop(disk_id)
+        self._tell(disk_id)
+        return member.disk
+
+    # --- what happens to them -------------------------------------------------------------------------------------
+
     def subscribe(self, callback: Callable[[DiskId, bool], None]) -> None:
-        """``callback(disk_id, is_up)`` after each change; it must neither block nor raise."""
+        """``callback(disk_id, is_up)`` after each change of what a disk may be used for; it must neither block nor
+        raise."""
         self._subscribers.append(callback)
 
     def report(self, error: DiskError) -> None:
@@ -145,7 +291,7 @@ class Pool:
         Of a disk that is not up only probes are believed: what ``disk`` raises for it may be reported, too.
         """
         member = self._members.get(error.disk_id)
-        if member is not None and member.state is DiskState.UP:
+        if member is not None and member.is_up:
             self._note(member, error)
 
     def report_mismatch(self, disk_id: DiskId) -> None:
@@ -153,6 +299,10 @@ class Pool:
         member = self._members.get(disk_id)
         if member is not None:
             member.mismatches += 1
+            if member.is_up:
+                # It rots, but it answers: what it returns is checked, so no number of these condemns it.
+                member.weight = max(member.weight, 1)
+                self._enter(member, DiskEvent.ERRED, f"{member.mismatches} blocks did not match their checksums")
 
     def _note(self, member: _Member, error: DiskError) -> None:
         if isinstance(error, FileMissing | DiskFull):
@@ -163,6 +313,7 @@ class Pool:
             return
         member.errors += 1
         member.weight = min(member.weight + 1, ERRORS_MAX)
+        self._enter(member, DiskEvent.ERRED, str(error))
         if member.weight == ERRORS_MAX:
             self._enter(member, DiskEvent.BROKE, str(error))
 
@@ -187,17 +338,26 @@ class Pool:
         """Probe for ever. A disk that hangs holds up nobody but itself."""
         async with trio.open_nursery() as nursery:
             for member in self._members.values():
-                nursery.start_soon(self._watch, member, clock)
+                member.is_watched = False  # whoever watched before has stopped
+            while True:
+                self._members_changed = trio.Event()
+                for member in self._members.values():
+                    if not member.is_watched:
+                        member.is_watched = True
+                        nursery.start_soon(self._watch, member, clock)
+                await self._members_changed.wait()
 
     async def _watch(self, member: _Member, clock: Clock) -> None:
-        while True:
+        while self._members.get(member.disk.disk_id) is member:
             await self._probe(member)
             await clock.sleep(PROBE_SECONDS)
 
     async def _probe(self, member: _Member) -> None:
+        if member.role is DiskRole.LOST:
+            return
         try:
             await member.disk.probe()
-            if member.state is DiskState.FAILED:
+            if member.health is Health.FAILED:
                 await self._try_write(member.disk)
             space = await member.disk.space()
         except DiskError as error:
@@ -205,12 +365,14 @@ class Pool:
             return
         member.space = space
         member.weight = max(0, member.weight - 1)
-        if member.state is DiskState.FAILED:
+        if member.health is Health.FAILED:
             member.probes_passed += 1
             if member.probes_passed >= PROBATION_PROBES:
                 self._enter(member, DiskEvent.PROVED, "")
-        else:
+        elif member.health is Health.MISSING:
             self._enter(member, DiskEvent.FOUND, "")
+        elif not member.weight:
+            self._enter(member, DiskEvent.CALMED, "")
 
     async def _try_write(self, disk: Disk) -> None:
         try:
@@ -219,18 +381,27 @@ class Pool:
             return  # it answers; that it is full is no fault
 
     def _enter(self, member: _Member, event: DiskEvent, reason: str) -> None:
-        state = NEXT_STATE.get((member.state, event))
-        if state is None:
+        health = NEXT_HEALTH.get((member.health, event))
+        if health is None:
             return
-        was_up = member.state is DiskState.UP
-        member.state = state
+        was_up = member.is_up
+        member.health = health
         member.reason = reason
+        member.since_ns = self._clock.now_ns()
         member.probes_passed = 0
-        if state is DiskState.UP:
+        if health is Health.SOUND:
             member.weight = 0
-        if was_up != (state is DiskState.UP):
-            for callback in list(self._subscribers):
-                callback(member.disk.disk_id, state is DiskState.UP)
+        if was_up != member.is_up:
+            self._tell(member.disk.disk_id)
+
+    def _tell(self, disk_id: DiskId) -> None:
+        is_up = self.is_up(disk_id)
+        for callback in list(self._subscribers):
+            callback(disk_id, is_up)
+
+
+def _preference(member: _Member) -> tuple[bool, bool, int]:
+    return member.health is Health.SUSPECT, member.role is not DiskRole.NEW, -_free_steps(member.space)
 
 
 def _free_steps(space: DiskSpace | None) -> int:

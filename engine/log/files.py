@@ -120,7 +120,7 @@ class SegmentFiles:
 
     async def prepare_standby(self, replicas: int) -> bool:
         """Have files written ahead on the disks that the next segment will take; False if a disk failed."""
-        if all(self.pool.is_up(disk_id) for disk_id in self._standby) and len(self._standby) == replicas:
+        if all(map(self.pool.is_placeable, self._standby)) and len(self._standby) == replicas:
             chosen = self._standby
         else:
             chosen = self.pool.choose(replicas)
@@ -184,7 +184,7 @@ class SegmentFiles:
 
     def _choose(self, count: int, failed: set[DiskId]) -> list[DiskId]:
         standby, self._standby = self._standby, []
-        if len(standby) == count and all(self.pool.is_up(disk_id) and disk_id not in failed for disk_id in standby):
+        if len(standby) == count and failed.isdisjoint(standby) and all(map(self.pool.is_placeable, standby)):
             return standby
         return list(self.pool.choose(count, exclude=failed))
 

@@ -200,9 +200,10 @@ class Log:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether some part of the log has fewer copies on disks that are up than it should have."""
+        """Whether some part of the log has fewer copies on disks that stay than it should have."""
+        segments = (*self._sealed, self._active)
         return self._is_stalled or any(
-            sum(map(self._pool.is_up, segment.disks)) < self._replicas for segment in (*self._sealed, self._active)
+            sum(map(self._pool.is_placeable, segment.disks)) < self._replicas for segment in segments
         )
 
     def statistics(self) -> LogStatistics:
@@ -331,9 +332,11 @@ class Log:
         return (has_begun or not self._active.is_written) and not self._upkeep.has_tried_standby
 
     def _has_better_place(self) -> bool:
-        """Whether the open segment has too few disks, or slow files, and the next one would not."""
-        if self._is_closing or len(self._pool.up()) < self._replicas:
+        """Whether the open segment has too few disks that stay, or slow files, and the next one would not."""
+        if self._is_closing or len(self._pool.placeable()) < self._replicas:
             return False
+        if any(map(self._pool.is_up, self._active.disks)) and not all(map(self._pool.is_placeable, self._active.disks)):
+            return True  # one of them is being drained
         if len(self._active.disks) < self._replicas:
             may_widen, self._may_widen = self._may_widen, False
             return may_widen

@@ -144,9 +144,10 @@ class Upkeep:
                 await self._files.release(disk_id, name, is_recyclable=False)
 
     async def _replicate(self, segment: Segment) -> None:
-        up = [disk_id for disk_id in segment.disks if self._pool.is_up(disk_id)]
+        readable = any(map(self._pool.is_up, segment.disks))
+        up = [disk_id for disk_id in segment.disks if self._pool.is_placeable(disk_id)]
         lacking = self._replicas - len(up)
-        if lacking <= 0 or not up:
+        if lacking <= 0 or not readable:
             return
         for target in self._pool.choose(lacking, exclude=segment.disks):
             try:

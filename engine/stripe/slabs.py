@@ -108,7 +108,7 @@ class Slabs:
             raw += state.slab.raw_bytes
             raw_used += state.raw(state.data.used, state.parity.used)
             data += state.slab.data_bytes
-            if self._is_up(state.slab):
+            if self._is_placeable(state.slab):
                 raw_free += state.raw(state.data.backed_free, state.parity.backed_free)
                 raw_punched += state.raw(state.data.punched_free, state.parity.punched_free)
                 data_free += state.data.backed_free * ROW_BYTES * state.slab.data_units
@@ -137,7 +137,7 @@ class Slabs:
         free: dict[int, int] = {}
         for status in self._pool.status():
             space = status.space
-            if space is not None and self._pool.is_up(status.disk_id):
+            if space is not None and self._pool.is_placeable(status.disk_id):
                 total[space.device] = space.total_bytes
                 free[space.device] = free.get(space.device, space.free_bytes) - self._reserve_bytes
         return sum(total.values()), sum(max(0, left) for left in free.values())
@@ -222,7 +222,7 @@ class Slabs:
         """Take rows of the parity chunks alone, for new parity of a stripe; None when there are none, or when the slab
         does not take writes."""
         state = self._slabs[slab_id]
-        if state.phase is not SlabPhase.OPEN or not self._is_up(state.slab):
+        if state.phase is not SlabPhase.OPEN or not self._is_placeable(state.slab):
             return None
         row = state.parity.allocator.take(rows)
         self._index(state)
@@ -262,10 +262,10 @@ class Slabs:
 
     def _takes_stripes(self, state: SlabState, avoid: set[SlabId], *, is_last_resort: bool) -> bool:
         is_avoided = state.slab_id in avoid or (state.is_suspect and not is_last_resort)
-        return not is_avoided and self._is_up(state.slab)
+        return not is_avoided and self._is_placeable(state.slab)
 
-    def _is_up(self, slab: Slab) -> bool:
-        return all(map(self._pool.is_up, slab.disks))
+    def _is_placeable(self, slab: Slab) -> bool:
+        return all(map(self._pool.is_placeable, slab.disks))
 
     def _index(self, state: SlabState) -> None:
         """Keep the index of rooms in step with a slab whose rows or phase changed."""
@@ -300,7 +300,7 @@ class Slabs:
     # --- slabs come -----------------------------------------------------------------------------------------------
 
     def _width_now(self) -> int:
-        up = len(self._pool.up())
+        up = len(self._pool.placeable())
         width = min(self._data_units, up - self._parity_units)
         if width < 1:
             raise TooFewDisks(
@@ -322,7 +322,7 @@ class Slabs:
                 return True
             failed: set[DiskId] = set()
             while True:
-                up = [disk_id for disk_id in self._pool.up() if disk_id not in failed]
+                up = [disk_id for disk_id in self._pool.placeable() if disk_id not in failed]
                 units = width + self._parity_units
                 if len(up) < units:
                     return False

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from siltstone.engine.pool import Pool
 from siltstone.ports import Random
 from siltstone.types import DiskId
+from sim.clock import SimClock
 from sim.disk import CAPACITY_BYTES_DEFAULT, SimDisk
 from sim.fanout import SimFanout
 from sim.randomness import SimRandom
@@ -41,7 +42,7 @@ def reopen_sim_pool(disks: list[SimDisk], random: Random) -> SimPool:
     for disk in disks:
         disk.reopen()
     fanout = SimFanout()
-    return SimPool(Pool(disks, fanout, random), disks, fanout)
+    return SimPool(Pool(disks, fanout, random, SimClock()), disks, fanout)
 
 
 def crash_sim_pool(sim: SimPool, random: Random) -> SimPool:

@@ -7,7 +7,15 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siltstone.engine.pool import ERRORS_MAX, NEXT_STATE, PROBATION_PROBES, DiskEvent, DiskState
+from siltstone.engine.pool import (
+    ERRORS_MAX,
+    NEXT_HEALTH,
+    PROBATION_PROBES,
+    DiskEvent,
+    DiskRole,
+    DiskState,
+    Health,
+)
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
 from siltstone.types import DiskId
 from sim.clock import SimClock, autojump
@@ -167,6 +175,75 @@ def test_equal_disks_are_chosen_evenly() -> None:
     assert all(200 < count < 400 for count in counts)
 
 
-def test_every_state_is_left_and_reached_by_some_event() -> None:
-    assert {state for state, _ in NEXT_STATE} == set(DiskState) == set(NEXT_STATE.values())
-    assert {event for _, event in NEXT_STATE} == set(DiskEvent)
+def test_every_health_is_left_and_reached_by_some_event() -> None:
+    assert {health for health, _ in NEXT_HEALTH} == set(Health) == set(NEXT_HEALTH.values())
+    assert {event for _, event in NEXT_HEALTH} == set(DiskEvent)
+
+
+def test_one_error_makes_a_disk_suspect_and_others_are_chosen_before_it() -> None:
+    async def main() -> None:
+        sim = make_sim_pool(3)
+        sim.pool.report(error(ONE))
+        status = sim.pool.status_of(ONE)
+        assert status.state is DiskState.SUSPECT and "EIO" in status.reason and status.since_ns > 0
+        assert sim.pool.is_up(ONE) and sim.pool.is_placeable(ONE)
+        assert sorted(sim.pool.choose(2)) == [0, 2]
+        assert sim.pool.choose(3)[-1] == ONE
+        await sim.pool.probe()
+        assert sim.pool.status_of(ONE).state is DiskState.UP and sim.pool.status_of(ONE).reason == ""
+
+    trio.run(main, clock=autojump())
+
+
+def test_blocks_that_rot_make_a_disk_suspect_and_never_condemn_it() -> None:
+    sim = make_sim_pool(2)
+    for _ in range(10 * ERRORS_MAX):
+        sim.pool.report_mismatch(ZERO)
+    status = sim.pool.status_of(ZERO)
+    assert (status.state, status.mismatches) == (DiskState.SUSPECT, 10 * ERRORS_MAX)
+
+
+def test_a_draining_disk_is_read_and_gets_nothing_new() -> None:
+    sim = make_sim_pool(3)
+    heard: list[tuple[DiskId, bool]] = []
+    sim.pool.subscribe(lambda disk_id, is_up: heard.append((disk_id, is_up)))
+    sim.pool.set_role(ONE, DiskRole.DRAINING)
+    assert sim.pool.status_of(ONE).state is DiskState.DRAINING
+    assert sim.pool.is_up(ONE) and not sim.pool.is_placeable(ONE)
+    assert sim.pool.placeable() == [0, 2] and sorted(sim.pool.choose(3)) == [0, 2]
+    sim.pool.set_role(ONE, DiskRole.MEMBER)
+    assert sim.pool.is_placeable(ONE) and heard == [(ONE, True), (ONE, True)]
+
+
+def test_a_disk_that_is_declared_lost_is_not_used_though_it_answers() -> None:
+    async def main() -> None:
+        sim = make_sim_pool(3)
+        sim.pool.set_role(ONE, DiskRole.LOST)
+        await watched_for(sim, 5)
+        status = sim.pool.status_of(ONE)
+        assert (status.state, status.reason) == (DiskState.FAILED, "declared lost")
+        assert not sim.pool.is_up(ONE) and not sim.pool.is_placeable(ONE)
+
+    trio.run(main, clock=autojump())
+
+
+def test_disks_come_and_go_while_the_pool_is_watched() -> None:
+    async def main() -> None:
+        sim, other = make_sim_pool(2), make_sim_pool(3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sim.pool.watch, SimClock())
+            await trio.sleep(3)
+            sim.pool.add(other.disks[2])
+            assert sim.pool.choose(1) == [2], "a new disk comes first"
+            await trio.sleep(0.5)
+            assert sim.pool.status_of(DiskId(2)).space is not None
+            assert sim.pool.status_of(DiskId(2)).state is DiskState.NEW
+            assert sim.pool.remove(ZERO) is sim.disks[0]
+            assert not sim.pool.is_up(ZERO) and sim.pool.up() == [1, 2]
+            await trio.sleep(3)
+            other.disks[2].disappear()
+            await trio.sleep(2)
+            assert sim.pool.status_of(DiskId(2)).state is DiskState.MISSING
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=autojump())

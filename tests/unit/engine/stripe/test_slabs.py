@@ -14,6 +14,7 @@ from siltstone.engine.stripe.store import Run, StripeStore, Tier
 from siltstone.errors import Corrupt, NoSpace
 from siltstone.limits import KIB, RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES
 from siltstone.types import DiskId, SlabId
+from sim.clock import SimClock
 from sim.disk import SimDisk
 from sim.fanout import SimFanout
 from sim.faults import FaultKind
@@ -179,7 +180,7 @@ def test_disks_on_one_device_share_its_room() -> None:
     async def main() -> None:
         capacity = 20 * CHUNK
         disks = [SimDisk(DiskId(index), capacity_bytes=capacity, device=7) for index in range(3)]
-        pool = Pool(disks, SimFanout(), SimRandom(0))
+        pool = Pool(disks, SimFanout(), SimRandom(0), SimClock())
         store = StripeStore(pool, data_units=2, parity_units=1, chunk_bytes=CHUNK, workers=SimWorkers())
         await pool.probe()
         assert store.space().usable_total_bytes == capacity * 2 // 3

@@ -18,7 +18,7 @@ from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
-from siltstone.errors import Corrupt, NoSpace
+from siltstone.errors import Corrupt, NoSpace, TooFewDisks
 from siltstone.limits import MIB
 from siltstone.meta import keys, space
 from siltstone.meta.extents import FreedStripe
@@ -56,6 +56,10 @@ class Ledger:
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
+        self.owed_bytes = 0
+        """Large runs that went through the log because there were too few disks for stripes, since it was last emptied:
+        settling moves them as soon as there are enough."""
+        self._refusal: TooFewDisks | None = None
         self._writers_go = trio.Event()
         self._writers_go.set()
         self._changes_go = trio.Event()
@@ -108,13 +112,16 @@ class Ledger:
         """Wait until the pipeline has room for another change. ``size`` is what it adds to the user's bytes: it is
         taken off ``room_bytes``, so that what is admitted between two measurements fits.
 
-        Raises NoSpace when the pool is full (only for changes that add bytes).
+        Raises NoSpace when the pool is full, TooFewDisks when the log is and cannot be emptied (only for changes that
+        add bytes).
         """
         self.check_room(size)
         self.room_bytes -= size
         if size > 0 and not self._writers_go.is_set():
             self.waits += 1
             await self._writers_go.wait()
+        if size > 0 and self._refusal is not None:
+            raise self._refusal
         while self.log.pending_bytes > PENDING_BYTES_MAX:
             await self.log.wait_durable(self.log.next_lsn)
         while self.store.pressure:
@@ -138,6 +145,16 @@ class Ledger:
             self._writers_go.set()
         elif self._writers_go.is_set():
             self._writers_go = trio.Event()
+
+    def refuse_writers(self, error: TooFewDisks | None) -> None:
+        """Refuse changes that add bytes, those that wait included; None ends that.
+
+        Used where waiting could be for ever: nobody knows when disks come back, and a program that hangs tells its
+        user less than an error that names the disks. Deletes pass.
+        """
+        self._refusal = error
+        if error is not None:
+            self.hold_writers(False)
 
     def hold_changes(self, hold: bool) -> None:
         """Let every change wait (somebody walks the metadata), or go on."""

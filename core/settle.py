@@ -18,7 +18,7 @@ from siltstone.core.packing import Movable, Packing, StripePlan, in_order_of_loc
 from siltstone.core.reader import Reader
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.engine.stripe.store import Piece, Run, Tier
-from siltstone.errors import Corrupt, SiltstoneError
+from siltstone.errors import Corrupt, SiltstoneError, TooFewDisks
 from siltstone.limits import MIB
 from siltstone.meta import extents, keys
 from siltstone.meta.keys import Reference
@@ -53,6 +53,8 @@ class Settler:
         self.settled_stripes = 0
         self.last_error = ""
         """Why the last background settle stopped; empty when it did not."""
+        self.waits_for = ""
+        """What disks settling in the background waits for; empty when it does not."""
 
     async def settle(self, progress: ProgressListener | None = None) -> None:
         """Move everything that is in the log now into stripes and let its segments go."""
@@ -75,15 +77,40 @@ class Settler:
             await self._ledger.clock.sleep(1)
             try:
                 await self._retire()
-                if self.log_bytes() > self._log_bytes_low:
-                    sealed = [segment.end for segment in self._ledger.log.segments() if segment.sealed]
-                    if sealed:
-                        await self._settle_below(max(sealed), None)
-                        await self._retire()
-                self.last_error = ""
+                await self._settle_if_wanted()
+                self.last_error = self.waits_for = ""
+            except TooFewDisks as error:
+                self.waits_for = str(error)
             except SiltstoneError as error:
                 self.last_error = str(error)
-            self._ledger.hold_writers(self.log_bytes() > self._log_bytes_high)
+            self._push_back()
+
+    async def _settle_if_wanted(self) -> None:
+        """Settle what is sealed when that is much; all of it when large runs wait there for disks to come back.
+
+        Raises TooFewDisks, with nothing read, as long as there are not enough.
+        """
+        if self._ledger.owed_bytes:
+            self._ledger.stripes.check_disks()
+            await self._ledger.log.seal()
+            self._ledger.owed_bytes = 0
+        elif self.log_bytes() <= self._log_bytes_low:
+            return
+        sealed = [segment.end for segment in self._ledger.log.segments() if segment.sealed]
+        if sealed:
+            self._ledger.stripes.check_disks()
+            await self._settle_below(max(sealed), None)
+            await self._retire()
+
+    def _push_back(self) -> None:
+        """Have writers wait while the log is too long; refuse them where it cannot get shorter."""
+        is_over = self.log_bytes() > self._log_bytes_high
+        if is_over and self.waits_for:
+            reason = f"the log is full, and to settle it there are too few disks: {self.waits_for}"
+            self._ledger.refuse_writers(TooFewDisks(reason))
+        else:
+            self._ledger.refuse_writers(None)
+            self._ledger.hold_writers(is_over)
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:

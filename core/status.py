@@ -155,6 +155,8 @@ def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Roo
         warnings.append("part of the log has fewer copies than it should; they are made as disks allow")
     if ledger.stripes.codec_name == "zfec":
         warnings.append("parity is computed by zfec, some 20 times slower than by ISA-L: install libisal2")
+    if settler.waits_for:
+        warnings.append(f"settling waits for disks: {settler.waits_for}")
     if settler.last_error:
         warnings.append(f"settling stopped: {settler.last_error}")
     if room.last_error:

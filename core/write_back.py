@@ -3,7 +3,7 @@
 A write lands in the file's dirty map and is visible at once. Full stripes leave while the file is still being written;
 the rest leaves at flush, fsync, close or after a quarter of a commit interval. A run of at least
 DIRECT_THRESHOLD_BYTES becomes stripes, whose units are flushed before the batch that points at them is appended; a
-shorter one rides in that batch.
+shorter one rides in that batch. Where there are too few disks for a stripe, large runs ride in the log as well.
 
 A run that is on its way stays readable in ``in_flight``. A range is never twice on its way: its second version waits
 for the first, so that batches reach the log in the order of the writes.
@@ -20,7 +20,7 @@ from siltstone.core.dirty import DirtyMap, Run, joined
 from siltstone.core.ledger import Ledger
 from siltstone.core.reader import payload_checksums
 from siltstone.engine.stripe import store as stripe_store
-from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NotFound, SiltstoneError
+from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NotFound, SiltstoneError, TooFewDisks
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
 from siltstone.meta import extents, inodes, objects
 from siltstone.meta.extents import FreedStripe
@@ -350,15 +350,9 @@ class WriteBack:
         self._nursery.start_soon(self._write_stripe, file, run, borrower)
 
     async def _write_stripe(self, file: OpenFile, run: Run, borrower: object) -> None:
-        written: list[stripe_store.Piece] = []
         try:
-            written = await self._ledger.stripes.write_runs(
-                [stripe_store.Run(run.buffers, run.size)], tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s()
-            )
-            self._commit_stripes(file, run, written)
+            await self._store(file, run)
         except SiltstoneError as error:
-            for piece in written:
-                self._ledger.stripes.abandon(piece.written)
             if not isinstance(error, NotFound) and self.files.get(file.ino) is file:
                 # The bytes stay dirty, under whatever was written over them since, and are tried again.
                 before = file.dirty.size
@@ -371,6 +365,39 @@ class WriteBack:
             file.landed(run)
             self._forget_clean(file)
 
+    async def _store(self, file: OpenFile, run: Run) -> None:
+        """Write a run to stripes and commit it; or through the log, where there are too few disks for a stripe."""
+        try:
+            written = await self._ledger.stripes.write_runs(
+                [stripe_store.Run(run.buffers, run.size)], tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s()
+            )
+        except TooFewDisks:
+            if self._ledger.log.statistics().is_stalled:
+                raise
+            await self._log_run(file, run)
+            return
+        try:
+            self._commit_stripes(file, run, written)
+        except BaseException:
+            for piece in written:
+                self._ledger.stripes.abandon(piece.written)
+            raise
+
+    async def _log_run(self, file: OpenFile, run: Run) -> None:
+        """Commit a large run through the log, which needs fewer disks than a stripe; it settles when they are back."""
+        data = memoryview(joined(run))
+        step = min(self._payload_bytes_max, self._stripe_bytes)
+        for start in range(0, run.size, step):
+            await self._ledger.admit()
+            transaction = self._ledger.begin()
+            inode = inodes.get_inode(transaction, file.ino)
+            freed: list[FreedStripe] = []
+            self._put_logged(transaction, file, inode, run.offset + start, data[start : start + step], freed)
+            self._put_changed(transaction, file, inode)
+            self._ledger.commit(transaction, freed)
+            self._ledger.owed_bytes += len(data[start : start + step])
+        self._departures += 1
+
     # --- committing ------------------------------------------------------------------------------------------------
 
     def _commit_logged(self, file: OpenFile, pieces: list[Piece]) -> None:
@@ -380,17 +407,28 @@ class WriteBack:
         freed: list[FreedStripe] = []
         for piece in pieces:
             run = file.dirty.take(piece.start, piece.end)
-            data = joined(run)
-            if run.size <= INLINE_BYTES_MAX:
-                extent = Extent(run.size, Place.INLINE, blob=bytes(data))
-            else:
-                address = transaction.attach(data)
-                extent = Extent(run.size, Place.LOG, address, 0, run.size, payload_checksums(data))
-            extents.replace_range(transaction, file.ino, inode, run.offset, run.end, [(run.offset, extent)], freed)
+            self._put_logged(transaction, file, inode, run.offset, joined(run), freed)
             self.dirty_bytes -= run.size
         self._departures += 1
         self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
+
+    def _put_logged(
+        self,
+        transaction: Transaction,
+        file: OpenFile,
+        inode: Inode,
+        offset: int,
+        data: Buffer,
+        freed: list[FreedStripe],
+    ) -> None:
+        """Add bytes of a file to a batch that carries them itself."""
+        size = len(data)
+        if size <= INLINE_BYTES_MAX:
+            extent = Extent(size, Place.INLINE, blob=bytes(data))
+        else:
+            extent = Extent(size, Place.LOG, transaction.attach(data), 0, size, payload_checksums(data))
+        extents.replace_range(transaction, file.ino, inode, offset, offset + size, [(offset, extent)], freed)
 
     def _commit_stripes(self, file: OpenFile, run: Run, written: Sequence[stripe_store.Piece]) -> None:
         """The batch that points at stripes whose units are flushed. Plain: atomic between tasks."""

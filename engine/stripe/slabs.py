@@ -299,6 +299,10 @@ class Slabs:
 
     # --- slabs come -----------------------------------------------------------------------------------------------
 
+    def check_disks(self) -> None:
+        """Raise TooFewDisks if a slab of one data unit cannot be had."""
+        self._width_now()
+
     def _width_now(self) -> int:
         up = len(self._pool.placeable())
         width = min(self._data_units, up - self._parity_units)

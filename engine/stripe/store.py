@@ -343,6 +343,10 @@ class StripeStore:
         assert len(checksums) == checksums_bytes(slab, stripe)
         return await self._reader.read(StripeAddress(slab, stripe_id, stripe, checksums), offset, size)
 
+    def check_disks(self) -> None:
+        """Raise TooFewDisks if there are not even 1 + m disks to write a stripe to."""
+        self._slabs.check_disks()
+
     # --- scrubbing ------------------------------------------------------------------------------------------------
 
     async def check(self, stripes: Sequence[StripeAddress], *, mend: bool, digests: Digests) -> Checked:

@@ -360,6 +360,15 @@ class Machine(Rules):
         """The wall clock is set, forwards or backwards."""
         self.world.clock.jump((a - 3) * 10.0 ** (b % 9))
 
+    async def do_scrub(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """Everything is read and mended, while the volume is in use; what is impaired is never too much for it."""
+        report = await volume.scrub()
+        assert not report.lost_count, report.lost
+        self.fired["scrub mended"] += any(disk.mended_blocks or disk.mended_log_bytes for disk in report.disks)
+        if not self.away and not self.failing and all(disk.state == "up" for disk in volume.status().disks):
+            self.rotten.clear()
+        await self.look(volume)
+
     async def do_check(self, volume: Volume, _: int, __: int, ___: int) -> None:
         """fsck, while the volume is in use."""
         if not self.is_tight:

@@ -57,6 +57,7 @@ RULES: dict[str, int] = {
     "room": 1,
     "jump": 1,
     "check": 1,
+    "scrub": 1,
 }
 """Every rule with its weight."""
 

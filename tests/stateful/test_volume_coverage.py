@@ -40,6 +40,7 @@ BRANCHES = (
     "rot in slab/",
     "rows used again",
     "segment retired",
+    "scrub mended",
     "settled",
     "slow read",
     "stripe freed",
@@ -69,6 +70,7 @@ DIRECTED: dict[str, list[Step]] = {
     "rot in slab/": [*WRITTEN, Step("rot", 0, 1, 1), Step("check")],
     "log formed again": [*WRITTEN, *(Step("fault", index, 4) for index in (0, 1)), *WRITTEN, *WRITTEN, Step("heal")],
     "narrow slab": [Step("lose disk", 0, 1), *WRITTEN, Step("return disk"), Step("return disk"), Step("settle")],
+    "scrub mended": [*WRITTEN, *(Step("rot", 0, place * 4097, 1) for place in range(9)), Step("scrub"), Step("check")],
     "segment retired": [*WRITTEN, Step("write", 0, 0, 3), Step("sync"), Step("settle"), Step("wait")],
     "orphan let go": [*WRITTEN, Step("hold", 0), Step("unlink", 0), Step("write held", 0, 1, 7), Step("release")],
     "refused for want of room": [

@@ -322,6 +322,8 @@ def test_whatever_happens_to_two_disks_is_mended(seed: int, chosen: list[int], h
                 continue
             name = names[place % len(names)]
             size = len(disk.contents(name))
+            if not size:
+                continue
             if kind in (0, 1):
                 disk.rot(name, place % size, 1 + place % 999 if place % size + 999 < size else 1)
             elif kind == 2 and SUPERBLOCK_NAME in disk.names:

@@ -24,7 +24,7 @@ from siltstone.engine.log.scrub import LostFrames
 from siltstone.engine.stripe.layout import Slab, checksums_bytes, chunk_name
 from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.engine.stripe.scrub import DamageKind, StripeDamage, digests_in
-from siltstone.errors import DiskError, SiltstoneError
+from siltstone.errors import DiskError, DiskMissing, SiltstoneError
 from siltstone.limits import MIB, ROW_BYTES
 from siltstone.meta import extents, keys, space
 from siltstone.meta.records import Extent, Place, ScrubRecord, decode, encode
@@ -247,9 +247,9 @@ class _Pass:
         for disk_id, data in superblocks.items():
             try:
                 was_mended = await self._ledger.pool.restore_superblock(disk_id, data, witnesses.get(disk_id, ()))
+            except DiskMissing:
+                continue  # nothing is there: a matter of the disk's state
             except DiskError as error:
-                if not self._ledger.pool.is_up(disk_id):
-                    continue  # it is away, or another directory is in its place: a matter of the disk's state
                 self._tallies.of(disk_id).unmended_superblocks += 1
                 self._tallies.add_lost(f"the superblock of disk {disk_id} cannot be mended: {error}")
             else:

@@ -91,6 +91,10 @@ async def _settle(owner: Owner, arguments: Arguments, report: Report) -> object:
     return {"settled_bytes": after.settled_bytes - before.settled_bytes, "log_live_bytes": after.log_live_bytes}
 
 
+async def _scrub(owner: Owner, arguments: Arguments, report: Report) -> object:
+    return await owner.volume.scrub(report)
+
+
 async def _fsck(owner: Owner, arguments: Arguments, report: Report) -> object:
     findings = await fsck(owner.volume, deep=bool(arguments.get("deep")), progress=report)
     return [{"invariant": f.invariant, "subject": f.subject, "message": f.message} for f in findings]
@@ -122,5 +126,6 @@ KEY_OPERATIONS: dict[str, Callable[[KeyRing, Arguments], object]] = {
 VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[object]]] = {
     "status": _status,
     "settle": _settle,
+    "scrub": _scrub,
     "fsck": _fsck,
 }

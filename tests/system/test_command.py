@@ -276,6 +276,14 @@ def test_a_disk_that_goes_away_and_comes_back_under_way_is_noticed_both_times(pl
     for disk in place.disks[4:]:
         Path(f"{disk}.away").rename(disk)
     wait_for_disks(place, 6)
+    chunk = next((place.disks[0] / "slab").iterdir())
+    with chunk.open("r+b") as file:
+        file.write(b"rot" * 10_000)
+    (place.disks[0] / "superblock").write_bytes(b"rot")
+    wait_for_disks(place, 5)
+    assert "1 mended superblocks" in succeed("scrub", place.home)
+    wait_for_disks(place, 6)
+    assert succeed("scrub", place.home).count("all sound") == 6
     succeed("umount", place.mount)
     assert succeed("fsck", place.home, "--deep") == "no findings\n"
 

@@ -253,7 +253,8 @@ def test_a_superblock_of_another_disk_and_an_empty_directory_are_left_alone() ->
         await foreign.replace(SUPERBLOCK_NAME, others)
         empty.wipe()
         await trio.sleep(3)
-        await made.volume.scrub()
+        report = await made.volume.scrub()
+        assert on(report, empty).unmended_superblocks and "another directory" in report.lost[0]
         assert foreign.contents(SUPERBLOCK_NAME) == others
         assert empty.names == ()
         assert not made.volume.ledger.pool.is_up(foreign.disk_id)

@@ -26,6 +26,7 @@ COMMANDS = [
     ["key", "remove"],
     ["status"],
     ["settle"],
+    ["scrub"],
     ["fsck"],
     ["stop"],
 ]
@@ -84,6 +85,7 @@ def test_a_wrong_command_line_is_told_in_one_line_with_status_2(
     [
         ["status", "ABSENT"],
         ["settle", "ABSENT"],
+        ["scrub", "ABSENT"],
         ["fsck", "ABSENT"],
         ["stop", "ABSENT"],
         ["serve", "ABSENT"],

@@ -51,6 +51,28 @@ class StripeSpace(NamedTuple):
     """What new slabs leave free on each disk."""
 
 
+def data_chunks_in(chunks: Sequence[int], data_units: int, parity_units: int) -> int:
+    """Data chunks of the slabs that disks have room for, each for so many chunks: as wide as can be, then narrower.
+
+    A slab takes a chunk of as many different disks as it has units, so room on few disks is of no use.
+    """
+    units = data_units + parity_units
+    low, high = 0, sum(chunks) // units
+    while low < high:  # the most slabs of full width: none can take more than one chunk of a disk
+        slabs = (low + high + 1) // 2
+        low, high = (slabs, high) if sum(min(slabs, count) for count in chunks) >= slabs * units else (low, slabs - 1)
+    left = sorted(chunks, reverse=True)
+    taken, wanted = 0, low * units
+    for index, count in enumerate(left):
+        step = min(low, count, wanted - taken)
+        left[index] -= step
+        taken += step
+    data, left = low * data_units, sorted(left, reverse=True)
+    for width in range(min(units, len(left)), parity_units, -1):
+        data += (left[width - 1] - (left[width] if width < len(left) else 0)) * (width - parity_units)
+    return data
+
+
 class Slabs:
     """All slabs of a volume.
 
@@ -112,12 +134,17 @@ class Slabs:
                 raw_free += state.raw(state.data.backed_free, state.parity.backed_free)
                 raw_punched += state.raw(state.data.punched_free, state.parity.punched_free)
                 data_free += state.data.backed_free * ROW_BYTES * state.slab.data_units
-        total, free = self._disk_bytes()
+        total, free_of = self._disk_bytes()
+        free = sum(left for left, _ in free_of)
         k, units = self._data_units, self._data_units + self._parity_units
         # Free rows that were punched take their room from the disks again; of the rest only whole slabs are of use.
         for_rows = min(free, raw_punched)
+        chunks: list[int] = []
+        for left, disks in free_of:
+            count = (left - left * for_rows // free) // self._chunk_bytes if free else 0
+            chunks += [(count + index) // disks for index in range(disks)]
         data_chunk = self._chunk_bytes - self._spare_rows * ROW_BYTES
-        for_slabs = (free - for_rows) // (self._chunk_bytes * units) * data_chunk * k
+        for_slabs = data_chunks_in(chunks, k, self._parity_units) * data_chunk
         return StripeSpace(
             slabs=len(self._slabs),
             suspect_slabs=suspect,
@@ -131,16 +158,18 @@ class Slabs:
             reserve_bytes=self._reserve_bytes,
         )
 
-    def _disk_bytes(self) -> tuple[int, int]:
-        """(total, free above the reserve) of the disks that are up; disks on one device share its room."""
+    def _disk_bytes(self) -> tuple[int, list[tuple[int, int]]]:
+        """Bytes in all, and for each device what is free above the reserve and how many disks share it."""
         total: dict[int, int] = {}
         free: dict[int, int] = {}
+        disks: dict[int, int] = {}
         for status in self._pool.status():
             space = status.space
             if space is not None and self._pool.is_placeable(status.disk_id):
                 total[space.device] = space.total_bytes
                 free[space.device] = free.get(space.device, space.free_bytes) - self._reserve_bytes
-        return sum(total.values()), sum(max(0, left) for left in free.values())
+                disks[space.device] = disks.get(space.device, 0) + 1
+        return sum(total.values()), [(max(0, left), disks[device]) for device, left in free.items()]
 
     @property
     def stripe_bytes_max(self) -> int:

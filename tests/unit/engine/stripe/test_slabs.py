@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import chunk_name
 from siltstone.engine.stripe.slab import NEXT_PHASES, SlabPhase
+from siltstone.engine.stripe.slabs import data_chunks_in
 from siltstone.engine.stripe.store import Run, StripeStore, Tier
 from siltstone.errors import Corrupt, NoSpace
 from siltstone.limits import KIB, RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES
@@ -176,6 +177,14 @@ def test_a_slab_that_failed_a_write_is_tried_last_and_trusted_again_when_it_take
     trio.run(main)
 
 
+@pytest.mark.parametrize(
+    ("chunks", "data_chunks"),
+    [([5] * 6, 20), ([5, 5, 5, 0, 0, 0], 5), ([9, 9, 0, 0, 0, 0], 0), ([3, 2, 1, 1, 1, 1], 4), ([2] * 9, 12), ([], 0)],
+)
+def test_room_on_too_few_disks_is_not_counted(chunks: list[int], data_chunks: int) -> None:
+    assert data_chunks_in(chunks, 4, 2) == data_chunks
+
+
 def test_disks_on_one_device_share_its_room() -> None:
     async def main() -> None:
         capacity = 20 * CHUNK
@@ -184,7 +193,9 @@ def test_disks_on_one_device_share_its_room() -> None:
         store = StripeStore(pool, data_units=2, parity_units=1, chunk_bytes=CHUNK, workers=SimWorkers())
         await pool.probe()
         assert store.space().usable_total_bytes == capacity * 2 // 3
-        assert store.space().usable_free_bytes == (20 - 3 * RESERVE_CHUNKS) // 3 * 2 * CHUNK
+        wide, left = divmod(20 - 3 * RESERVE_CHUNKS, 3)
+        assert left == 2, "room for a slab of one data unit"
+        assert store.space().usable_free_bytes == (wide * 2 + 1) * CHUNK
         await store.write_runs([Run([bytes(1000)], 1000)], tier=Tier.DIRECT)
         await store.write_runs([Run([bytes(CHUNK)], CHUNK)], tier=Tier.DIRECT)
         for disk in disks:  # just too little for two more chunks, the narrowest slab

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 import msgspec
 import trio
 
-from siltstone.core.scrub import log_extent_is_sound, window_from
+from siltstone.core.scrub import log_extent_is_sound
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.volume import Volume
+from siltstone.core.windows import window_from
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes
 from siltstone.engine.stripe.scrub import DamageKind
 from siltstone.limits import PARTITION_COUNT, ROW_BYTES

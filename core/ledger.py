@@ -88,8 +88,7 @@ class Ledger:
         """
         lsn = transaction.commit()
         for stripe in written:
-            if stripe.new_slab:
-                self.stripes.note_slab(stripe.slab_id)
+            self.stripes.note_committed(stripe)
         for gone in freed:
             self._stripe_cache.pop(gone.stripe_id, None)
             self.reclaimer.free(lsn, lambda gone=gone: self.stripes.release(gone.stripe_id, gone.stripe))  # type: ignore[misc]
@@ -209,5 +208,7 @@ class Ledger:
         self._claims.remove(slab_id)
 
     def forget_slab(self, slab_id: SlabId) -> None:
-        """Drop what is cached of a slab whose record is deleted."""
+        """Drop what is cached of a slab whose record is deleted or changed."""
         self._slabs.pop(slab_id, None)
+        for stripe_id in [stripe_id for stripe_id in self._stripe_cache if slab_of(stripe_id) == slab_id]:
+            del self._stripe_cache[stripe_id]

@@ -15,6 +15,7 @@ import trio
 from siltstone.config import VolumeConfig
 from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
+from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
 from siltstone.core.room import Room
@@ -26,7 +27,7 @@ from siltstone.core.volume import Volume
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.format.superblock import pack_superblock
 from siltstone.engine.log.log import Log
-from siltstone.engine.pool import Pool
+from siltstone.engine.pool import DiskRole, Pool
 from siltstone.engine.stripe.store import StripeStore
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import RESERVE_CHUNKS
@@ -34,7 +35,7 @@ from siltstone.meta import inodes, keys, space
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
 from siltstone.ports import Clock, Disk, Fanout, Random, Workers
-from siltstone.types import ROOT_INO
+from siltstone.types import ROOT_INO, DiskId
 
 SHUTDOWN_SECONDS = 60.0
 """How long closing waits for what is not durable yet."""
@@ -96,7 +97,8 @@ async def open_volume(
     that were mended.
     """
     config.check()
-    pool = Pool(disks, fanout, random, clock)
+    roles = {DiskId(disk.disk_id): DiskRole(disk.role) for disk in config.disks}
+    pool = Pool(disks, fanout, random, clock, roles)
     await pool.probe()
     store = Store(backing, apply_interval=config.commit_interval)
     log = await Log.recover(
@@ -170,7 +172,8 @@ def _assemble(
         log_bytes_low=config.log_bytes_low,
         log_bytes_high=config.log_bytes_high,
     )
-    cleaner, room = UploadCleaner(ledger, orphans), Room(ledger, write_back)
+    cleaner = UploadCleaner(ledger, orphans)
+    room = Room(ledger, write_back, log_bytes_high=config.log_bytes_high)
     superblocks = [superblock_of(config, disk, created_ns=clock.now_ns()) for disk in config.disks]
     scrubber = Scrubber(
         ledger,
@@ -178,7 +181,8 @@ def _assemble(
         interval=config.scrub_interval,
         bytes_per_second=config.scrub_bytes_per_second,
     )
-    return Volume(ledger, write_back, reader, orphans, settler, cleaner, room, scrubber, Subscribers())
+    mover = Mover(ledger, grace=config.rebuild_grace, bytes_per_second=config.rebuild_bytes_per_second)
+    return Volume(ledger, write_back, reader, orphans, settler, cleaner, room, scrubber, mover, Subscribers())
 
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
@@ -193,5 +197,6 @@ async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) ->
     nursery.start_soon(volume.upload_cleaner.run)
     nursery.start_soon(volume.room.run)
     nursery.start_soon(volume.scrubber.run)
+    nursery.start_soon(volume.mover.run)
     nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
     await trio.lowlevel.checkpoint()

@@ -21,11 +21,14 @@ class ReadFence:
 
     def __init__(self) -> None:
         self.era = 0
+        self.entered = 0
+        """Reads that ever began."""
         self._active: dict[int, int] = {}
         self._left = trio.Event()
 
     def enter(self) -> int:
         """Begin a read; pass what this returns to ``leave``."""
+        self.entered += 1
         self._active[self.era] = self._active.get(self.era, 0) + 1
         return self.era
 

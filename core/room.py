@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.write_back import WriteBack
-from siltstone.errors import SiltstoneError
+from siltstone.errors import SiltstoneError, TooFewDisks
 from siltstone.meta import space
 from siltstone.types import DiskId
 
@@ -27,8 +27,9 @@ EMPTY_SLABS_KEPT = 2
 class Room:
     """Keeps ``Ledger.room_bytes`` true, and gives back to the disks what lies idle."""
 
-    def __init__(self, ledger: Ledger, write_back: WriteBack) -> None:
+    def __init__(self, ledger: Ledger, write_back: WriteBack, *, log_bytes_high: int) -> None:
         self._ledger = ledger
+        self._log_bytes_high = log_bytes_high
         self._write_back = write_back
         self._disk_returned = False
         ledger.pool.subscribe(self._note_disk)
@@ -40,7 +41,11 @@ class Room:
         on_the_way = self._write_back.dirty_bytes + sum(
             segment.end - segment.start for segment in self._ledger.log.segments()
         )
-        room = self._ledger.stripes.space().usable_free_bytes - on_the_way
+        try:
+            self._ledger.stripes.check_disks()
+            room = self._ledger.stripes.space().usable_free_bytes - on_the_way
+        except TooFewDisks:
+            room = self._log_bytes_high  # everything rides in the log, which holds writers back by itself
         metadata = self._ledger.store.statistics().space
         if metadata.used_bytes > metadata.max_bytes * METADATA_FULL_PERCENT // 100:
             room = 0

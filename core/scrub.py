@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import trio
 
@@ -19,20 +18,15 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.reader import LogSlice
 from siltstone.core.scrub_report import ScrubReport, ScrubStatus, Tallies, report_of
 from siltstone.core.types import Progress, ProgressListener
+from siltstone.core.windows import window_from
 from siltstone.engine.format.segment import segment_name
 from siltstone.engine.log.scrub import LostFrames
-from siltstone.engine.stripe.layout import Slab, checksums_bytes, chunk_name
-from siltstone.engine.stripe.reader import StripeAddress
+from siltstone.engine.stripe.layout import Slab, chunk_name
 from siltstone.engine.stripe.scrub import DamageKind, StripeDamage, digests_in
 from siltstone.errors import DiskError, DiskMissing, SiltstoneError
-from siltstone.limits import MIB, ROW_BYTES
 from siltstone.meta import extents, keys, space
 from siltstone.meta.records import Extent, Place, ScrubRecord, decode, encode
-from siltstone.meta.store.port import Reader
 from siltstone.types import DiskId, Ino, Lsn, SlabId, StripeId, slab_of
-
-WINDOW_ROWS = MIB // ROW_BYTES
-"""Stripes are looked at together up to so many rows: a megabyte of each unit."""
 
 SAVE_SECONDS = 10.0
 """How often the record of a pass is written."""
@@ -48,41 +42,6 @@ MISMATCHES = {DamageKind.ROTTEN, DamageKind.MISPLACED}
 """What tells against a disk that answered; errors that it raised were reported when it did."""
 
 SaveRecord = Callable[[ScrubRecord], None]
-
-
-class Window(NamedTuple):
-    """Neighbouring stripes of one slab, with all it takes to check them. ``cursor``: where the next window begins.
-
-    ``broken``: stripes whose records do not fit together, so that nobody knows what should be on the disks.
-    """
-
-    addresses: list[StripeAddress]
-    broken: list[StripeId]
-    cursor: StripeId
-
-
-def window_from(reader: Reader, cursor: StripeId) -> Window:
-    """The stripes from ``cursor`` on that are looked at together; an empty window when there are no more."""
-    addresses: list[StripeAddress] = []
-    broken: list[StripeId] = []
-    rows = 0
-    first_slab: SlabId | None = None
-    slab: Slab | None = None
-    for stripe_id, stripe in space.stripes_from(reader, cursor):
-        if first_slab is None:
-            first_slab = slab_of(stripe_id)
-            value = reader.get(keys.slab(first_slab))
-            slab = None if value is None else decode(Slab, value)
-        elif slab_of(stripe_id) != first_slab or rows + stripe.rows > WINDOW_ROWS:
-            break
-        checksums = space.get_checksums(reader, stripe_id)
-        if slab is not None and checksums is not None and len(checksums) == checksums_bytes(slab, stripe):
-            addresses.append(StripeAddress(slab, stripe_id, stripe, checksums))
-        else:
-            broken.append(stripe_id)
-        rows += stripe.rows
-        cursor = StripeId(stripe_id + 1)
-    return Window(addresses, broken, cursor)
 
 
 async def log_extent_is_sound(ledger: Ledger, ino: Ino, offset: int, extent: Extent) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from siltstone.core.ledger import Ledger
+from siltstone.core.mover import Mover, MoveStatus
 from siltstone.core.orphans import Orphans
 from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
@@ -72,13 +75,25 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     writer_waits: int
     disks: list[DiskReport]
     scrub: ScrubStatus
+    moves: MoveStatus
     warnings: list[str]
 
 
-def volume_status(
-    ledger: Ledger, write_back: WriteBack, orphans: Orphans, settler: Settler, room: Room, scrubber: Scrubber
-) -> VolumeStatus:
+class Parts(NamedTuple):
+    """The parts of an open volume that have something to tell."""
+
+    ledger: Ledger
+    write_back: WriteBack
+    orphans: Orphans
+    settler: Settler
+    room: Room
+    scrubber: Scrubber
+    mover: Mover
+
+
+def volume_status(parts: Parts) -> VolumeStatus:
     """Look at everything. Scans the stripe and log reference records: some microseconds for each."""
+    ledger, write_back, settler = parts.ledger, parts.write_back, parts.settler
     totals = counters.read_totals(ledger.store)
     slabs = dict(space.slabs(ledger.store))
     stripe_count = data_bytes = raw_bytes = 0
@@ -115,7 +130,7 @@ def volume_status(
         log_pending_bytes=ledger.log.pending_bytes,
         log_is_degraded=log.is_degraded,
         dirty_bytes=write_back.dirty_bytes,
-        orphans=len(orphans),
+        orphans=len(parts.orphans),
         reclaim_queue=len(ledger.reclaimer),
         settled_bytes=settler.settled_bytes,
         settled_stripes=settler.settled_stripes,
@@ -123,8 +138,9 @@ def volume_status(
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits,
         disks=disks,
-        scrub=scrubber.status(),
-        warnings=_warnings(ledger, write_back, settler, room, scrubber),
+        scrub=parts.scrubber.status(),
+        moves=parts.mover.status(),
+        warnings=_warnings(parts),
     )
 
 
@@ -142,7 +158,8 @@ def _disk_report(disk: DiskStatus) -> DiskReport:
     )
 
 
-def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Room, scrubber: Scrubber) -> list[str]:
+def _warnings(parts: Parts) -> list[str]:
+    ledger = parts.ledger
     warnings = [
         f"disk {disk.disk_id} is {disk.state.value}: {disk.reason}"
         for disk in ledger.pool.status()
@@ -155,13 +172,18 @@ def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Roo
         warnings.append("part of the log has fewer copies than it should; they are made as disks allow")
     if ledger.stripes.codec_name == "zfec":
         warnings.append("parity is computed by zfec, some 20 times slower than by ISA-L: install libisal2")
-    if settler.waits_for:
-        warnings.append(f"settling waits for disks: {settler.waits_for}")
-    if settler.last_error:
-        warnings.append(f"settling stopped: {settler.last_error}")
-    if room.last_error:
-        warnings.append(f"space could not be given back to the disks: {room.last_error}")
-    scrub = scrubber.status()
+    if parts.settler.waits_for:
+        warnings.append(f"settling waits for disks: {parts.settler.waits_for}")
+    if parts.settler.last_error:
+        warnings.append(f"settling stopped: {parts.settler.last_error}")
+    if parts.room.last_error:
+        warnings.append(f"space could not be given back to the disks: {parts.room.last_error}")
+    mover = parts.mover
+    if mover.waiting:
+        warnings.append(mover.waiting)
+    if mover.last_error:
+        warnings.append(f"the last move of a chunk file failed: {mover.last_error}")
+    scrub = parts.scrubber.status()
     if scrub.last_error:
         warnings.append(f"scrubbing stopped: {scrub.last_error}")
     if scrub.report is not None:
@@ -171,6 +193,6 @@ def _warnings(ledger: Ledger, write_back: WriteBack, settler: Settler, room: Roo
             for disk in scrub.report.disks
             if disk.unmended_blocks or disk.unmended_log_bytes or disk.unmended_superblocks
         ]
-    if failures := write_back.failures():
+    if failures := parts.write_back.failures():
         warnings.append(f"{len(failures)} files have data in memory that could not be written: {failures[-1]}")
     return warnings

@@ -16,13 +16,14 @@ import trio
 from siltstone.core.dirty import read_run_into
 from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
+from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
 from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubReport
 from siltstone.core.settle import Settler
-from siltstone.core.status import VolumeStatus, volume_status
+from siltstone.core.status import Parts, VolumeStatus, volume_status
 from siltstone.core.types import (
     Attributes,
     AttributesChanged,
@@ -59,6 +60,7 @@ class Volume:
         upload_cleaner: UploadCleaner,
         room: Room,
         scrubber: Scrubber,
+        mover: Mover,
         subscribers: Subscribers,
     ) -> None:
         self.ledger = ledger
@@ -68,6 +70,7 @@ class Volume:
         self.upload_cleaner = upload_cleaner
         self.room = room
         self.scrubber = scrubber
+        self.mover = mover
         self._checking = trio.Lock()
         self._reader = reader
         self._subscribers = subscribers
@@ -411,13 +414,20 @@ class Volume:
         await self.write_back.flush_all()
         await self.settler.settle(progress)
 
+    async def rebuild(self, progress: ProgressListener | None = None) -> None:
+        """Move everything that lies on disks which are away, or draining, to others now. Raises Refused when some of
+        it finds no disk."""
+        await self.mover.rebuild(progress)
+
     async def scrub(self, progress: ProgressListener | None = None, *, bytes_per_second: int = 0) -> ScrubReport:
         """Read and mend everything on the disks, beside everything else (see Scrubber)."""
         return await self.scrubber.scrub(progress, bytes_per_second=bytes_per_second)
 
     def status(self) -> VolumeStatus:
         """A picture of the volume now."""
-        return volume_status(self.ledger, self.write_back, self.orphans, self.settler, self.room, self.scrubber)
+        return volume_status(
+            Parts(self.ledger, self.write_back, self.orphans, self.settler, self.room, self.scrubber, self.mover)
+        )
 
     @asynccontextmanager
     async def quiesced(self) -> AsyncIterator[None]:

@@ -18,14 +18,21 @@ from siltstone.limits import (
     UNITS_MAX,
 )
 
+DISK_ROLES = ("member", "new", "draining", "lost")
+
 
 class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One disk: its slot, its directory, its own id, and how much of it may be used (0: all)."""
+    """One disk: its slot, its directory, its own id, how much of it may be used (0: all), and what it is to the volume.
+
+    ``role``: member, new (it has less than its share yet), draining (its data is moved to others), or lost (gone for
+    good: what it held is rebuilt elsewhere).
+    """
 
     disk_id: int
     path: str
     uuid: str
     bytes_max: int = 0
+    role: str = "member"
 
 
 class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +51,12 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_bytes_high: int = 1 * GIB
     log_bytes_low: int = 256 * MIB
     lmdb_bytes_max: int = 64 * GIB
+    next_disk_id: int = 0
+    """No disk of a lower number is ever added: what a removed disk may still hold must never pass for another's."""
+    rebuild_grace: float = 600.0
+    """How long a disk may be away before what it holds is rebuilt on others; 0: not at all."""
+    rebuild_bytes_per_second: int = 0
+    """How fast units are moved to other disks; 0: as fast as the foreground allows."""
     scrub_interval: float = 30 * 24 * 3600.0
     """From the end of one pass of scrubbing to the next; 0: never by itself."""
     scrub_bytes_per_second: int = 64 * MIB
@@ -69,6 +82,10 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid(f"segment_bytes {self.segment_bytes}: want a multiple of {ROW_BYTES} from 64 KiB up")
         if not 1 <= self.log_replicas <= n:
             raise ConfigInvalid(f"log_replicas {self.log_replicas}: want 1 to {n}, the number of disks")
+        if any(disk.role not in DISK_ROLES for disk in self.disks):
+            raise ConfigInvalid(f"a disk with an unknown role: want one of {', '.join(DISK_ROLES)}")
+        if self.rebuild_grace < 0 or self.rebuild_bytes_per_second < 0:
+            raise ConfigInvalid("rebuild_grace and rebuild_bytes_per_second must not be negative")
         if self.scrub_interval < 0 or self.scrub_bytes_per_second < 0:
             raise ConfigInvalid("scrub_interval and scrub_bytes_per_second must not be negative")
         if self.log_bytes_low >= self.log_bytes_high:

@@ -153,6 +153,13 @@ class StripeReader:
             parts.append(data if len(data) == unit_range.size else data[first : first + unit_range.size])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    async def unit(self, at: StripeAddress, unit: int) -> bytes:
+        """A whole unit, parity too: as it is on its disk, or computed. Raises StripeUnreadable."""
+        (outcome,) = await self._fetch(at, [Span(unit, 0, at.stripe.unit_bytes)])
+        if not isinstance(outcome, Flaw):
+            return outcome
+        return (await self._rebuild(at, [outcome], {}))[outcome.span]
+
     async def read_spans(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes] | None:
         """Whole blocks of any units, parity too, as they are on the disks; None if one of them is not right."""
         found = [outcome for outcome in await self._fetch(at, spans) if not isinstance(outcome, Flaw)]

@@ -72,7 +72,7 @@ class Checked(NamedTuple):
     read_bytes: dict[DiskId, int]
 
 
-class _Run(NamedTuple):
+class UnitRun(NamedTuple):
     """Units that are neighbours on one disk, by their offsets in the chunk file: one read."""
 
     unit: int
@@ -213,22 +213,26 @@ def _is_right(at: StripeAddress, unit: int, data: memoryview) -> bool:
     return is_intact(data[: at.stripe.unit_bytes], at.checksums, at.checksum_index(unit, 0))
 
 
-def _runs(stripes: Sequence[StripeAddress]) -> Iterator[_Run]:
-    """What to read of each disk: units side by side, or nearly, in one piece."""
-    if not stripes:
-        return
-    slab = stripes[0].slab
-    for unit, disk_id in enumerate(slab.disks):
-        name = chunk_name(slab_of(stripes[0].stripe_id), unit)
-        run: list[tuple[int, StripeAddress]] = []
-        end = 0
-        for offset, at in sorted(((at.offset(unit), at) for at in stripes), key=itemgetter(0)):
-            if run and (offset - end > GAP_BYTES_MAX or offset + at.stripe.unit_bytes - run[0][0] > READ_BYTES):
-                yield _Run(unit, disk_id, name, run, end - run[0][0])
-                run = []
-            run.append((offset, at))
-            end = offset + at.stripe.unit_bytes
-        yield _Run(unit, disk_id, name, run, end - run[0][0])
+def _runs(stripes: Sequence[StripeAddress]) -> Iterator[UnitRun]:
+    """What to read of each disk."""
+    if stripes:
+        for unit in range(len(stripes[0].slab.disks)):
+            yield from unit_runs(stripes, unit)
+
+
+def unit_runs(stripes: Sequence[StripeAddress], unit: int) -> Iterator[UnitRun]:
+    """One unit of some stripes of a slab: what lies side by side, or nearly, in one piece."""
+    disk_id = stripes[0].slab.disks[unit]
+    name = chunk_name(slab_of(stripes[0].stripe_id), unit)
+    run: list[tuple[int, StripeAddress]] = []
+    end = 0
+    for offset, at in sorted(((at.offset(unit), at) for at in stripes), key=itemgetter(0)):
+        if run and (offset - end > GAP_BYTES_MAX or offset + at.stripe.unit_bytes - run[0][0] > READ_BYTES):
+            yield UnitRun(unit, disk_id, name, run, end - run[0][0])
+            run = []
+        run.append((offset, at))
+        end = offset + at.stripe.unit_bytes
+    yield UnitRun(unit, disk_id, name, run, end - run[0][0])
 
 
 def _are_elsewhere(image: Buffer, blocks: set[int], digests: Container[bytes]) -> bool:

@@ -11,10 +11,12 @@ import enum
 from itertools import groupby
 from typing import NamedTuple
 
+import trio
+
 from siltstone.engine.stripe.allocate import RowAllocator
 from siltstone.engine.stripe.layout import SAME_ROWS, Slab, Stripe, parity_row_of
 from siltstone.limits import ROW_BYTES
-from siltstone.types import SlabId, StripeId, make_stripe_id, row_of
+from siltstone.types import DiskId, SlabId, StripeId, make_stripe_id, row_of
 
 
 class SlabPhase(enum.Enum):
@@ -116,11 +118,25 @@ class SlabState:
         """A write failed here although the disk answers: other slabs are tried first."""
         self.indexed = 0
         """The largest free run, as it stands in the index of rooms."""
+        self.is_closed = False
+        """No stripe is placed here: one of its units is being moved."""
+        self.incoming: tuple[int, DiskId] | None = None
+        """The unit that is being moved, and the disk where its new chunk file is being filled."""
+        self.uncommitted = 0
+        """Stripes that were placed and that nobody has committed or given back yet."""
+        self.all_committed = trio.Event()
+        """Set whenever the last of these is."""
 
     def enter(self, phase: SlabPhase) -> None:
         """Move on in the life of the slab."""
         assert phase in NEXT_PHASES[self.phase]
         self.phase = phase
+
+    def end_placement(self) -> None:
+        """A stripe that was placed here was committed, or given back."""
+        self.uncommitted -= 1
+        if not self.uncommitted:
+            self.all_committed.set()
 
     @property
     def units(self) -> int:
@@ -188,4 +204,5 @@ class Placement(NamedTuple):
 def take_placement(state: SlabState, size: int, unit_bytes: int, written: int) -> Placement:
     """Rows of a slab for a stripe of ``size`` bytes; they must fit."""
     row, parity_row = state.take(unit_bytes // ROW_BYTES)
+    state.uncommitted += 1
     return Placement(state, make_stripe_id(state.slab_id, row), Stripe(unit_bytes, size, parity_row, written))

@@ -251,7 +251,7 @@ class Slabs:
         """Take rows of the parity chunks alone, for new parity of a stripe; None when there are none, or when the slab
         does not take writes."""
         state = self._slabs[slab_id]
-        if state.phase is not SlabPhase.OPEN or not self._is_placeable(state.slab):
+        if state.phase is not SlabPhase.OPEN or state.is_closed or not self._is_placeable(state.slab):
             return None
         row = state.parity.allocator.take(rows)
         self._index(state)
@@ -267,10 +267,21 @@ class Slabs:
         state.parity.allocator.give_back(row, rows)
         self._index(state)
 
+    def abandon(self, stripe_id: StripeId, stripe: Stripe) -> None:
+        """Make rows free that were taken for a stripe which was never committed."""
+        self._slabs[slab_of(stripe_id)].end_placement()
+        self.give_back(stripe_id, stripe)
+
+    def note_committed(self, stripe_id: StripeId) -> None:
+        """Note that a batch with the stripe's record was committed, and with it that of its slab."""
+        state = self._slabs[slab_of(stripe_id)]
+        state.end_placement()
+        state.is_recorded = True
+
     def _give_back_all(self, placed: Iterable[Iterable[Placement]]) -> None:
         for placements in placed:
             for placement in placements:
-                self.give_back(placement.stripe_id, placement.stripe)
+                self.abandon(placement.stripe_id, placement.stripe)
 
     def _with_room(self, rows: int, width: int, avoid: set[SlabId], *, is_last_resort: bool) -> SlabState | None:
         """The slab whose longest run is the shortest one that is long enough."""
@@ -298,7 +309,7 @@ class Slabs:
 
     def _index(self, state: SlabState) -> None:
         """Keep the index of rooms in step with a slab whose rows or phase changed."""
-        largest = state.largest if state.phase is SlabPhase.OPEN else 0
+        largest = state.largest if state.phase is SlabPhase.OPEN and not state.is_closed else 0
         if state.slab.parity_units != self._parity_units or state.slab.data_units > self._data_units:
             largest = 0  # a code that is not written any more
         if largest == state.indexed:
@@ -457,6 +468,65 @@ class Slabs:
             await disk.flush(name)
         return found is None or found < size
 
+    # --- units move -----------------------------------------------------------------------------------------------
+
+    def units_of(self, disk_id: DiskId) -> int:
+        """How many chunk files a disk has, or should have."""
+        return sum(disk_id in state.slab.disks for state in self._slabs.values())
+
+    def open_slabs(self) -> Iterator[SlabState]:
+        """Every slab that holds stripes or may."""
+        return (state for state in self._slabs.values() if state.phase is SlabPhase.OPEN)
+
+    async def begin_move(self, slab_id: SlabId, unit: int, target: DiskId) -> bool:
+        """Close a slab for new stripes and make a chunk file for one of its units on a disk that it does not use.
+
+        Returns when nobody is writing to the slab any more; False if it is gone, or nobody may move it now. The caller
+        fills the file, and then calls ``end_move``. Raises DiskError, with everything as it was.
+        """
+        state = self._slabs.get(slab_id)
+        if state is None or state.phase is not SlabPhase.OPEN or state.is_closed or not state.is_recorded:
+            return False
+        assert target not in state.slab.disks
+        state.is_closed = True
+        state.incoming = unit, target
+        self._index(state)
+        try:
+            name = chunk_name(slab_id, unit)
+            disk = self._pool.disk(target)
+            if any(entry.name == name for entry in await disk.list(name)):
+                await disk.delete(name)  # a stray of an earlier attempt
+            await disk.create(name, state.slab.file_bytes(unit))
+            while state.uncommitted:
+                state.all_committed = trio.Event()
+                await state.all_committed.wait()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.end_move(slab_id, moved=None)
+            raise
+        return True
+
+    async def end_move(self, slab_id: SlabId, *, moved: Slab | None) -> None:
+        """Open the slab again: with its new record, or as it was, without the new file."""
+        state = self._slabs[slab_id]
+        assert state.incoming is not None
+        unit, target = state.incoming
+        state.incoming = None
+        state.is_closed = False
+        if moved is not None:
+            state.slab = moved
+        self._index(state)
+        if moved is None:
+            await self._delete(target, chunk_name(slab_id, unit))
+
+    async def delete_chunk(self, slab_id: SlabId, unit: int, disk_id: DiskId) -> None:
+        """Delete the file that a unit had before it was moved; what cannot be deleted now is a stray."""
+        await self._delete(disk_id, chunk_name(slab_id, unit))
+
+    async def have_room(self, disk_ids: Iterable[DiskId], size: int) -> list[DiskId]:
+        """Those of the disks, in order, that can take a file of ``size`` bytes and keep what the log needs."""
+        return [disk for disk in disk_ids if await self._disks_with_room([disk], size, use_reserve=True)]
+
     # --- slabs go -------------------------------------------------------------------------------------------------
 
     def take_empty(self, keep: int) -> list[SlabId]:
@@ -471,7 +541,7 @@ class Slabs:
         return [state.slab_id for state in retired]
 
     def _is_empty(self, state: SlabState) -> bool:
-        return state.phase is SlabPhase.OPEN and state.is_empty
+        return state.phase is SlabPhase.OPEN and state.is_empty and not state.is_closed
 
     async def drop(self, slab_id: SlabId) -> None:
         """Delete the chunk files of a slab from ``take_empty``, whose record is durably gone.
@@ -515,7 +585,7 @@ class Slabs:
                 # Numbers only grow past everything seen, so a stray's name is never given to a new chunk meanwhile.
                 self._next_id = SlabId(max(self._next_id, slab_id + 1))
                 state = self._slabs.get(slab_id)
-                if state is None or unit >= state.units or state.slab.disks[unit] != disk_id:
+                if state is None or not _belongs(state, unit, disk_id):
                     count += await self._delete(disk_id, entry.name)
         return count
 
@@ -525,14 +595,11 @@ class Slabs:
         The rows are held while they are punched, so that nothing is written there meanwhile.
         """
         punched = 0
-        for state in list(self._open_states()):
+        for state in list(self.open_slabs()):
             data = range(state.slab.data_units)
             punched += await self._punch_rows(state, state.data, data, backings)
             punched += await self._punch_rows(state, state.parity, range(len(data), state.units), backings)
         return punched
-
-    def _open_states(self) -> Iterator[SlabState]:
-        return (state for state in self._slabs.values() if state.phase is SlabPhase.OPEN)
 
     async def _punch_rows(self, state: SlabState, rows: Rows, units: range, backings: set[Backing]) -> int:
         punched = 0
@@ -562,6 +629,11 @@ class Slabs:
             except DiskError as error:
                 self._pool.report(error)
         return punched
+
+
+def _belongs(state: SlabState, unit: int, disk_id: DiskId) -> bool:
+    """Whether a disk holds, or is getting, a unit of a slab."""
+    return (unit < state.units and state.slab.disks[unit] == disk_id) or state.incoming == (unit, disk_id)
 
 
 def _found_rows(rows: int, taken: Iterable[tuple[int, int]]) -> Rows:

@@ -15,9 +15,11 @@ import trio
 
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.codec import codec_for
+from siltstone.engine.stripe.contiguous import neighbours
 from siltstone.engine.stripe.encode import EncodedStripe, StripeSource, cut_out, encode_stripe, encode_together
 from siltstone.engine.stripe.fill import StripeFiller
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, unit_offset
+from siltstone.engine.stripe.moving import CopiedUnits, UnitCopier
 from siltstone.engine.stripe.reader import StripeAddress, StripeReader
 from siltstone.engine.stripe.scrub import Checked, Digests, StripeScrub
 from siltstone.engine.stripe.slab import Backing, Placement
@@ -25,15 +27,12 @@ from siltstone.engine.stripe.slabs import Slabs, StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
 from siltstone.limits import KIB, ROW_BYTES
 from siltstone.ports import DiskWrite, Lane, Workers
-from siltstone.types import Buffer, SlabId, StripeId
+from siltstone.types import Buffer, DiskId, SlabId, StripeId
 
 T = TypeVar("T")
 
 TOGETHER_UNIT_BYTES_MAX = 64 * KIB
 """Stripes with units up to this are encoded together; a call of the codec costs as much as copying these."""
-
-WRITE_BUFFERS_MAX = 512
-"""Buffers in one write; the kernel takes 1,024."""
 
 WRITE_ATTEMPTS_MAX = 16
 """Slabs tried for one write. Every failed attempt condemns a disk or avoids a slab, so a few are enough in practice."""
@@ -137,6 +136,7 @@ class StripeStore:
         self._reader = StripeReader(pool, workers)
         self.filler = StripeFiller(pool, self._slabs, self._reader)
         self._scrub = StripeScrub(pool, workers)
+        self._copier = UnitCopier(pool, self._reader, workers)
         self._stripes_written = 0
         self._data_bytes_written = 0
         self._raw_bytes_written = dict.fromkeys(Tier, 0)
@@ -217,14 +217,14 @@ class StripeStore:
             failed = await self._write_units(writing, encoded)
         except BaseException:
             for item in writing:
-                self._slabs.give_back(item.placement.stripe_id, item.placement.stripe)
+                self._slabs.abandon(item.placement.stripe_id, item.placement.stripe)
             raise
         left: list[_Part] = []
         for item, stripe in zip(writing, encoded, strict=True):
             placement = item.placement
             state = placement.state
             if state.slab_id in failed:
-                self._slabs.give_back(placement.stripe_id, placement.stripe)
+                self._slabs.abandon(placement.stripe_id, placement.stripe)
                 left.append(item.part)
                 continue
             placement.note_written()
@@ -307,9 +307,9 @@ class StripeStore:
             self._data_bytes_written += stripe.data_bytes
             self._raw_bytes_written[tier] += stripe.unit_bytes * len(piece.written.slab.disks)
 
-    def note_slab(self, slab_id: SlabId) -> None:
-        """A batch with the slab's record was committed: later stripes in it need not carry it."""
-        self._slabs.get(slab_id).is_recorded = True
+    def note_committed(self, written: WrittenStripe) -> None:
+        """A batch with the records of the stripe and its slab was committed: later stripes there need not carry it."""
+        self._slabs.note_committed(written.stripe_id)
 
     def release(self, stripe_id: StripeId, stripe: Stripe) -> None:
         """Make the rows of a dead stripe allocatable: its deletion is durable and nobody reads it any more."""
@@ -320,7 +320,7 @@ class StripeStore:
 
     def abandon(self, written: WrittenStripe) -> None:
         """Give back a stripe whose batch was never committed."""
-        self._slabs.give_back(written.stripe_id, written.stripe)
+        self._slabs.abandon(written.stripe_id, written.stripe)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -361,6 +361,24 @@ class StripeStore:
         """Make such a chunk file whole again, with zeros; True if it was not. Its units are then to be mended."""
         return await self._slabs.recreate_unit(slab_id, unit)
 
+    # --- moving ---------------------------------------------------------------------------------------------------
+
+    @property
+    def slabs(self) -> Slabs:
+        """Slabs and their units, for whoever moves them."""
+        return self._slabs
+
+    async def copy_unit(self, stripes: Sequence[StripeAddress], unit: int, target: DiskId) -> CopiedUnits:
+        """Write one unit of some stripes of a slab to the new chunk file on ``target``, from where it lies or computed
+        from others (see UnitCopier). Not durable yet."""
+        copied = await self._copier.copy(stripes, unit, target)
+        self._raw_bytes_written[Tier.MOVE] += copied.written_bytes
+        return copied
+
+    async def flush_unit(self, slab_id: SlabId, unit: int, target: DiskId) -> None:
+        """Make durable what ``copy_unit`` wrote. Raises DiskError."""
+        await self._pool.disk(target).flush(chunk_name(slab_id, unit))
+
     # --- space ----------------------------------------------------------------------------------------------------
 
     async def collect_strays(self) -> int:
@@ -396,16 +414,3 @@ class StripeStore:
             self._reader.repaired_blocks,
             self._reader.failed_repairs,
         )
-
-
-def neighbours(pieces: Sequence[tuple[int, Buffer]]) -> list[tuple[int, list[Buffer]]]:
-    """Writes of one file, by offset; those that follow each other without a gap joined into one."""
-    joined: list[tuple[int, list[Buffer]]] = []
-    end = -1
-    for offset, data in sorted(pieces, key=lambda piece: piece[0]):
-        if offset == end and len(joined[-1][1]) < WRITE_BUFFERS_MAX:
-            joined[-1][1].append(data)
-        else:
-            joined.append((offset, [data]))
-        end = offset + len(data)
-    return joined

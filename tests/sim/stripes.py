@@ -105,7 +105,7 @@ class StripeRig:
             written = piece.written
             if written.new_slab:
                 self.slabs[written.slab_id] = written.slab
-                self.store.note_slab(written.slab_id)
+            self.store.note_committed(written)
             assert self.slabs[written.slab_id] == written.slab
             self._check_apart(written)
             assert piece.offset == ends[piece.run]

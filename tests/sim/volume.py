@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+import msgspec
+
 from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
 from siltstone.core.superblocks import superblock_of
@@ -26,15 +28,18 @@ UNCOUNTED = {"probe", "space"}
 """Operations that change nothing and that nobody waits for: a countdown passes over them."""
 
 
+def disk_config(disk_id: DiskId) -> DiskConfig:
+    """The settings of a disk."""
+    return DiskConfig(disk_id=disk_id, path=f"disk{disk_id}", uuid=str(UUID(int=disk_id)))
+
+
 def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int = 2) -> VolumeConfig:
     """A geometry in which everything that is large in life happens in a few megabytes."""
     return VolumeConfig(
         uuid=str(UUID(int=7)),
         data_units=data_units,
         parity_units=parity_units,
-        disks=tuple(
-            DiskConfig(disk_id=index, path=f"disk{index}", uuid=str(UUID(int=index))) for index in range(disk_count)
-        ),
+        disks=tuple(disk_config(DiskId(index)) for index in range(disk_count)),
         log_replicas=min(3, disk_count),
         chunk_bytes=256 * KIB,
         segment_bytes=1 * MIB,
@@ -90,12 +95,29 @@ class SimVolume:
             random=self.random,
         )
 
+    def make_disk(self) -> SimDisk:
+        """Another disk, empty and formatted, that is not in the settings yet."""
+        disk_id = DiskId(len(self.disks))
+        disk = SimDisk(disk_id, capacity_bytes=self.capacity_bytes, cache_random=SimRandom(disk_id))
+        disk.on_operation = self._note_operation
+        disk.format(pack_superblock(superblock_of(self.config, disk_config(disk_id), created_ns=0)))
+        self.disks.append(disk)
+        return disk
+
+    def set_role(self, disk_id: DiskId, role: str | None) -> None:
+        """Write a disk's role into the settings; with None, take the disk out of them."""
+        disks = {disk.disk_id: disk for disk in self.config.disks}
+        disks.pop(disk_id, None)
+        if role is not None:
+            disks[disk_id] = msgspec.structs.replace(disk_config(disk_id), role=role)
+        self.config = msgspec.structs.replace(self.config, disks=tuple(disks[number] for number in sorted(disks)))
+
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Volume]:
         """The volume, opened."""
         async with open_volume(
             self.config,
-            disks=self.disks,
+            disks=[self.disks[disk.disk_id] for disk in self.config.disks],
             fanout=SimFanout(),
             backing=self.backing,
             clock=self.clock,

@@ -250,8 +250,8 @@ def test_a_written_slab_that_nobody_recorded_is_a_stray_after_reopening() -> Non
         rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
         run = Run([b"x" * 5000], 5000)
         pieces = await rig.store.write_runs([run, run], tier=Tier.DIRECT)
-        assert all(piece.written.new_slab for piece in pieces), "until note_slab every batch must carry the record"
-        rig.store.note_slab(pieces[0].written.slab_id)
+        assert all(piece.written.new_slab for piece in pieces), "until a commit every batch must carry the record"
+        rig.store.note_committed(pieces[0].written)
         assert not (await rig.store.write_runs([run], tier=Tier.DIRECT))[0].written.new_slab
         assert await rig.reopened().collect_strays() == 3
 

@@ -1,0 +1,396 @@
+"""Moving units of slabs to other disks: what a lost disk held is rebuilt, a draining disk emptied, a new one levelled.
+
+One unit of one slab at a time: the slab takes no new stripes meanwhile, its living stripes' units are copied or
+computed into a new chunk file, and when that is durable one batch puts the other disk into the slab's record. Nothing
+else notes how far it came, so a restart goes on with the slabs that are left; a crash in between leaves a stray file.
+Since slabs with a disk that is away take no stripes, a disk that returns is never stale: whatever was not moved yet is
+simply used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from siltstone.core.ledger import Ledger
+from siltstone.core.move_plan import Move, SlabView, plan_level, plan_moves
+from siltstone.core.types import Progress, ProgressListener
+from siltstone.core.windows import window_from
+from siltstone.engine.pool import DiskRole, DiskState
+from siltstone.engine.stripe.layout import Slab
+from siltstone.errors import DiskError, Refused, SiltstoneError, Unavailable
+from siltstone.meta import keys, space
+from siltstone.meta.records import decode
+from siltstone.types import DiskId, SlabId, make_stripe_id, slab_of
+
+LOOK_SECONDS = 1.0
+"""How often the background looks whether something is to be moved."""
+
+WINDOWS_AT_ONCE = 3
+"""Windows of stripes (a megabyte of each unit) that are read, computed and written side by side."""
+
+RETRY_SECONDS = 10.0
+"""A unit whose move failed is left alone for this long."""
+
+AWAY_STATES = (DiskState.MISSING, DiskState.FAILED)
+
+RoleListener = Callable[[DiskId, DiskRole], None]
+"""Told when the mover gives a disk another role: a new one that is level has become a member like others."""
+
+
+class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is being moved, and what is left. Bytes are of chunk files."""
+
+    kind: str
+    """rebuild, drain, level, or empty when nothing is moved."""
+    source: int
+    target: int
+    units_left: int
+    """Chunk files that wait for their move or are at it."""
+    done_bytes: int
+    """Since this round of moves began."""
+    total_bytes: int
+    bytes_per_second: float
+    seconds_left: float
+    since_ns: int
+    waiting: str
+    """Why some of it cannot be moved now; empty if all can."""
+    unreadable_stripes: int
+    """Stripes of the last unit of which too few units were left to compute it."""
+    last_error: str
+
+
+class Mover:
+    """Moves units of a volume's slabs.
+
+    ``grace``: seconds that a disk may be away before what it holds is rebuilt elsewhere; ``bytes_per_second``: how fast
+    chunk files may be filled, 0 without limit.
+    """
+
+    def __init__(self, ledger: Ledger, *, grace: float, bytes_per_second: int) -> None:
+        self._ledger = ledger
+        self._slabs = ledger.stripes.slabs
+        self._pool = ledger.pool
+        self._grace = grace
+        self._bytes_per_second = bytes_per_second
+        self._hurry = 0
+        """How many wait for everything that can be rebuilt to be rebuilt, without grace."""
+        self._away_since: dict[DiskId, int] = {}
+        self._wake = trio.Event()
+        self._now: Move | None = None
+        self._target: DiskId | None = None
+        self._left: list[Move] = []
+        self._retry_at: dict[tuple[SlabId, int], int] = {}
+        self._began_ns = 0
+        self._began_wall_ns = 0
+        self._done_bytes = 0
+        self._seen = (0, 0)
+        self._looked = trio.Event()
+        self._role_listener: RoleListener = lambda disk_id, role: None
+        self.moved_units = 0
+        self.unreadable_stripes = 0
+        self.waiting = ""
+        self.last_error = ""
+        """Why the last move failed; empty when it did not."""
+        self._pool.subscribe(self._note_disk)
+
+    def on_role(self, listener: RoleListener) -> None:
+        """Be told of roles that change here, so that they are remembered."""
+        self._role_listener = listener
+
+    # --- what people ask for ---------------------------------------------------------------------------------------
+
+    async def rebuild(self, progress: ProgressListener | None = None) -> None:
+        """Rebuild everything that disks which are away held, and empty draining ones, without waiting for the grace.
+
+        Returns when nothing is left. Raises Refused when something is left that no disk can take.
+        """
+        self._hurry += 1
+        try:
+            await self._wait_for(lambda: not self._left, progress)
+        finally:
+            self._hurry -= 1
+
+    async def drain(self, disk_id: DiskId, progress: ProgressListener | None = None) -> None:
+        """Return when a draining or lost disk holds nothing that the volume needs. Raises Refused when that cannot be,
+        and when the disk is no longer to be emptied."""
+
+        def is_done() -> bool:
+            role = next((disk.role for disk in self._pool.status() if disk.disk_id == disk_id), None)
+            if role not in (DiskRole.DRAINING, DiskRole.LOST):
+                raise Refused(f"disk {disk_id} is not being drained any more")
+            return self.is_drained(disk_id)
+
+        await self._wait_for(is_done, progress)
+
+    def is_drained(self, disk_id: DiskId) -> bool:
+        """Whether no slab and no log segment counts on a disk."""
+        in_log = any(disk_id in segment.disks for segment in self._ledger.log.segments())
+        return not in_log and not self._slabs.units_of(disk_id)
+
+    async def _wait_for(self, is_done: Callable[[], bool], progress: ProgressListener | None) -> None:
+        await self._look()
+        while not is_done():
+            if progress is not None:
+                status = self.status()
+                progress(Progress(status.done_bytes, status.total_bytes, "bytes"))
+            if self.waiting and self._now is None and not self._can_go_on():
+                raise Refused(self.waiting)
+            if self._now is None:
+                # What is left is the log's to do, or a move that failed waits to be tried again.
+                await self._ledger.clock.sleep(LOOK_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Wait for the background to look what is to be done."""
+        self._wake.set()
+        with trio.move_on_after(LOOK_SECONDS):
+            await self._looked.wait()
+
+    def _can_go_on(self) -> bool:
+        return any(move.targets for move in self._left)
+
+    def status(self) -> MoveStatus:
+        """Where moving stands."""
+        now = self._now
+        left = sum(move.size for move in self._left)
+        elapsed = (self._ledger.clock.monotonic_ns() - self._began_ns) / 1e9
+        rate = self._done_bytes / elapsed if now is not None and elapsed > 0 else 0.0
+        return MoveStatus(
+            kind="" if now is None else now.kind.value,
+            source=-1 if now is None else now.source,
+            target=-1 if self._target is None else self._target,
+            units_left=len(self._left),
+            done_bytes=self._done_bytes,
+            total_bytes=self._done_bytes + left,
+            bytes_per_second=round(rate, 1),
+            seconds_left=round(left / rate, 1) if rate else 0.0,
+            since_ns=self._began_wall_ns,
+            waiting=self.waiting,
+            unreadable_stripes=self.unreadable_stripes,
+            last_error=self.last_error,
+        )
+
+    # --- in the background -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Move what should be moved, for ever."""
+        while True:
+            try:
+                while await self._move_next():
+                    pass
+            except SiltstoneError as error:
+                self.last_error = str(error)
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._wake.wait()
+            self._wake = trio.Event()
+
+    def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
+        self._wake.set()
+
+    async def _move_next(self) -> bool:
+        """Make the first move that can be made; False when there is none."""
+        self._left = self._plan()
+        self._looked.set()
+        self._looked = trio.Event()
+        now_ns = self._ledger.clock.monotonic_ns()
+        for move in self._left:
+            if now_ns < self._retry_at.get((move.slab_id, move.unit), 0):
+                continue
+            targets = await self._slabs.have_room(move.targets, move.size)
+            if not targets:
+                continue
+            if self._now is None:
+                self._begin_round()
+            self._now, self._target = move, targets[0]
+            if await self._move(move, targets[0]):
+                return True
+            self._retry_at[move.slab_id, move.unit] = now_ns + int(RETRY_SECONDS * 1e9)
+            return True
+        self._now = self._target = None
+        self.waiting = self._why_waiting()
+        return False
+
+    def _begin_round(self) -> None:
+        self._began_ns = self._ledger.clock.monotonic_ns()
+        self._began_wall_ns = self._ledger.clock.now_ns()
+        self._done_bytes = 0
+        self._retry_at.clear()
+        self.last_error = ""
+
+    def _why_waiting(self) -> str:
+        if not self._left:
+            return ""
+        sources = sorted({move.source for move in self._left})
+        disks = f"disk {sources[0]}" if len(sources) == 1 else f"disks {', '.join(map(str, sources))}"
+        what = f"{len(self._left)} chunk files of {disks} wait to be moved: "
+        if not any(move.targets for move in self._left):
+            return what + "every other disk has a part of the same slabs already; add a disk"
+        return what + "no other disk has room for them; add a disk or delete something"
+
+    def _plan(self) -> list[Move]:
+        lost, draining, new = self._disks_by_need()
+        slabs = [
+            SlabView(state.slab_id, state.slab.disks, state.slab.chunk_bytes)
+            for state in self._slabs.open_slabs()
+            if state.is_recorded
+        ]
+        if lost or draining:
+            takers = self._pool.choose(len(self._pool.status()))
+            moves = plan_moves(slabs, lost=lost, draining=draining, takers=takers)
+            if moves:
+                return moves
+        if not new:
+            return []
+        capacities = {
+            disk.disk_id: disk.space.total_bytes
+            for disk in self._pool.status()
+            if disk.space is not None and self._pool.is_placeable(disk.disk_id)
+        }
+        move = plan_level(slabs, new=new, capacities=capacities)
+        if move is not None:
+            return [move]
+        for disk_id in new:
+            self._pool.set_role(disk_id, DiskRole.MEMBER)
+            self._role_listener(disk_id, DiskRole.MEMBER)
+        return []
+
+    def _disks_by_need(self) -> tuple[set[DiskId], set[DiskId], set[DiskId]]:
+        """(lost, draining, new): of the disks that are away those whose time is up."""
+        now_ns = self._ledger.clock.monotonic_ns()
+        lost: set[DiskId] = set()
+        draining: set[DiskId] = set()
+        new: set[DiskId] = set()
+        known: set[DiskId] = set()
+        for disk in self._pool.status():
+            known.add(disk.disk_id)
+            if disk.state not in AWAY_STATES:
+                self._away_since.pop(disk.disk_id, None)
+                if disk.role is DiskRole.DRAINING:
+                    draining.add(disk.disk_id)
+                elif disk.role is DiskRole.NEW and disk.space is not None:
+                    new.add(disk.disk_id)
+                continue
+            since_ns = self._away_since.setdefault(disk.disk_id, now_ns)
+            is_given_up = disk.role in (DiskRole.LOST, DiskRole.DRAINING) or self._hurry
+            if is_given_up or now_ns - since_ns >= self._grace * 1e9:
+                lost.add(disk.disk_id)
+        for state in self._slabs.open_slabs():
+            lost.update(disk_id for disk_id in state.slab.disks if disk_id not in known)
+        return lost, draining, new
+
+    # --- one move --------------------------------------------------------------------------------------------------
+
+    async def _move(self, move: Move, target: DiskId) -> bool:
+        """Move one unit; False when it cannot be done now."""
+        if not self._ledger.try_claim(move.slab_id):
+            await self._ledger.clock.sleep(0.1)
+            return True  # somebody fills or scrubs the slab for a moment: look again
+        try:
+            if not await self._slabs.begin_move(move.slab_id, move.unit, target):
+                return False
+            moved: Slab | None = None
+            try:
+                await self._fill(move, target)
+                moved = await self._record(move, target)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._slabs.end_move(move.slab_id, moved=moved)
+            if moved is None:
+                return False
+            self.moved_units += 1
+            await self._forget_source(move)
+            return True
+        except (DiskError, Unavailable) as error:
+            if isinstance(error, DiskError):
+                self._pool.report(error)
+            self.last_error = str(error)
+            return False
+        finally:
+            self._ledger.release_claim(move.slab_id)
+
+    async def _fill(self, move: Move, target: DiskId) -> None:
+        """Fill the new chunk file with the units of living stripes."""
+        cursor = make_stripe_id(move.slab_id, 0)
+        is_done = False
+
+        failures: list[DiskError] = []
+        unreadable = 0
+
+        async def work() -> None:
+            nonlocal cursor, is_done, unreadable
+            while not is_done and not failures:
+                began_ns = self._ledger.clock.monotonic_ns()
+                # What is looked up in the fence stays in place until it is left: stripes may die, their rows wait.
+                era = self._ledger.fence.enter()
+                try:
+                    window = window_from(self._ledger.store, cursor)
+                    if not window.addresses or slab_of(window.addresses[0].stripe_id) != move.slab_id:
+                        is_done = True
+                        return
+                    cursor = window.cursor
+                    copied = await self._ledger.stripes.copy_unit(window.addresses, move.unit, target)
+                except DiskError as error:
+                    failures.append(error)
+                    return
+                finally:
+                    self._ledger.fence.leave(era)
+                unreadable += len(copied.unreadable)
+                await self._pace(copied.written_bytes, began_ns)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(WINDOWS_AT_ONCE):
+                nursery.start_soon(work)
+        if failures:
+            raise failures[0]
+        self.unreadable_stripes = unreadable
+        if unreadable and not self._is_gone(move.source):
+            # It may come back with what is missing, and then the old file must still be there.
+            raise Unavailable(
+                f"{unreadable} stripes of slab {move.slab_id} cannot be read from the disks that are up: unit "
+                f"{move.unit} stays on disk {move.source}; bring disks back, or declare it lost"
+            )
+        await self._ledger.stripes.flush_unit(move.slab_id, move.unit, target)
+        self._done_bytes += move.size
+
+    def _is_gone(self, disk_id: DiskId) -> bool:
+        role = next((disk.role for disk in self._pool.status() if disk.disk_id == disk_id), DiskRole.LOST)
+        return role is DiskRole.LOST
+
+    async def _pace(self, size: int, began_ns: int) -> None:
+        """Wait as long as the limit asks for; and while others use the volume, as long as the work took."""
+        clock = self._ledger.clock
+        took = (clock.monotonic_ns() - began_ns) / 1e9
+        seen = (self._ledger.store.last_lsn, self._ledger.fence.entered)
+        is_busy = seen[0] != self._seen[0] or seen[1] - self._seen[1] > WINDOWS_AT_ONCE
+        self._seen = seen
+        rest = took if is_busy else 0.0
+        if self._bytes_per_second:
+            rest = max(rest, WINDOWS_AT_ONCE * size / self._bytes_per_second - took)
+        if rest > 0:
+            await clock.sleep(rest)
+
+    async def _record(self, move: Move, target: DiskId) -> Slab | None:
+        """Commit the slab's record with the new disk; None if the slab is gone. Durable on return."""
+        await self._ledger.admit()
+        value = self._ledger.store.get(keys.slab(move.slab_id))
+        if value is None:
+            return None
+        slab = decode(Slab, value)
+        assert slab.disks[move.unit] == move.source, "a slab was moved by two"
+        disks = list(slab.disks)
+        disks[move.unit] = target
+        moved = msgspec.structs.replace(slab, disks=tuple(disks))
+        transaction = self._ledger.begin()
+        space.put_slab(transaction, move.slab_id, moved)
+        self._ledger.commit(transaction)
+        self._ledger.forget_slab(move.slab_id)
+        return moved
+
+    async def _forget_source(self, move: Move) -> None:
+        """Delete the old chunk file when nobody reads it any more and a crash cannot bring the old record back."""
+        await self._ledger.sync()
+        await self._ledger.fence.wait_past(self._ledger.fence.advance())
+        await self._slabs.delete_chunk(move.slab_id, move.unit, move.source)

@@ -1,0 +1,286 @@
+"""Disks that go, return, are drained and added: the units of their slabs move, and no byte is lost at any instant."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import combinations
+from random import Random
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siltstone.config import VolumeConfig
+from siltstone.core.fsck import fsck
+from siltstone.core.types import Progress
+from siltstone.core.volume import Volume
+from siltstone.engine.pool import DiskRole
+from siltstone.errors import Refused
+from siltstone.limits import MIB
+from siltstone.meta import space
+from siltstone.types import ROOT_INO, DiskId, Ino
+from sim.clock import autojump
+from sim.disk import SimDisk
+from sim.volume import SimVolume, small_config
+
+
+class World:
+    """A simulated volume with some files in it."""
+
+    def __init__(self, config: VolumeConfig, seed: int = 0) -> None:
+        self.sim = SimVolume(config, seed=seed)
+        self.random = Random(seed)
+        self.files: dict[Ino, bytes] = {}
+        self.serial = 0
+
+    async def write(self, volume: Volume, sizes: list[int]) -> None:
+        for size in sizes:
+            name = b"f%d" % self.serial
+            self.serial += 1
+            ino = (await volume.create(ROOT_INO, name, mode=0o100644, uid=0, gid=0)).ino
+            self.files[ino] = self.random.randbytes(size)
+            await volume.write(ino, 0, self.files[ino])
+        await volume.sync()
+
+    async def compare(self, volume: Volume) -> None:
+        for ino, data in self.files.items():
+            found = b"".join([await volume.read(ino, at, MIB) for at in range(0, len(data), MIB)])
+            assert found == data
+
+    async def with_volume(self, body: Callable[[Volume], Awaitable[None]]) -> None:
+        async with self.sim.opened() as volume:
+            await body(volume)
+
+    def add_disk(self, volume: Volume, role: DiskRole = DiskRole.NEW) -> DiskId:
+        disk = self.sim.make_disk()
+        self.sim.set_role(disk.disk_id, role.value)
+        volume.ledger.pool.add(disk, role)
+        return disk.disk_id
+
+    def set_role(self, volume: Volume, disk_id: DiskId, role: DiskRole) -> None:
+        self.sim.set_role(disk_id, role.value)
+        volume.ledger.pool.set_role(disk_id, role)
+
+
+SIZES = [5, 3000, 70_000, 300_000, 1 * MIB, 2_500_000] * 2
+
+
+def disks_in_use(volume: Volume) -> set[DiskId]:
+    return {disk_id for _, slab in space.slabs(volume.ledger.store) for disk_id in slab.disks}
+
+
+def run(body: Callable[[World, Volume], Awaitable[None]], *, disk_count: int = 6, grace: float = 600.0) -> None:
+    async def main() -> None:
+        world = World(msgspec.structs.replace(small_config(disk_count=disk_count), rebuild_grace=grace))
+        await world.sim.create()
+        async with world.sim.opened() as volume:
+            await world.write(volume, SIZES)
+            await volume.settle()
+            await body(world, volume)
+            await world.compare(volume)
+            assert await fsck(volume, deep=not world.sim.is_off) == []
+
+    trio.run(main, clock=autojump())
+
+
+def test_what_lost_disks_held_is_rebuilt_on_others_and_others_may_go_then() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        for index in (0, 3):
+            world.sim.disks[index].disappear()
+        await trio.sleep(2)
+        world.add_disk(volume)
+        world.add_disk(volume)
+        seen: list[Progress] = []
+        await volume.rebuild(seen.append)
+        assert seen and seen[-1].total > 0
+        assert not disks_in_use(volume) & {0, 3}
+        await volume.ledger.log.heal()
+        for lost in combinations((1, 2, 4, 5, 6, 7), 2):
+            for index in lost:
+                world.sim.disks[index].disappear()
+            await volume.ledger.pool.probe()
+            await world.compare(volume)
+            for index in lost:
+                world.sim.disks[index].return_()
+            await volume.ledger.pool.probe()
+        for index in (0, 3):
+            world.sim.disks[index].return_()
+        await trio.sleep(5)
+        for index in (0, 3):
+            names = [name for name in world.sim.disks[index].names if name.startswith("slab/")]
+            assert not names or disks_in_use(volume) & {index}, "a disk that returns drops what was rebuilt elsewhere"
+
+    run(body)
+
+
+def test_a_disk_that_returns_within_the_grace_is_used_as_it_was() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        before = dict(space.slabs(volume.ledger.store))
+        world.sim.disks[2].disappear()
+        await trio.sleep(590)
+        world.sim.disks[2].return_()
+        await trio.sleep(30)
+        assert volume.mover.moved_units == 0
+        after = dict(space.slabs(volume.ledger.store))
+        assert {slab_id: after[slab_id] for slab_id in before.keys() & after.keys()} == {
+            slab_id: before[slab_id] for slab_id in before.keys() & after.keys()
+        }
+
+    run(body, disk_count=7)
+
+
+def test_a_disk_that_stays_away_is_rebuilt_by_itself() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        world.sim.disks[2].disappear()
+        await trio.sleep(650)
+        assert volume.mover.moved_units > 0 and 2 not in disks_in_use(volume)
+        assert volume.status().moves.units_left == 0
+        world.sim.disks[2].return_()
+        await trio.sleep(30)
+
+    run(body, disk_count=7)
+
+
+def test_without_another_disk_it_waits_and_says_so() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        world.sim.disks[2].disappear()
+        await trio.sleep(2)
+        with pytest.raises(Refused, match="add a disk"):
+            await volume.rebuild()
+        assert any("add a disk" in warning for warning in volume.status().warnings)
+        world.sim.disks[2].return_()
+        await trio.sleep(5)
+        assert not volume.status().moves.waiting
+
+    run(body)
+
+
+def test_a_drained_disk_holds_nothing() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        world.set_role(volume, DiskId(1), DiskRole.DRAINING)
+        await volume.mover.drain(DiskId(1))
+        assert volume.mover.is_drained(DiskId(1))
+        assert not [name for name in world.sim.disks[1].names if name.startswith("slab/")]
+        world.sim.set_role(DiskId(1), None)
+        volume.ledger.pool.remove(DiskId(1))
+        await world.write(volume, SIZES[:4])
+
+    run(body, disk_count=7)
+
+
+def test_a_new_disk_is_levelled_and_becomes_a_member() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        heard: list[tuple[DiskId, DiskRole]] = []
+        volume.mover.on_role(lambda disk_id, role: heard.append((disk_id, role)))
+        new = world.add_disk(volume)
+        await trio.sleep(60)
+        assert heard == [(new, DiskRole.MEMBER)]
+        held = [
+            sum(disk_id in slab.disks for _, slab in space.slabs(volume.ledger.store)) for disk_id in range(new + 1)
+        ]
+        assert max(held) - min(held) <= 2, held
+
+    run(body)
+
+
+def test_users_write_and_delete_while_units_move() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        world.set_role(volume, DiskId(0), DiskRole.DRAINING)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.mover.drain, DiskId(0))
+            for number in range(12):
+                await world.write(volume, [100, 20_000, 600_000])
+                name = b"f%d" % number
+                world.files.pop(volume.lookup(ROOT_INO, name).ino)
+                await volume.unlink(ROOT_INO, name)
+                await volume.settle()
+        assert volume.mover.is_drained(DiskId(0))
+
+    run(body, disk_count=7)
+
+
+def test_a_target_that_fails_is_left_and_another_is_taken() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        world.set_role(volume, DiskId(0), DiskRole.DRAINING)
+        fault = world.sim.disks[7].fail("write", "slab/", count=2)
+        other = world.sim.disks[6].fail("flush", "slab/", count=1)
+        await volume.mover.drain(DiskId(0))
+        assert volume.mover.is_drained(DiskId(0))
+        assert fault.fired + other.fired
+        await trio.sleep(20)
+
+    run(body, disk_count=8)
+
+
+def test_a_stripe_that_cannot_be_computed_keeps_its_unit_until_the_disk_is_declared_lost() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        for index in (0, 1, 2):
+            world.sim.disks[index].disappear()
+        await trio.sleep(2)
+        for _ in range(3):
+            world.add_disk(volume)
+        with trio.move_on_after(100):
+            await volume.rebuild()
+        assert {0, 1, 2} <= disks_in_use(volume)
+        assert "cannot be read" in volume.status().moves.last_error
+        for index in (0, 1, 2):
+            world.sim.disks[index].return_()
+        await trio.sleep(60)
+
+    run(body)
+
+
+@given(seed=st.integers(0, 9999), operations=st.integers(0, 400), kind=st.sampled_from(["lost", "drain", "new"]))
+@settings(max_examples=30, deadline=None)
+def test_a_crash_at_any_operation_of_a_move_leaves_everything(seed: int, operations: int, kind: str) -> None:
+    async def main() -> None:
+        config = msgspec.structs.replace(small_config(disk_count=7), rebuild_grace=1.0)
+        world = World(config, seed)
+        await world.sim.create()
+        async with world.sim.opened() as volume:
+            await world.write(volume, SIZES[:6])
+            await volume.settle()
+
+        def power_off(_disk: SimDisk, _operation: str, _name: str) -> None:
+            world.sim.power_off()
+
+        scope = trio.CancelScope()
+        world.sim.on_power_lost = scope.cancel
+        with scope:
+            try:
+                async with world.sim.opened() as volume:
+                    if kind == "lost":
+                        world.sim.disks[seed % 7].disappear()
+                    elif kind == "drain":
+                        world.set_role(volume, DiskId(seed % 7), DiskRole.DRAINING)
+                    else:
+                        world.add_disk(volume)
+                    world.sim.strike_after(operations, power_off)
+                    await trio.sleep(60)
+            except BaseException:
+                if not world.sim.is_off:
+                    raise
+        world.sim.disarm()
+        if world.sim.is_off:
+            world.sim.after_crash()
+        world.sim.on_power_lost = lambda: None
+        async with world.sim.opened() as volume:
+            await world.compare(volume)
+            if kind == "lost" and seed % 7 not in volume.ledger.pool.up():
+                await volume.rebuild()
+                world.sim.disks[seed % 7].return_()
+            await trio.sleep(60)
+            await world.compare(volume)
+            assert await fsck(volume, deep=True) == []
+            strays = {
+                (disk.disk_id, name) for disk in world.sim.disks for name in disk.names if name.startswith("slab/")
+            }
+            assert strays == {
+                (disk_id, f"slab/{slab_id:08x}.{unit}")
+                for slab_id, state in volume.ledger.stripes.slabs._slabs.items()
+                for unit, disk_id in enumerate(state.slab.disks)
+            }
+
+    trio.run(main, clock=autojump())

@@ -13,6 +13,7 @@ from uuid import UUID
 import trio
 
 from siltstone.config import VolumeConfig
+from siltstone.core.carrier import Carrier
 from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
@@ -165,9 +166,10 @@ def _assemble(
     )
     reader = Reader(ledger)
     orphans = Orphans(ledger, write_back)
+    carrier = Carrier(ledger, reader, stripe_bytes=stripes.stripe_bytes_max)
     settler = Settler(
         ledger,
-        reader,
+        carrier,
         stripe_bytes=stripes.stripe_bytes_max,
         log_bytes_low=config.log_bytes_low,
         log_bytes_high=config.log_bytes_high,

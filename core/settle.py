@@ -1,30 +1,27 @@
 """Settling: live small extents move from the log into stripes, and log segments that nobody needs go.
 
-Pure planning (core/packing.py) decides which extents share a stripe and where; the Settler reads, writes and commits. A
-batch moves an extent only if its record is still what was read, so writers never wait for settling, and what died young
-never costs parity.
+The Settler decides what moves and when, and the Carrier moves it (core/carrier.py): writers never wait for settling,
+and what died young never costs parity.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
 
 import trio
 
+from siltstone.core.carrier import Carrier, chunks_of
 from siltstone.core.ledger import Ledger
-from siltstone.core.packing import Movable, Packing, StripePlan, in_order_of_locality, pack
-from siltstone.core.reader import Reader
+from siltstone.core.packing import Movable, in_order_of_locality
 from siltstone.core.types import Progress, ProgressListener
-from siltstone.engine.stripe.store import Piece, Run, Tier
+from siltstone.engine.stripe.store import Tier
 from siltstone.errors import Corrupt, SiltstoneError, TooFewDisks
-from siltstone.limits import MIB
-from siltstone.meta import extents, keys
+from siltstone.meta import extents
 from siltstone.meta.keys import Reference
-from siltstone.meta.records import Extent, Place, decode_extent
-from siltstone.meta.store.store import Transaction
-from siltstone.types import Buffer, Ino, Lsn
+from siltstone.meta.records import Place
+from siltstone.types import Lsn
 
 BATCH_REFERENCES = 4096
 """References that are put in order of locality together: bounds memory and the time the loop is busy with sorting."""
@@ -32,19 +29,15 @@ BATCH_REFERENCES = 4096
 BATCH_STRIPES = 8
 """Stripes' worth of payload that is put in order together; more gives better locality, fewer less memory."""
 
-MOVE_REFERENCES = 256
-MOVE_BYTES = 2 * MIB
-"""What is written and committed together. More share a flush; fewer keep the loop free for others."""
-
 
 class Settler:
     """Moves what the log holds into stripes."""
 
     def __init__(
-        self, ledger: Ledger, reader: Reader, *, stripe_bytes: int, log_bytes_low: int, log_bytes_high: int
+        self, ledger: Ledger, carrier: Carrier, *, stripe_bytes: int, log_bytes_low: int, log_bytes_high: int
     ) -> None:
         self._ledger = ledger
-        self._reader = reader
+        self._carrier = carrier
         self._stripe_bytes = stripe_bytes
         self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
@@ -132,9 +125,13 @@ class Settler:
             unreadable: dict[Reference, SiltstoneError] = {}
             while found := self._next_batch(boundary, unreadable):
                 before = self.settled_bytes, self._ledger.store.last_lsn, len(unreadable)
-                for chunk in _chunks(in_order_of_locality(found)):
+                for chunk in chunks_of(in_order_of_locality(found)):
                     await self._ledger.admit()
-                    await self._carry_out(chunk, unreadable)
+                    # Settling is what makes room in the log, so it may use what is reserved for it.
+                    carried = await self._carrier.carry(chunk, Place.LOG, Tier.SETTLE)
+                    unreadable |= carried.unreadable
+                    self.settled_bytes += carried.moved_bytes
+                    self.settled_stripes += carried.stripes
                     done += sum(extent.length for extent in chunk)
                     if progress is not None:
                         progress(Progress(min(done, total), total, "bytes"))
@@ -160,90 +157,6 @@ class Settler:
                 break
         return batch
 
-    async def _carry_out(self, chunk: Sequence[Movable], unreadable: dict[Reference, SiltstoneError]) -> None:
-        """Write stripes for some extents and point at them what is still as it was; notes what cannot be read."""
-        current: dict[int, Extent] = {}
-        payloads: dict[int, bytes] = {}
-        era = self._ledger.fence.enter()
-        try:
-            for index, movable in enumerate(chunk):
-                extent = self._current(movable)
-                if extent is None:
-                    continue  # gone since it was listed
-                try:
-                    payloads[index] = await self._reader.fetch(extent, 0, extent.length)
-                    current[index] = extent
-                except SiltstoneError as error:
-                    unreadable[movable.reference] = error
-        finally:
-            self._ledger.fence.leave(era)
-        indexes = list(current)
-        if not indexes:
-            return
-        movables = [chunk[index] for index in indexes]
-        packing = pack(movables, row_bytes=self._ledger.stripes.row_bytes, stripe_bytes=self._stripe_bytes)
-        runs = [Run(_buffers(plan, [payloads[index] for index in indexes]), plan.size) for plan in packing.plans]
-        # Settling is what makes room in the log, so it may use what is reserved for it.
-        pieces = await self._ledger.stripes.write_runs(
-            runs, tier=Tier.SETTLE, written=self._ledger.now_s(), use_reserve=True
-        )
-        places = placed_by(packing, pieces, len(movables))
-        transaction = self._ledger.begin()
-        moved = [
-            index
-            for index, movable in enumerate(movables)
-            if extents.relocate(
-                transaction,
-                movable.reference.ino,
-                movable.reference.offset,
-                current[indexes[index]],
-                places[index],
-                [],
-            )
-        ]
-        used = {extent.address for index in moved for extent in places[index]}
-        kept = [piece.written for piece in pieces if piece.written.stripe_id in used]
-        for piece in pieces:
-            if piece.written.stripe_id not in used:
-                self._ledger.stripes.abandon(piece.written)
-        if not moved:
-            return
-        self._ledger.put_written(transaction, kept)
-        self._join(transaction, [(movables[index].reference, places[index]) for index in moved])
-        self._ledger.commit(transaction, (), kept)
-        self.settled_bytes += sum(movables[index].length for index in moved)
-        self.settled_stripes += len(kept)
-
-    def _join(self, transaction: Transaction, moved: Sequence[tuple[Reference, Sequence[Extent]]]) -> None:
-        """Make one extent of those that are neighbours in a file and in a stripe."""
-        joined: list[extents.Placed] = []
-        owner: Ino | None = None
-        for reference, places in moved:
-            offset = reference.offset
-            for extent in places:
-                if owner != reference.ino or not joined or not _follows(joined[-1], offset, extent):
-                    if owner is not None and len(joined) > 1:
-                        extents.join(transaction, owner, joined)
-                    joined, owner = [], reference.ino
-                joined.append((offset, extent))
-                offset += extent.length
-        if owner is not None and len(joined) > 1:
-            extents.join(transaction, owner, joined)
-
-    def _current(self, movable: Movable) -> Extent | None:
-        reference = movable.reference
-        value = self._ledger.store.get(keys.extent(reference.ino, reference.offset))
-        if value is None:
-            return None
-        extent: Extent = decode_extent(value)
-        same = (extent.place, extent.address, extent.skip, extent.length) == (
-            Place.LOG,
-            reference.address,
-            reference.skip,
-            movable.length,
-        )
-        return extent if same else None
-
     async def _retire(self) -> None:
         """Let go of sealed segments that hold no live payload and whose metadata is in LMDB."""
         async with self._lock:
@@ -262,55 +175,3 @@ class Settler:
 
     def _is_referenced(self, start: Lsn, end: Lsn) -> bool:
         return next(iter(extents.log_references(self._ledger.store, start, end)), None) is not None
-
-
-def _follows(before: extents.Placed, offset: int, extent: Extent) -> bool:
-    at, last = before
-    is_neighbour = last.address == extent.address and last.skip + last.length == extent.skip
-    return is_neighbour and at + last.length == offset
-
-
-def _chunks(found: Sequence[Movable]) -> Iterator[list[Movable]]:
-    """What is moved together, in order."""
-    chunk: list[Movable] = []
-    size = 0
-    for movable in found:
-        if len(chunk) == MOVE_REFERENCES or (chunk and size + movable.length > MOVE_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(movable)
-        size += movable.length
-    if chunk:
-        yield chunk
-
-
-def _buffers(plan: StripePlan, payloads: Sequence[bytes]) -> list[Buffer]:
-    """The bytes of a plan, with zeros between the slots."""
-    buffers: list[Buffer] = []
-    end = 0
-    for part in plan.parts:
-        if part.position > end:
-            buffers.append(bytes(part.position - end))
-        buffers.append(memoryview(payloads[part.extent])[part.start : part.start + part.length])
-        end = part.position + part.length
-    return buffers
-
-
-def placed_by(packing: Packing, pieces: Sequence[Piece], count: int) -> list[list[Extent]]:
-    """Where each of ``count`` extents lies now, as extents in the order of its bytes."""
-    pieces_of: list[list[Piece]] = [[] for _ in packing.plans]
-    for piece in pieces:
-        pieces_of[piece.run].append(piece)
-    found: list[list[tuple[int, Extent]]] = [[] for _ in range(count)]
-    for plan, written in zip(packing.plans, pieces_of, strict=True):
-        for part in plan.parts:
-            for piece in written:
-                low = max(part.position, piece.offset)
-                high = min(part.position + part.length, piece.offset + piece.written.stripe.data_bytes)
-                if low < high:
-                    extent = Extent(high - low, Place.STRIPE, piece.written.stripe_id, low - piece.offset)
-                    found[part.extent].append((part.start + low - part.position, extent))
-    places = [[extent for _, extent in sorted(parts, key=lambda part: part[0])] for parts in found]
-    for index, first in packing.same_as.items():
-        places[index] = places[first]
-    return places

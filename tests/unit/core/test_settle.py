@@ -8,10 +8,10 @@ from random import Random
 import pytest
 import trio
 
+from siltstone.core.carrier import Carrier
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes
-from siltstone.core.settle import Settler
 from siltstone.core.volume import Volume
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import MIB
@@ -57,7 +57,7 @@ def test_a_clone_keeps_its_bytes_when_another_goes_while_they_settle(
     deleted: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared, other = Random(1).randbytes(3000), Random(2).randbytes(3000)
-    carry_out = Settler._carry_out
+    carry = Carrier.carry
 
     async def body(_: SimVolume, volume: Volume) -> None:
         store = ObjectStore(volume)
@@ -67,13 +67,13 @@ def test_a_clone_keeps_its_bytes_when_another_goes_while_they_settle(
         await store.copy("bucket", b"a", "bucket", b"c", None)
         expected = {b"a": shared, b"b": other, b"c": shared}
 
-        async def delete_first(*arguments: object) -> None:
+        async def delete_first(*arguments: object) -> object:
             await store.delete("bucket", deleted)
             expected.pop(deleted, None)
-            await carry_out(*arguments)  # type: ignore[arg-type]
+            return await carry(*arguments)  # type: ignore[arg-type]
 
         # It is planned what shares a stripe, then it goes, then the plan is carried out.
-        monkeypatch.setattr(Settler, "_carry_out", delete_first)
+        monkeypatch.setattr(Carrier, "carry", delete_first)
         await volume.settle()
         assert volume.status().log_live_bytes == 0
         for key, data in expected.items():

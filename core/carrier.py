@@ -50,8 +50,9 @@ class Carrier:
     async def carry(self, chunk: Sequence[Movable], place: Place, tier: Tier, *, width_min: int = 1) -> Carried:
         """Move extents that lie in ``place`` to stripes with at least ``width_min`` data units, in one batch.
 
-        What changed or went meanwhile is left alone; what cannot be read is told. Uses the reserve, as everything does
-        that makes room. Raises what write_runs raises, with nothing moved.
+        What changed or went meanwhile is left alone; what cannot be read is told. Only settling uses the reserve: it
+        makes room in the log, while relocation ends with room only if it is left some to begin with. Raises what
+        write_runs raises, with nothing moved.
         """
         current: dict[int, Extent] = {}
         payloads: dict[int, bytes] = {}
@@ -77,7 +78,7 @@ class Carrier:
         packing = pack(movables, row_bytes=stripes.row_bytes, stripe_bytes=self._stripe_bytes)
         data = [payloads[index] for index in indexes]
         runs = [Run(_buffers(plan, data), plan.size) for plan in packing.plans]
-        pieces = await stripes.write_runs(runs, tier=tier, written=self._ledger.now_s(), use_reserve=True)
+        pieces = await stripes.write_runs(runs, tier=tier, written=self._ledger.now_s(), use_reserve=place == Place.LOG)
         if min(piece.written.slab.data_units for piece in pieces) < width_min:
             for piece in pieces:
                 stripes.abandon(piece.written)

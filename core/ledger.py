@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import trio
 
 from siltstone.core.reclaim import ReadFence, Reclaimer
+from siltstone.core.worn import DEAD_BYTES_MIN, WornStripes
 from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import Slab, Stripe
@@ -29,6 +31,13 @@ from siltstone.types import Lsn, SlabId, StripeId, slab_of
 
 PENDING_BYTES_MAX = 32 * MIB
 """Writers wait for the log while more than this is appended and not yet durable."""
+
+ROOM_WAIT_SECONDS = 0.1
+ROOM_WAITS_MAX = 100
+"""A writer waits this often, so long, for reclaim to make room before it is told that there is none."""
+
+DEAD_SHARE_OF_POOL = 50
+"""Less than one part in so many of the pool is not worth waiting for: it is spread too thinly."""
 
 STRIPE_CACHE_ENTRIES = 4096
 """Stripe records with their checksums kept decoded (up to about 3 KiB each)."""
@@ -53,6 +62,7 @@ class Ledger:
         self.clock = clock
         self.random = random
         self.fence = ReadFence()
+        self.worn = WornStripes(store)
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
@@ -60,6 +70,8 @@ class Ledger:
         """Large runs that went through the log because there were too few disks for stripes, since it was last emptied:
         settling moves them as soon as there are enough."""
         self._refusal: TooFewDisks | None = None
+        self.waiting_for_room = 0
+        """Writers that wait for reclaim to make room."""
         self._writers_go = trio.Event()
         self._writers_go.set()
         self._changes_go = trio.Event()
@@ -89,9 +101,15 @@ class Ledger:
         lsn = transaction.commit()
         for stripe in written:
             self.stripes.note_committed(stripe)
-        for gone in freed:
-            self._stripe_cache.pop(gone.stripe_id, None)
-            self.reclaimer.free(lsn, lambda gone=gone: self.stripes.release(gone.stripe_id, gone.stripe))  # type: ignore[misc]
+            if stripe.stripe.unit_bytes * stripe.slab.data_units - stripe.stripe.data_bytes >= DEAD_BYTES_MIN:
+                self.worn.note(stripe.stripe_id)
+        for stripe_id, dead in freed:
+            if dead is None:
+                self.worn.note(stripe_id)
+                continue
+            self.worn.forget(stripe_id)
+            self._stripe_cache.pop(stripe_id, None)
+            self.reclaimer.free(lsn, partial(self.stripes.release, stripe_id, dead))
         return lsn
 
     def put_written(self, transaction: Transaction, written: Iterable[WrittenStripe]) -> None:
@@ -114,6 +132,8 @@ class Ledger:
         Raises NoSpace when the pool is full, TooFewDisks when the log is and cannot be emptied (only for changes that
         add bytes).
         """
+        if size > self.room_bytes and size > 0:
+            await self._wait_for_room(size)
         self.check_room(size)
         self.room_bytes -= size
         if size > 0 and not self._writers_go.is_set():
@@ -127,6 +147,23 @@ class Ledger:
             await self.store.wait_room()
         # Last: who holds changes back must not see one that was let through before and waited for something else.
         await self.wait_changes_go()
+
+    async def _wait_for_room(self, size: int) -> None:
+        """Let reclaim make room, as long as there is something that it can make room of."""
+        self.waits += 1
+        self.waiting_for_room += 1
+        try:
+            for _ in range(ROOM_WAITS_MAX):
+                if size <= self.room_bytes or not self._is_reclaimable():
+                    return
+                await self.clock.sleep(ROOM_WAIT_SECONDS)
+        finally:
+            self.waiting_for_room -= 1
+
+    def _is_reclaimable(self) -> bool:
+        """Whether dead bytes are worth waiting for; a little always is dead."""
+        dead_bytes_min = self.stripes.space().usable_total_bytes // DEAD_SHARE_OF_POOL
+        return self.worn.dead_bytes > dead_bytes_min or len(self.reclaimer) > 0
 
     async def wait_changes_go(self) -> None:
         """Return when nobody holds changes back."""
@@ -167,9 +204,13 @@ class Ledger:
         await self.log.wait_durable(self.store.last_lsn)
 
     async def _wait_durable_unhurried(self, lsn: Lsn) -> None:
-        """Return when ``lsn`` is durable, without asking for a flush of its own: the commit interval sees to it."""
+        """Return when ``lsn`` is durable, without asking for a flush of its own, unless somebody waits for the room:
+        the commit interval sees to it."""
         while self.log.durable_lsn < lsn:
-            await self.clock.sleep(0.05)
+            if self.waiting_for_room:
+                await self.log.wait_durable(lsn)
+            else:
+                await self.clock.sleep(0.05)
 
     # --- what the stripes need -------------------------------------------------------------------------------------
 

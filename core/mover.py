@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from siltstone.core.ledger import Ledger
-from siltstone.core.move_plan import Move, SlabView, plan_level, plan_moves
+from siltstone.core.move_plan import Move, MoveKind, SlabView, plan_level, plan_moves
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.windows import window_from
 from siltstone.engine.pool import DiskRole, DiskState
@@ -124,6 +124,10 @@ class Mover:
             return self.is_drained(disk_id)
 
         await self._wait_for(is_done, progress)
+
+    def stranded(self) -> set[SlabId]:
+        """Slabs with a unit on a disk that is given up, and no other disk that could take it."""
+        return {move.slab_id for move in self._left if move.kind is not MoveKind.LEVEL and not move.targets}
 
     def is_drained(self, disk_id: DiskId) -> bool:
         """Whether no slab and no log segment counts on a disk."""

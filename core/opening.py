@@ -19,6 +19,7 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
+from siltstone.core.relocate import Relocator
 from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.settle import Settler
@@ -184,7 +185,10 @@ def _assemble(
         bytes_per_second=config.scrub_bytes_per_second,
     )
     mover = Mover(ledger, grace=config.rebuild_grace, bytes_per_second=config.rebuild_bytes_per_second)
-    return Volume(ledger, write_back, reader, orphans, settler, cleaner, room, scrubber, mover, Subscribers())
+    relocator = Relocator(ledger, carrier, mover, data_units=config.data_units)
+    return Volume(
+        ledger, write_back, reader, orphans, settler, cleaner, room, scrubber, mover, relocator, Subscribers()
+    )
 
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
@@ -200,5 +204,6 @@ async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) ->
     nursery.start_soon(volume.room.run)
     nursery.start_soon(volume.scrubber.run)
     nursery.start_soon(volume.mover.run)
+    nursery.start_soon(volume.relocator.run)
     nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
     await trio.lowlevel.checkpoint()

@@ -10,6 +10,9 @@ from siltstone.types import DiskId
 
 MEASURE_SECONDS = 1.0
 
+HURRIED_SECONDS = 0.1
+"""How often room is measured while writers wait for some."""
+
 PUNCH_IDLE_SECONDS = 10.0
 """Freed rows are punched when nothing was committed for this long: rows that were written before are much faster to
 write again than punched ones."""
@@ -57,7 +60,8 @@ class Room:
         seen_lsn = self._ledger.store.last_lsn
         quiet = 0.0
         while True:
-            await clock.sleep(MEASURE_SECONDS)
+            is_hurried = self._ledger.waiting_for_room > 0
+            await clock.sleep(HURRIED_SECONDS if is_hurried else MEASURE_SECONDS)
             self.measure()
             quiet = quiet + MEASURE_SECONDS if self._ledger.store.last_lsn == seen_lsn else 0.0
             if quiet >= PUNCH_IDLE_SECONDS or self._is_scarce() or self._disk_returned:

@@ -127,7 +127,6 @@ class Settler:
                 before = self.settled_bytes, self._ledger.store.last_lsn, len(unreadable)
                 for chunk in chunks_of(in_order_of_locality(found)):
                     await self._ledger.admit()
-                    # Settling is what makes room in the log, so it may use what is reserved for it.
                     carried = await self._carrier.carry(chunk, Place.LOG, Tier.SETTLE)
                     unreadable |= carried.unreadable
                     self.settled_bytes += carried.moved_bytes

@@ -9,6 +9,7 @@ import msgspec
 from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover, MoveStatus
 from siltstone.core.orphans import Orphans
+from siltstone.core.relocate import RelocateStatus, Relocator
 from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubStatus
@@ -76,6 +77,7 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     disks: list[DiskReport]
     scrub: ScrubStatus
     moves: MoveStatus
+    relocation: RelocateStatus
     warnings: list[str]
 
 
@@ -89,6 +91,7 @@ class Parts(NamedTuple):
     room: Room
     scrubber: Scrubber
     mover: Mover
+    relocator: Relocator
 
 
 def volume_status(parts: Parts) -> VolumeStatus:
@@ -140,6 +143,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
         disks=disks,
         scrub=parts.scrubber.status(),
         moves=parts.mover.status(),
+        relocation=parts.relocator.status(),
         warnings=_warnings(parts),
     )
 
@@ -183,6 +187,8 @@ def _warnings(parts: Parts) -> list[str]:
         warnings.append(mover.waiting)
     if mover.last_error:
         warnings.append(f"the last move of a chunk file failed: {mover.last_error}")
+    if parts.relocator.last_error:
+        warnings.append(f"relocation stopped: {parts.relocator.last_error}")
     scrub = parts.scrubber.status()
     if scrub.last_error:
         warnings.append(f"scrubbing stopped: {scrub.last_error}")

@@ -19,6 +19,7 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
+from siltstone.core.relocate import Relocator
 from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubReport
@@ -61,6 +62,7 @@ class Volume:
         room: Room,
         scrubber: Scrubber,
         mover: Mover,
+        relocator: Relocator,
         subscribers: Subscribers,
     ) -> None:
         self.ledger = ledger
@@ -71,6 +73,7 @@ class Volume:
         self.room = room
         self.scrubber = scrubber
         self.mover = mover
+        self.relocator = relocator
         self._checking = trio.Lock()
         self._reader = reader
         self._subscribers = subscribers
@@ -426,7 +429,16 @@ class Volume:
     def status(self) -> VolumeStatus:
         """A picture of the volume now."""
         return volume_status(
-            Parts(self.ledger, self.write_back, self.orphans, self.settler, self.room, self.scrubber, self.mover)
+            Parts(
+                self.ledger,
+                self.write_back,
+                self.orphans,
+                self.settler,
+                self.room,
+                self.scrubber,
+                self.mover,
+                self.relocator,
+            )
         )
 
     @asynccontextmanager

@@ -29,10 +29,11 @@ Placed = tuple[int, Extent]
 
 
 class FreedStripe(NamedTuple):
-    """A stripe that nothing refers to any more once the batch is committed."""
+    """A stripe that lost a part with the batch. ``stripe``: what its record was, if nothing refers to it any more once
+    the batch is committed; None if it lives on."""
 
     stripe_id: StripeId
-    stripe: Stripe
+    stripe: Stripe | None
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -227,10 +228,11 @@ def _delete(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> 
 
 
 def _free_unreferenced(transaction: Transaction, touched: Iterable[StripeId], freed: list[FreedStripe]) -> None:
-    """Forget those of the stripes that lost their last reference, in the order of their ids."""
+    """Report stripes that lost a part, in the order of their ids, and forget those that lost their last reference."""
     # All scans before the first delete: a transaction sorts its own writes anew for a scan that follows a write.
-    gone = [stripe_id for stripe_id in sorted(touched) if not space.is_referenced(transaction, stripe_id)]
-    freed.extend(FreedStripe(stripe_id, space.delete_stripe(transaction, stripe_id)) for stripe_id in gone)
+    living = {stripe_id: space.is_referenced(transaction, stripe_id) for stripe_id in sorted(touched)}
+    for stripe_id, is_alive in living.items():
+        freed.append(FreedStripe(stripe_id, None if is_alive else space.delete_stripe(transaction, stripe_id)))
 
 
 # --- sharing and moving --------------------------------------------------------------------------------------------

@@ -120,6 +120,8 @@ class SlabState:
         """The largest free run, as it stands in the index of rooms."""
         self.is_closed = False
         """No stripe is placed here: one of its units is being moved."""
+        self.is_shunned = False
+        """No stripe is placed here: what it holds goes to slabs of another width."""
         self.incoming: tuple[int, DiskId] | None = None
         """The unit that is being moved, and the disk where its new chunk file is being filled."""
         self.uncommitted = 0

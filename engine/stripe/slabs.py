@@ -130,7 +130,7 @@ class Slabs:
             raw += state.slab.raw_bytes
             raw_used += state.raw(state.data.used, state.parity.used)
             data += state.slab.data_bytes
-            if self._is_placeable(state.slab):
+            if self._is_placeable(state.slab) and not state.is_shunned:
                 raw_free += state.raw(state.data.backed_free, state.parity.backed_free)
                 raw_punched += state.raw(state.data.punched_free, state.parity.punched_free)
                 data_free += state.data.backed_free * ROW_BYTES * state.slab.data_units
@@ -309,7 +309,7 @@ class Slabs:
 
     def _index(self, state: SlabState) -> None:
         """Keep the index of rooms in step with a slab whose rows or phase changed."""
-        largest = state.largest if state.phase is SlabPhase.OPEN and not state.is_closed else 0
+        largest = state.largest if state.phase is SlabPhase.OPEN and not state.is_closed and not state.is_shunned else 0
         if state.slab.parity_units != self._parity_units or state.slab.data_units > self._data_units:
             largest = 0  # a code that is not written any more
         if largest == state.indexed:
@@ -467,6 +467,17 @@ class Slabs:
             await disk.write(name, size - ROW_BYTES, [bytes(ROW_BYTES)])
             await disk.flush(name)
         return found is None or found < size
+
+    @property
+    def parity_units(self) -> int:
+        """Of new slabs."""
+        return self._parity_units
+
+    def shun(self, slab_id: SlabId, *, is_shunned: bool) -> None:
+        """Place no stripe in a slab any more, or again."""
+        state = self._slabs[slab_id]
+        state.is_shunned = is_shunned
+        self._index(state)
 
     # --- units move -----------------------------------------------------------------------------------------------
 

@@ -85,8 +85,8 @@ def test_an_extent_of_another_file_keeps_a_shared_stripe_alive() -> None:
     stripe_id = files.stripe(0, 200)
     for ino, skip in ((files.a, 0), (files.b, 100)):
         files.replace(ino, 0, 100, (0, Extent(100, Place.STRIPE, stripe_id, skip)))
-    assert files.replace(files.a, 0, 100) == []
-    assert files.replace(files.b, 0, 60) == []
+    assert files.replace(files.a, 0, 100) == [FreedStripe(stripe_id, None)], "it has lost a part and lives on"
+    assert files.replace(files.b, 0, 60) == [FreedStripe(stripe_id, None)]
     assert files.replace(files.b, 60, 100) == [FreedStripe(stripe_id, Stripe(ROW_BYTES, 200))]
     assert space.get_stripe(files.store, stripe_id) is None
     assert space.get_checksums(files.store, stripe_id) is None
@@ -96,7 +96,9 @@ def test_a_rewrite_into_the_stripe_that_it_replaces_does_not_free_it() -> None:
     files = Files()
     stripe_id = files.stripe(0, 200)
     files.replace(files.a, 0, 100, (0, Extent(100, Place.STRIPE, stripe_id, 0)))
-    assert files.replace(files.a, 0, 100, (0, Extent(100, Place.STRIPE, stripe_id, 100))) == []
+    assert files.replace(files.a, 0, 100, (0, Extent(100, Place.STRIPE, stripe_id, 100))) == [
+        FreedStripe(stripe_id, None)
+    ]
     assert space.get_stripe(files.store, stripe_id) is not None
 
 

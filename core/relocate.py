@@ -1,0 +1,221 @@
+"""Relocation: living data moves where that makes room, or gives it the width it should have.
+
+Last of the ways to make room, after dead stripes (which are free at once) and filled holes: only when free rows are
+scarce, the worn stripes that gain most (core/worn.py), and no faster than a share of what is written anyway, so that it
+never becomes a storm. The same moves bring stripes that were written while disks were away to full width, and
+those of a slab that lost a disk for which there is no replacement to disks that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import trio
+
+from siltstone.core.carrier import MOVE_BYTES, MOVE_REFERENCES, Carrier
+from siltstone.core.ledger import Ledger
+from siltstone.core.mover import Mover
+from siltstone.core.packing import Movable, in_order_of_locality
+from siltstone.core.worn import use_of
+from siltstone.engine.stripe.store import Tier
+from siltstone.errors import NoSpace, SiltstoneError
+from siltstone.limits import MIB
+from siltstone.meta import space
+from siltstone.meta.records import Place
+from siltstone.types import SlabId, StripeId, make_stripe_id, slab_of
+
+LOOK_SECONDS = 0.25
+
+SCARCE_SHARE = 24
+"""Rows are scarce when less than one part in so many of the pool can still be written."""
+
+DEAD_SHARE_MIN = 8
+"""A stripe is worth moving when at least one part in so many of it is dead."""
+
+BANDWIDTH_SHARE = 0.25
+"""Relocation may write this part of what everybody else writes to stripes,"""
+
+IDLE_BYTES_PER_SECOND = 8 * MIB
+"""and so much when nobody writes."""
+
+TOKENS_MAX = 8 * MIB
+
+
+class RelocateStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What relocation has done since the volume was opened."""
+
+    relocated_bytes: int
+    """Of living data that moved to make room."""
+    victims: int
+    """Worn stripes that were emptied for that."""
+    rewidened_bytes: int
+    """Of living data that moved to stripes of another width."""
+    last_error: str
+
+
+class Relocator:
+    """Relocates extents of a volume with ``data_units`` data units in a stripe of full width."""
+
+    def __init__(self, ledger: Ledger, carrier: Carrier, mover: Mover, *, data_units: int) -> None:
+        self._ledger = ledger
+        self._carrier = carrier
+        self._mover = mover
+        self._data_units = data_units
+        self._lock = trio.Lock()
+        self._tokens = float(TOKENS_MAX)
+        self._seen_raw = 0
+        self._seen_ns = ledger.clock.monotonic_ns()
+        self._blocked_until_ns = 0
+        self.relocated_bytes = self.victims = self.rewidened_bytes = 0
+        self.last_error = ""
+
+    def status(self) -> RelocateStatus:
+        """What was done so far."""
+        return RelocateStatus(
+            relocated_bytes=self.relocated_bytes,
+            victims=self.victims,
+            rewidened_bytes=self.rewidened_bytes,
+            last_error=self.last_error,
+        )
+
+    async def run(self) -> None:
+        """Relocate what should be, for ever."""
+        await self._ledger.worn.complete()
+        while True:
+            await self._ledger.clock.sleep(LOOK_SECONDS)
+            try:
+                async with self._lock:
+                    self._ledger.worn.look()
+                    self._earn()
+                    if self._tokens > 0:
+                        await self._step()
+                self.last_error = ""
+            except NoSpace:
+                # Nothing can be moved without any room; deletes and other moves make some.
+                self._blocked_until_ns = self._ledger.clock.monotonic_ns() + 5_000_000_000
+            except SiltstoneError as error:
+                self.last_error = str(error)
+
+    def is_scarce(self) -> bool:
+        """Whether there is so little room for stripes that reclaim has to make some."""
+        now = self._ledger.stripes.space()
+        return now.usable_free_bytes * SCARCE_SHARE < now.usable_total_bytes
+
+    def _earn(self) -> None:
+        """Tokens are bytes that may be written: a share of what others wrote, or a little while nobody does."""
+        raw = self._ledger.stripes.statistics().raw_bytes_written
+        others = sum(size for tier, size in raw.items() if tier is not Tier.RELOCATE)
+        now_ns = self._ledger.clock.monotonic_ns()
+        idle = IDLE_BYTES_PER_SECOND * (now_ns - self._seen_ns) / 1e9
+        earned = max(idle, (others - self._seen_raw) * BANDWIDTH_SHARE)
+        self._seen_raw, self._seen_ns = others, now_ns
+        self._tokens = min(TOKENS_MAX, self._tokens + earned)
+
+    async def _step(self) -> None:
+        if self._ledger.clock.monotonic_ns() < self._blocked_until_ns:
+            return
+        if not await self._rewiden() and self.is_scarce():
+            await self._relocate()
+
+    # --- making room -----------------------------------------------------------------------------------------------
+
+    async def _relocate(self) -> None:
+        """Empty the stripes that gain most.
+
+        What is in the log must still find room while victims and copies both are there: so much is moved at once as
+        fits twice into the room for users.
+        """
+        bytes_max = min(MOVE_BYTES, self._ledger.room_bytes // 2)
+        chunk: list[Movable] = []
+        claimed: set[SlabId] = set()
+        victims: list[StripeId] = []
+        size = emptied = 0
+        try:
+            for worn in self._ledger.worn.victims(self._ledger.now_s()):
+                if worn.dead_bytes * DEAD_SHARE_MIN < worn.capacity:
+                    continue
+                slab_id = slab_of(worn.stripe_id)
+                if slab_id not in claimed:
+                    if not self._ledger.try_claim(slab_id):
+                        continue
+                    claimed.add(slab_id)
+                references = use_of(self._ledger.store, worn.stripe_id, worn.capacity).references
+                lengths = sum(length for _, length in references)
+                if lengths > worn.capacity:
+                    continue  # clones of parts of one another: apart they might take more room than now
+                if size + lengths > bytes_max or (chunk and len(chunk) + len(references) > MOVE_REFERENCES):
+                    break
+                chunk += [Movable(reference, length) for reference, length in references]
+                victims.append(worn.stripe_id)
+                emptied += worn.capacity
+                size += lengths
+            row_bytes = self._ledger.stripes.row_bytes
+            gain = emptied - -(-size // row_bytes) * row_bytes
+            if gain * DEAD_SHARE_MIN < emptied:
+                return  # as many rows would be written as become free
+            await self._ledger.admit()
+            self._tokens -= size
+            carried = await self._carrier.carry(in_order_of_locality(chunk), Place.STRIPE, Tier.RELOCATE)
+            self.relocated_bytes += carried.moved_bytes
+            self.victims += len(victims)
+        finally:
+            for slab_id in claimed:
+                self._ledger.release_claim(slab_id)
+
+    # --- width -----------------------------------------------------------------------------------------------------
+
+    async def _rewiden(self) -> bool:
+        """Move some stripes of one slab that is narrower than it need be, or has lost a disk for good; False if there
+        is none, or no better place."""
+        slabs = self._ledger.stripes.slabs
+        placeable = set(self._ledger.pool.placeable())
+        stranded = self._mover.stranded()
+        parity_units = slabs.parity_units
+        width = min(self._data_units, len(placeable) - parity_units)
+        is_scarce = self.is_scarce()
+        for state in list(slabs.open_slabs()):
+            slab = state.slab
+            is_narrow = slab.data_units < width or slab.parity_units < parity_units
+            # Where room is scarce, a narrow slab may be all that is left to write to.
+            if is_scarce or not (is_narrow or state.slab_id in stranded) or width < 1:
+                if state.is_shunned:
+                    slabs.shun(state.slab_id, is_shunned=False)
+                continue
+            if state.is_empty:
+                continue
+            if not self._ledger.try_claim(state.slab_id):
+                continue
+            try:
+                return await self._empty_some(state.slab_id, width if is_narrow else 1)
+            finally:
+                self._ledger.release_claim(state.slab_id)
+        return False
+
+    async def _empty_some(self, slab_id: SlabId, width: int) -> bool:
+        chunk = list(self._extents_of(slab_id))
+        if not chunk:
+            return False
+        await self._ledger.admit()
+        self._tokens -= sum(length for _, length in chunk)
+        # Nothing new goes to the slab meanwhile, or what is moved out might move in again.
+        self._ledger.stripes.slabs.shun(slab_id, is_shunned=True)
+        carried = await self._carrier.carry(in_order_of_locality(chunk), Place.STRIPE, Tier.RELOCATE, width_min=width)
+        self.rewidened_bytes += carried.moved_bytes
+        if carried.is_too_narrow or not carried.moved_bytes:
+            self._ledger.stripes.slabs.shun(slab_id, is_shunned=False)
+            self._blocked_until_ns = self._ledger.clock.monotonic_ns() + 5_000_000_000
+        return carried.moved_bytes > 0
+
+    def _extents_of(self, slab_id: SlabId) -> Iterator[Movable]:
+        """Some extents in a slab's stripes, about a batch."""
+        size = count = 0
+        for stripe_id, _ in space.stripes_from(self._ledger.store, make_stripe_id(slab_id, 0)):
+            if slab_of(stripe_id) != slab_id:
+                return
+            for reference, length in space.stripe_references(self._ledger.store, stripe_id):
+                yield Movable(reference, length)
+                size += length
+                count += 1
+            if size >= MOVE_BYTES or count >= MOVE_REFERENCES:
+                return

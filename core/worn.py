@@ -1,0 +1,187 @@
+"""Worn stripes: which living stripes have dead bytes, and how many.
+
+Nobody scans for them while the volume works: a batch that takes a part of a stripe reports it, and what was worn before
+this life is found by one walk over the references, in slices, after opening. A stripe is looked at again whenever it
+is reported, so an entry is never older than the last change of its stripe; entries cost about 250 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import trio
+
+from siltstone.engine.stripe.layout import Slab, Stripe
+from siltstone.limits import ROW_BYTES, SLOT_BYTES
+from siltstone.meta import keys, space
+from siltstone.meta.keys import Reference
+from siltstone.meta.records import decode
+from siltstone.meta.store.port import Reader
+from siltstone.types import SlabId, StripeId, slab_of
+
+DEAD_BYTES_MIN = 2048
+"""Stripes with less that is dead are not worn: nothing worth the work fits there."""
+
+CLASSES = 16
+"""Worn stripes are kept apart by the share that is dead, in so many steps."""
+
+SLICE_STRIPES = 128
+"""Stripes that the walk looks at between two checkpoints: about two milliseconds."""
+
+
+class Worn(NamedTuple):
+    """A worn stripe. Bytes are of data units. ``written``: seconds since the epoch, 0 if nobody knows."""
+
+    stripe_id: StripeId
+    capacity: int
+    dead_bytes: int
+    written: int
+    is_short: bool
+    """One row: what dies in it comes back by filling rather than by moving the rest."""
+
+
+class StripeUse(NamedTuple):
+    """What refers to a stripe, and which slots of its data are free of that."""
+
+    references: list[tuple[Reference, int]]
+    dead: list[tuple[int, int]]
+    """Ranges [start, end) of the stripe's data, whole slots, in order."""
+
+
+def use_of(reader: Reader, stripe_id: StripeId, capacity: int) -> StripeUse:
+    """Look at one stripe. ``capacity``: bytes that its data units hold."""
+    references = list(space.stripe_references(reader, stripe_id))
+    dead: list[tuple[int, int]] = []
+    end = 0
+    for reference, length in references:  # in the order of where they start
+        start = reference.skip // SLOT_BYTES * SLOT_BYTES
+        if start > end:
+            dead.append((end, start))
+        end = max(end, -(-(reference.skip + length) // SLOT_BYTES) * SLOT_BYTES)
+    if end < capacity:
+        dead.append((end, capacity))
+    return StripeUse(references, dead)
+
+
+class WornStripes:
+    """The index. ``note`` and ``forget`` are called with every commit; the rest is for those who reclaim."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._slabs: dict[SlabId, Slab] = {}
+        self._unseen: dict[StripeId, None] = {}
+        self._worn: dict[StripeId, Worn] = {}
+        self._classes: list[dict[StripeId, None]] = [{} for _ in range(2 * CLASSES)]
+        self.dead_bytes = 0
+        """In worn stripes that were looked at."""
+        self.is_complete = False
+        """Whether the walk after opening has been everywhere."""
+
+    def __len__(self) -> int:
+        return len(self._worn)
+
+    def note(self, stripe_id: StripeId) -> None:
+        """A stripe has lost a part, or was written with room left over."""
+        self._unseen[stripe_id] = None
+
+    def forget(self, stripe_id: StripeId) -> None:
+        """A stripe is gone."""
+        self._unseen.pop(stripe_id, None)
+        self._drop(stripe_id)
+
+    def look(self) -> None:
+        """Look at what was noted. Plain, and bounded by what wears out between two calls."""
+        for stripe_id in list(self._unseen)[: 4 * SLICE_STRIPES]:
+            del self._unseen[stripe_id]
+            self._look_at(stripe_id)
+
+    async def complete(self) -> None:
+        """Look at every stripe once."""
+        cursor = StripeId(0)
+        while True:
+            seen = 0
+            for stripe_id, _ in space.stripes_from(self._reader, cursor):
+                self._look_at(stripe_id)
+                cursor = StripeId(stripe_id + 1)
+                seen += 1
+                if seen == SLICE_STRIPES:
+                    break
+            if seen < SLICE_STRIPES:
+                break
+            await trio.lowlevel.checkpoint()
+        self.is_complete = True
+
+    def short(self) -> Iterator[Worn]:
+        """Worn stripes of one row, most dead first."""
+        for index in range(CLASSES - 1, -1, -1):
+            for stripe_id in list(self._classes[index]):
+                if stripe_id in self._worn:
+                    yield self._worn[stripe_id]
+
+    def victims(self, now: int) -> Iterator[Worn]:
+        """Worn stripes in the order of what moving the rest gains: (1 - u) * age / (1 + u), u being the living share
+        (M. Rosenblum, J. Ousterhout, "The design and implementation of a log-structured file system", 1992).
+
+        Of each class of dead share the one that is worn longest stands for the others.
+        """
+        queues = [iter(list(found)) for found in self._classes]
+        heads: dict[int, Worn] = {}
+        for index in range(len(queues)):
+            self._advance(queues, heads, index)
+        while heads:
+            best = max(heads, key=lambda index: _gain(heads[index], now))
+            yield heads.pop(best)
+            self._advance(queues, heads, best)
+
+    def _advance(self, queues: list[Iterator[StripeId]], heads: dict[int, Worn], index: int) -> None:
+        for stripe_id in queues[index]:
+            worn = self._worn.get(stripe_id)
+            if worn is not None:
+                heads[index] = worn
+                return
+
+    def _look_at(self, stripe_id: StripeId) -> None:
+        self._drop(stripe_id)
+        stripe = space.get_stripe(self._reader, stripe_id)
+        slab = self._slab(slab_of(stripe_id))
+        if stripe is None or slab is None:
+            return
+        capacity = slab.data_units * stripe.unit_bytes
+        use = use_of(self._reader, stripe_id, capacity)
+        dead_bytes = sum(end - start for start, end in use.dead)
+        if not use.references or dead_bytes < DEAD_BYTES_MIN:
+            return
+        worn = Worn(stripe_id, capacity, dead_bytes, stripe.written, _is_short(stripe))
+        self._worn[stripe_id] = worn
+        self._classes[_class_of(worn)][stripe_id] = None
+        self.dead_bytes += dead_bytes
+
+    def _drop(self, stripe_id: StripeId) -> None:
+        worn = self._worn.pop(stripe_id, None)
+        if worn is not None:
+            del self._classes[_class_of(worn)][stripe_id]
+            self.dead_bytes -= worn.dead_bytes
+
+    def _slab(self, slab_id: SlabId) -> Slab | None:
+        slab = self._slabs.get(slab_id)
+        if slab is None:
+            value = self._reader.get(keys.slab(slab_id))
+            if value is None:
+                return None
+            slab = self._slabs[slab_id] = decode(Slab, value)
+        return slab
+
+
+def _is_short(stripe: Stripe) -> bool:
+    return stripe.unit_bytes == ROW_BYTES
+
+
+def _class_of(worn: Worn) -> int:
+    share = min(CLASSES - 1, worn.dead_bytes * CLASSES // worn.capacity)
+    return share if worn.is_short else CLASSES + share
+
+
+def _gain(worn: Worn, now: int) -> float:
+    living = 1 - worn.dead_bytes / worn.capacity
+    return (1 - living) * max(1, now - worn.written) / (1 + living)

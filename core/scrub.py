@@ -68,7 +68,7 @@ class Scrubber:
         self, ledger: Ledger, superblocks: Mapping[DiskId, bytes], *, interval: float, bytes_per_second: int
     ) -> None:
         self._ledger = ledger
-        self._superblocks = superblocks
+        self._superblocks = dict(superblocks)
         self._interval = interval
         self._bytes_per_second = bytes_per_second
         self._lock = trio.Lock()
@@ -86,6 +86,14 @@ class Scrubber:
         self._background.cancel()
         async with self._lock:
             return await self._make_pass(progress, bytes_per_second)
+
+    def expect_superblock(self, disk_id: DiskId, data: bytes) -> None:
+        """A disk was added, and this is its superblock."""
+        self._superblocks[disk_id] = data
+
+    def forget_superblock(self, disk_id: DiskId) -> None:
+        """A disk was removed."""
+        self._superblocks.pop(disk_id, None)
 
     async def run(self) -> None:
         """Make a pass when one is due, and end one that a restart broke off, for ever."""

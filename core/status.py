@@ -16,6 +16,7 @@ from siltstone.core.scrub_report import ScrubStatus
 from siltstone.core.settle import Settler
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.pool import DiskState, DiskStatus
+from siltstone.engine.stripe.store import Tier
 from siltstone.meta import counters, keys, space
 from siltstone.types import Lsn, slab_of
 
@@ -37,6 +38,23 @@ class DiskReport(msgspec.Struct, frozen=True, kw_only=True):
     mismatches: int
 
 
+class WriteAmplification(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written to disks for what users wrote, since the volume was opened. Bytes."""
+
+    user_bytes: int
+    """That users wrote and that reached the log or stripes."""
+    logged_bytes: int
+    """Of these, what went through the log."""
+    log_bytes: int
+    """Written to the log: payload and metadata, all copies."""
+    stripe_bytes: dict[str, int]
+    """Written to chunk files, parity included, by tier: direct, settle, fill, relocate, move."""
+    total: float
+    """All of that for each user byte; 0 before anything is written."""
+    engine: float
+    """What was written but for moves, for what must be: copies of what is logged, and everything once with parity."""
+
+
 class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes are what the names say; ``warnings`` are sentences for the person who looks."""
 
@@ -51,6 +69,15 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What stripes take on the disks: data, padding and parity."""
     log_raw_bytes: int
     """What the segments of the log hold, all copies together."""
+    live_bytes: int
+    """Of the files' bytes, what does not lie in the log."""
+    dead_bytes: int
+    """In stripes that live on: what users overwrote or deleted, and room that was left over; as far as it is known."""
+    raw_used_bytes: int
+    """Rows of stripes, in all chunk files: data, dead bytes, padding and parity."""
+    utilisation: float
+    """live_bytes with their parity at full width, as a share of raw_used_bytes; 1 for an empty volume."""
+    write_amplification: WriteAmplification
     space_amplification: float
     """(stripe_raw_bytes + log_raw_bytes) / file_bytes; 0 for an empty volume."""
     stripes: int
@@ -119,6 +146,11 @@ def volume_status(parts: Parts) -> VolumeStatus:
         stripe_data_bytes=data_bytes,
         stripe_raw_bytes=raw_bytes,
         log_raw_bytes=log_raw,
+        live_bytes=totals.bytes - log_live,
+        dead_bytes=ledger.worn.dead_bytes,
+        raw_used_bytes=engine_space.raw_used_bytes,
+        utilisation=_utilisation(ledger, totals.bytes - log_live, engine_space.raw_used_bytes),
+        write_amplification=_write_amplification(ledger, write_back),
         space_amplification=round((raw_bytes + log_raw) / totals.bytes, 3) if totals.bytes else 0.0,
         stripes=stripe_count,
         slabs=len(slabs),
@@ -145,6 +177,32 @@ def volume_status(parts: Parts) -> VolumeStatus:
         moves=parts.mover.status(),
         relocation=parts.relocator.status(),
         warnings=_warnings(parts),
+    )
+
+
+def _redundancy(ledger: Ledger) -> float:
+    """Bytes on disks for each byte in stripes of full width."""
+    stripes = ledger.stripes
+    return (stripes.data_units + stripes.slabs.parity_units) / stripes.data_units
+
+
+def _utilisation(ledger: Ledger, live_bytes: int, raw_used_bytes: int) -> float:
+    return round(min(1.0, live_bytes * _redundancy(ledger) / raw_used_bytes), 4) if raw_used_bytes else 1.0
+
+
+def _write_amplification(ledger: Ledger, write_back: WriteBack) -> WriteAmplification:
+    logged, user = write_back.logged_bytes, write_back.logged_bytes + write_back.direct_bytes
+    log_bytes = ledger.log.statistics().flushed_bytes
+    by_tier = {tier.value: size for tier, size in ledger.stripes.statistics().raw_bytes_written.items()}
+    written = log_bytes + sum(by_tier.values())
+    needed = ledger.log.replicas * logged + _redundancy(ledger) * user
+    return WriteAmplification(
+        user_bytes=user,
+        logged_bytes=logged,
+        log_bytes=log_bytes,
+        stripe_bytes=by_tier,
+        total=round(written / user, 3) if user else 0.0,
+        engine=round((written - by_tier[Tier.MOVE.value]) / needed, 3) if user else 0.0,
     )
 
 

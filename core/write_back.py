@@ -127,6 +127,10 @@ class WriteBack:
         self._nursery: trio.Nursery | None = None
         self.files: dict[Ino, OpenFile] = {}
         self.dirty_bytes = 0
+        self.logged_bytes = 0
+        """Of users, that were committed through the log since this was made."""
+        self.direct_bytes = 0
+        """The same, straight to stripes."""
         """Bytes in memory that no batch holds yet, in flight or not."""
         self.waits = 0
         """How often a writer had to wait for room in memory."""
@@ -424,6 +428,7 @@ class WriteBack:
     ) -> None:
         """Add bytes of a file to a batch that carries them itself."""
         size = len(data)
+        self.logged_bytes += size
         if size <= INLINE_BYTES_MAX:
             extent = Extent(size, Place.INLINE, blob=bytes(data))
         else:
@@ -435,6 +440,7 @@ class WriteBack:
         transaction = self._ledger.begin()
         inode = inodes.get_inode(transaction, file.ino)
         freed: list[FreedStripe] = []
+        self.direct_bytes += run.size
         stripes = [piece.written for piece in written]
         self._ledger.put_written(transaction, stripes)
         placed = [

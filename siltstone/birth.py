@@ -110,7 +110,8 @@ def _check_home(home: Home, disks: Sequence[Path]) -> None:
             raise ConfigInvalid(f"{home.path} is not empty ({entry.name}); a volume wants an empty or new directory")
 
 
-def _check_disks(home: Home, disks: Sequence[Path]) -> None:
+def _check_apart(home: Path, disks: Sequence[Path]) -> None:
+    """Disks are different directories, none in another, and HOME is in none of them."""
     real = [Path(os.path.realpath(disk)) for disk in disks]
     for index, path in enumerate(real):
         if path in real[:index]:
@@ -118,8 +119,27 @@ def _check_disks(home: Home, disks: Sequence[Path]) -> None:
         inside = next((other for other in real if other != path and path.is_relative_to(other)), None)
         if inside is not None:
             raise ConfigInvalid(f"disk {disks[index]} is inside disk {inside}: two disks must not share a directory")
-        if Path(os.path.realpath(home.path)).is_relative_to(path):
-            raise ConfigInvalid(f"HOME {home.path} is inside disk {disks[index]}; keep it apart")
+        if Path(os.path.realpath(home)).is_relative_to(path):
+            raise ConfigInvalid(f"HOME {home} is inside disk {disks[index]}; keep it apart")
+
+
+def check_new_disk(home: Path, others: Sequence[Path], disk: Path) -> None:
+    """Whether a directory may be a disk beside others; blocks. Raises ConfigInvalid. Says nothing of what is in it."""
+    _check_apart(home, [*others, disk])
+    if not disk.exists() and not disk.parent.is_dir():
+        raise ConfigInvalid(f"disk {disk} does not exist, and neither does the directory above it")
+    if disk.exists() and not disk.is_dir():
+        raise ConfigInvalid(f"disk {disk} is not a directory")
+
+
+def room_for_disk(disk: Path) -> int:
+    """Bytes that a directory, or the one that it would be made in, has room for; blocks."""
+    return _room(disk)
+
+
+def _check_disks(home: Home, disks: Sequence[Path]) -> None:
+    _check_apart(home.path, disks)
+    for index, path in enumerate(Path(os.path.realpath(disk)) for disk in disks):
         if not path.exists():
             if not path.parent.is_dir() and not disks[index].is_relative_to(home.disks):
                 raise ConfigInvalid(f"disk {disks[index]} does not exist, and neither does the directory above it")

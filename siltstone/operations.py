@@ -21,6 +21,7 @@ from siltstone.core.types import Progress
 from siltstone.errors import InvalidArgument
 from siltstone.home import Home
 from siltstone.keys import KeyRing
+from siltstone.membership import Membership
 from siltstone.owner import Owner, open_owner
 
 Report = Callable[[Progress], None]
@@ -118,6 +119,43 @@ def _key_remove(keys: KeyRing, arguments: Arguments) -> object:
     return None
 
 
+async def _rebuild(owner: Owner, arguments: Arguments, report: Report) -> object:
+    await owner.volume.rebuild(report)
+    return owner.status()["volume"]["moves"]
+
+
+async def _disk_list(owner: Owner, arguments: Arguments, report: Report) -> object:
+    return Membership(owner).shown()
+
+
+async def _disk_add(owner: Owner, arguments: Arguments, report: Report) -> object:
+    return await Membership(owner).add(str(arguments["path"]), int(arguments.get("bytes_max", 0)))
+
+
+async def _disk_drain(owner: Owner, arguments: Arguments, report: Report) -> object:
+    members, disk_id = Membership(owner), int(arguments["disk_id"])
+    if arguments.get("cancel"):
+        await members.cancel_drain(disk_id)
+        return None
+    await members.start_drain(disk_id)
+    if arguments.get("wait"):
+        await members.wait_drained(disk_id, report)
+    return None
+
+
+async def _disk_remove(owner: Owner, arguments: Arguments, report: Report) -> object:
+    members, disk_id = Membership(owner), int(arguments["disk_id"])
+    if arguments.get("lost"):
+        await members.declare_lost(disk_id)
+        await members.wait_drained(disk_id, report)
+    await members.remove(disk_id)
+    return None
+
+
+async def _disk_replace(owner: Owner, arguments: Arguments, report: Report) -> object:
+    return await Membership(owner).replace(int(arguments["disk_id"]), str(arguments["path"]), report)
+
+
 KEY_OPERATIONS: dict[str, Callable[[KeyRing, Arguments], object]] = {
     "key_add": _key_add,
     "key_list": _key_list,
@@ -128,4 +166,10 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "settle": _settle,
     "scrub": _scrub,
     "fsck": _fsck,
+    "rebuild": _rebuild,
+    "disk_list": _disk_list,
+    "disk_add": _disk_add,
+    "disk_drain": _disk_drain,
+    "disk_remove": _disk_remove,
+    "disk_replace": _disk_replace,
 }

@@ -21,6 +21,7 @@ from siltstone.engine.disk.local import LocalDisk, format_disk
 from siltstone.engine.disk.superblocks import read_superblock
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.engine.format.superblock import Superblock
+from siltstone.engine.pool import DiskRole
 from siltstone.errors import FormatInvalid
 from siltstone.home import Home
 from siltstone.keys import KeyRing
@@ -35,14 +36,33 @@ class Owner:
     """An open volume and what belongs to it."""
 
     def __init__(
-        self, home: Home, config: VolumeConfig, volume: Volume, clock: SystemClock, workers: TrioWorkers
+        self,
+        home: Home,
+        config: VolumeConfig,
+        volume: Volume,
+        clock: SystemClock,
+        workers: TrioWorkers,
+        disks: list[LocalDisk],
     ) -> None:
         self.home = home
+        self.disks = disks
+        self.changing = trio.Lock()
+        """Held while the membership of disks changes."""
         self.config = config
         self.volume = volume
         self.clock = clock
         self.workers = workers
         self.keys = KeyRing.load(home.keys_file)
+
+    def remember_role(self, disk_id: DiskId, role: DiskRole) -> None:
+        """Write down what a disk is to the volume from now on. Blocks for a small write."""
+        disks = tuple(
+            msgspec.structs.replace(disk, role=role.value) if disk.disk_id == disk_id else disk
+            for disk in self.config.disks
+        )
+        changed = msgspec.structs.replace(self.config, disks=disks)
+        self.home.save_config(changed)
+        self.config = changed
 
     def status(self) -> dict[str, Any]:
         """The volume's status, with what this process adds to it; as JSON has it."""
@@ -78,7 +98,10 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
                     random=random,
                     workers=workers,
                 ) as volume:
-                    yield Owner(home, config, volume, clock, workers)
+                    owner = Owner(home, config, volume, clock, workers, disks)
+                    volume.mover.on_role(owner.remember_role)
+                    yield owner
+                    disks[:] = owner.disks
 
 
 async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> None:

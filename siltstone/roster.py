@@ -17,11 +17,15 @@ def check_roster(config: VolumeConfig, found: Found) -> list[str]:
     """A sentence for each disk that is missing.
 
     Raises ForeignDisk for one that is not the volume's or not in its place, TooFewDisks when more are missing than the
-    erasure code allows.
+    erasure code allows. A disk that was declared lost may be missing, or anything else in its place.
     """
     missing = []
+    lost = []
     for disk in config.disks:
         superblock = found[disk.disk_id]
+        if disk.role == "lost":
+            lost.append(f"disk {disk.disk_id} was declared lost; what it held is being rebuilt on others")
+            continue
         if isinstance(superblock, str):
             missing.append(f"disk {disk.disk_id} is missing: {disk.path}: {superblock}")
         else:
@@ -31,7 +35,7 @@ def check_roster(config: VolumeConfig, found: Found) -> list[str]:
             f"{len(missing)} of {len(config.disks)} disks are missing, at most {config.parity_units} may be: "
             + "; ".join(missing)
         )
-    return missing
+    return missing + lost
 
 
 def _check_disk(config: VolumeConfig, found: Found, disk: DiskConfig, superblock: Superblock) -> None:

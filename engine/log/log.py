@@ -185,6 +185,11 @@ class Log:
         return Lsn(self._next_lsn + FRAME_HEADER_BYTES)
 
     @property
+    def replicas(self) -> int:
+        """Copies that each segment should have."""
+        return self._replicas
+
+    @property
     def durable_lsn(self) -> Lsn:
         """Every frame that ends at or before this is durable."""
         return self._durable_lsn
@@ -408,7 +413,7 @@ class Log:
         if any(error is not None for error in errors):
             return False
         active.end = self._durable_lsn = frames[-1].end_lsn
-        self._flushed_bytes += active.end - frames[0].lsn
+        self._flushed_bytes += (active.end - frames[0].lsn) * len(active.disks)
         if self._wants_standby():
             self._upkeep.wanted.set()
         return True

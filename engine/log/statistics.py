@@ -13,6 +13,7 @@ class LogStatistics(NamedTuple):
     appends: int
     flushes: int
     flushed_bytes: int
+    """Frames, on all disks together."""
     waits: int
     segments_opened: int
     segments_failed: int

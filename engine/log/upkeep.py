@@ -147,7 +147,11 @@ class Upkeep:
         readable = any(map(self._pool.is_up, segment.disks))
         up = [disk_id for disk_id in segment.disks if self._pool.is_placeable(disk_id)]
         lacking = self._replicas - len(up)
-        if lacking <= 0 or not readable:
+        if lacking <= 0:
+            # A copy too many, on a disk that is being drained, is a stray from here on.
+            segment.disks = [disk_id for disk_id in segment.disks if disk_id in up or not self._pool.is_up(disk_id)]
+            return
+        if not readable:
             return
         for target in self._pool.choose(lacking, exclude=segment.disks):
             try:

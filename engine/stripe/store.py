@@ -125,7 +125,7 @@ class StripeStore:
     ) -> None:
         self._pool = pool
         self._workers = workers
-        self._data_units = data_units
+        self.data_units = data_units
         self._slabs = Slabs(
             pool,
             data_units=data_units,
@@ -154,7 +154,7 @@ class StripeStore:
     @property
     def row_bytes(self) -> int:
         """What one row of a stripe of full width holds."""
-        return self._data_units * ROW_BYTES
+        return self.data_units * ROW_BYTES
 
     # --- writing --------------------------------------------------------------------------------------------------
 

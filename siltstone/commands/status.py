@@ -44,7 +44,7 @@ def describe(status: dict[str, Any]) -> list[str]:
         f"{format_bytes(volume['log_raw_bytes'])} with all copies",
         f"stripes    {format_bytes(volume['stripe_data_bytes'])} in {volume['stripes']:,} stripes of "
         f"{volume['slabs']:,} slabs hold {format_bytes(volume['stripe_raw_bytes'])} with parity",
-        f"space      {volume['space_amplification']:.2f} times what is stored",
+        f"space      {volume['space_amplification']:.2f} times what is stored; `siltstone df` tells more",
         f"unwritten  {format_bytes(volume['dirty_bytes'])} in memory, {format_bytes(volume['log_pending_bytes'])} on "
         "their way into the log",
     ]
@@ -53,6 +53,13 @@ def describe(status: dict[str, Any]) -> list[str]:
         f"disk {disk['disk_id']:<5} {disk['state']:<8} {paths[str(disk['disk_id'])]} {disk['reason']}".rstrip()
         for disk in volume["disks"]
     ]
+    moves = volume["moves"]
+    if moves["kind"]:
+        lines.append(
+            f"moving     {moves['kind']}: {moves['units_left']} chunk files from disk {moves['source']} to disk "
+            f"{moves['target']}, {format_bytes(moves['done_bytes'])} of {format_bytes(moves['total_bytes'])} at "
+            f"{format_bytes(moves['bytes_per_second'])}/s, {moves['seconds_left']:.0f} s left"
+        )
     if "doors" in process:
         delay = process["loop_delay_ms"]
         lines.append(

@@ -1,0 +1,73 @@
+"""`siltstone df`: what the space of a volume is used for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from siltstone.commands.parser import Subparsers, add_command, add_home, add_json
+from siltstone.home import Home
+from siltstone.operations import perform
+from siltstone.progress import format_bytes
+
+FIELDS = (
+    "live_bytes",
+    "log_live_bytes",
+    "dead_bytes",
+    "raw_used_bytes",
+    "log_raw_bytes",
+    "utilisation",
+    "usable_total_bytes",
+    "usable_free_bytes",
+    "available_bytes",
+    "write_amplification",
+)
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add `df`."""
+    parser = add_command(
+        commands,
+        "df",
+        run,
+        summary="show what the space is used for",
+        text="Show how much of the disks holds living data with its parity, how much waits to be reclaimed, and how\n"
+        "many bytes were written to the disks for each byte that users wrote.",
+        example="siltstone df ~/volume",
+    )
+    add_home(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the space."""
+    volume = perform(Home(options.home), "status")["volume"]
+    if options.json:
+        print(json.dumps({name: volume[name] for name in FIELDS}))
+    else:
+        print("\n".join(describe(volume)))
+    return 0
+
+
+def describe(volume: dict[str, Any]) -> list[str]:
+    """The lines for people."""
+    written = volume["write_amplification"]
+    available, total = format_bytes(volume["available_bytes"]), format_bytes(volume["usable_total_bytes"])
+    lines = [
+        f"live         {format_bytes(volume['live_bytes'])} in stripes, "
+        f"{format_bytes(volume['log_live_bytes'])} in the log",
+        f"dead         {format_bytes(volume['dead_bytes'])} in stripes that live on, to be filled or moved together",
+        f"raw          {format_bytes(volume['raw_used_bytes'])} in stripes with parity, "
+        f"{format_bytes(volume['log_raw_bytes'])} in the log with its copies",
+        f"utilisation  {100 * volume['utilisation']:.1f} % of what stripes take holds living data and its parity",
+        f"free         {available} for users of {total}",
+    ]
+    if written["user_bytes"]:
+        tiers = ", ".join(f"{name} {format_bytes(size)}" for name, size in written["stripe_bytes"].items() if size)
+        lines.append(
+            f"written      {format_bytes(written['user_bytes'])} by users since the start; on disks "
+            f"{written['total']:.2f} times that, {written['engine']:.2f} times what log and parity need "
+            f"(log {format_bytes(written['log_bytes'])}{', ' if tiers else ''}{tiers})"
+        )
+    return lines

@@ -1,0 +1,177 @@
+"""Disks are added, drained, replaced and removed under a running volume, by the commands that people type."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+PATIENCE_SECONDS = 60.0
+
+
+def siltstone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    command = [sys.executable, "-P", "-m", "siltstone", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+
+
+def succeed(*arguments: str | Path) -> str:
+    """Run a command that must work; what it printed."""
+    done = siltstone(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(*arguments: str | Path) -> str:
+    """Run a command that must be refused; its one line."""
+    done = siltstone(*arguments)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr
+
+
+class Place(NamedTuple):
+    """Directories of one test."""
+
+    home: Path
+    mount: Path
+    disks: list[Path]
+    spare: Path
+    daemons: list[subprocess.Popen[str]]
+
+
+class Daemon:
+    """`siltstone serve` in the background, with a mount."""
+
+    def __init__(self, place: Place) -> None:
+        command = [sys.executable, "-P", "-m", "siltstone", "serve", str(place.home), "--mount", str(place.mount)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        place.daemons.append(self.process)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().startswith("ready mount")
+
+    def kill(self, place: Place) -> None:
+        """End it without a word."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
+        subprocess.run(["fusermount3", "-u", "-z", "-q", place.mount], check=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A small volume on six disks, a mount point, and a directory for more disks."""
+    place = Place(
+        tmp_path / "home", tmp_path / "mount", [tmp_path / f"disk{index}" for index in range(6)], tmp_path / "spare", []
+    )
+    place.mount.mkdir()
+    place.spare.mkdir()
+    disks = [argument for disk in place.disks for argument in ("--disk", disk)]
+    succeed("init", place.home, *disks, "--disk-size", "256M")
+    yield place
+    siltstone("stop", place.home)
+    for process in place.daemons:
+        process.kill()
+        process.communicate(timeout=PATIENCE_SECONDS)
+    subprocess.run(["fusermount3", "-u", "-z", "-q", place.mount], check=False)
+
+
+def write_files(place: Place, seed: int) -> dict[str, bytes]:
+    """Files of several sizes, through the mount."""
+    source = random.Random(seed)
+    files = {f"{seed}-{size}": source.randbytes(size) for size in (10, 5000, 100_000, 1_000_000, 9_000_000)}
+    for name, data in files.items():
+        (place.mount / name).write_bytes(data)
+    return files
+
+
+def check_files(place: Place, files: dict[str, bytes]) -> None:
+    """They are as they were written."""
+    assert {name: (place.mount / name).read_bytes() for name in files} == files
+
+
+def disks_of(place: Place) -> dict[int, dict[str, Any]]:
+    """What `disk list` tells, by id."""
+    return {disk["disk_id"]: disk for disk in json.loads(succeed("disk", "list", place.home, "--json"))}
+
+
+def test_disks_come_and_go_under_a_mounted_volume(place: Place) -> None:
+    daemon = Daemon(place)
+    files = write_files(place, 1)
+    succeed("settle", place.home)
+    assert "6 disks would stay" not in refused("disk", "drain", place.home, "1")
+    assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
+    files |= write_files(place, 2)
+    assert "is empty" in succeed("disk", "drain", place.home, "1")
+    assert disks_of(place)[1]["chunk_files"] == 0 and disks_of(place)[1]["state"] == "draining"
+    check_files(place, files)
+    succeed("disk", "remove", place.home, "1")
+    assert sorted(disks_of(place)) == [0, 2, 3, 4, 5, 6]
+    assert list(place.disks[1].iterdir()) == [], "a removed disk is an empty directory"
+    # A disk that is gone is replaced by a new one.
+    shutil.rmtree(place.disks[3])
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while disks_of(place)[3]["state"] != "missing":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    files |= write_files(place, 3)
+    check_files(place, files)
+    assert "disk 7 has taken the place of disk 3" in succeed("disk", "replace", place.home, "3", place.spare / "seven")
+    assert sorted(disks_of(place)) == [0, 2, 4, 5, 6, 7]
+    check_files(place, files)
+    assert "0 bytes" not in succeed("df", place.home)
+    # It stays so after a kill, and the volume opens without the disks that went.
+    daemon.kill(place)
+    Daemon(place)
+    check_files(place, files)
+    assert {disk["state"] for disk in disks_of(place).values()} <= {"up", "new"}
+    assert json.loads(succeed("scrub", place.home, "--json"))["lost_count"] == 0
+    succeed("fsck", place.home, "--deep")
+
+
+def test_a_drain_goes_on_after_a_kill(place: Place) -> None:
+    daemon = Daemon(place)
+    files = write_files(place, 1)
+    succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
+    succeed("disk", "drain", place.home, "0", "--no-wait")
+    daemon.kill(place)
+    Daemon(place)
+    assert disks_of(place)[0]["role"] == "draining"
+    succeed("disk", "drain", place.home, "0")
+    succeed("disk", "remove", place.home, "0")
+    check_files(place, files)
+
+
+def test_what_is_refused_changes_nothing(place: Place) -> None:
+    before = (place.home / "volume.json").read_bytes()
+    (place.spare / "full").mkdir()
+    (place.spare / "full" / "file").write_text("mine")
+    assert "not empty" in refused("disk", "add", place.home, place.spare / "full")
+    assert "given twice" in refused("disk", "add", place.home, place.disks[2])
+    assert "is inside disk" in refused("disk", "add", place.home, place.disks[2] / "below")
+    assert "does not exist" in refused("disk", "add", place.home, place.spare / "no" / "where")
+    assert "room for" in refused("disk", "add", place.home, place.spare / "new", "--size", "900T")
+    assert "no disk 17" in refused("disk", "drain", place.home, "17")
+    assert "would stay" in refused("disk", "drain", place.home, "2")
+    assert "would stay" in refused("disk", "remove", place.home, "2", "--lost")
+    assert "drain it first" in refused("disk", "remove", place.home, "2")
+    assert "not being drained" in refused("disk", "drain", place.home, "2", "--cancel")
+    assert (place.home / "volume.json").read_bytes() == before
+    assert [path.name for path in place.spare.iterdir()] == ["full"]
+
+
+def test_a_directory_that_a_crash_left_formatted_is_added_again(place: Place) -> None:
+    settings = (place.home / "volume.json").read_bytes()
+    succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
+    shutil.rmtree(place.spare / "six" / "log", ignore_errors=True)
+    shutil.rmtree(place.spare / "six" / "slab", ignore_errors=True)
+    (place.home / "volume.json").write_bytes(settings)  # the crash came before it was written
+    assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
+    assert sorted(disks_of(place)) == [0, 1, 2, 3, 4, 5, 6]

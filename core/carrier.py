@@ -19,6 +19,7 @@ from siltstone.meta import extents, keys
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.keys import Reference
 from siltstone.meta.records import Extent, Place, decode_extent
+from siltstone.meta.store.port import Reader as MetadataReader
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Buffer, Ino
 
@@ -60,7 +61,7 @@ class Carrier:
         era = self._ledger.fence.enter()
         try:
             for index, movable in enumerate(chunk):
-                extent = self._current(movable, place)
+                extent = current_extent(self._ledger.store, movable, place)
                 if extent is None:
                     continue  # gone since it was listed
                 try:
@@ -100,40 +101,42 @@ class Carrier:
                 stripes.abandon(piece.written)
         if moved:
             self._ledger.put_written(transaction, kept)
-            self._join(transaction, [(movables[index].reference, places[index]) for index in moved])
+            join_neighbours(transaction, [(movables[index].reference, places[index]) for index in moved])
             self._ledger.commit(transaction, freed, kept)
         return Carried(sum(movables[index].length for index in moved), len(kept), unreadable, False)
 
-    def _current(self, movable: Movable, place: Place) -> Extent | None:
-        """The extent of a reference, if it is still what the reference says."""
-        reference = movable.reference
-        value = self._ledger.store.get(keys.extent(reference.ino, reference.offset))
-        if value is None:
-            return None
-        extent: Extent = decode_extent(value)
-        same = (extent.place, extent.address, extent.skip, extent.length) == (
-            place,
-            reference.address,
-            reference.skip,
-            movable.length,
-        )
-        return extent if same else None
 
-    def _join(self, transaction: Transaction, moved: Sequence[tuple[Reference, Sequence[Extent]]]) -> None:
-        """Make one extent of those that are neighbours in a file and in a stripe."""
-        joined: list[extents.Placed] = []
-        owner: Ino | None = None
-        for reference, places in moved:
-            offset = reference.offset
-            for extent in places:
-                if owner != reference.ino or not joined or not _follows(joined[-1], offset, extent):
-                    if owner is not None and len(joined) > 1:
-                        extents.join(transaction, owner, joined)
-                    joined, owner = [], reference.ino
-                joined.append((offset, extent))
-                offset += extent.length
-        if owner is not None and len(joined) > 1:
-            extents.join(transaction, owner, joined)
+def current_extent(reader: MetadataReader, movable: Movable, place: Place) -> Extent | None:
+    """The extent of a reference, if it is still what the reference says."""
+    reference = movable.reference
+    value = reader.get(keys.extent(reference.ino, reference.offset))
+    if value is None:
+        return None
+    extent: Extent = decode_extent(value)
+    same = (extent.place, extent.address, extent.skip, extent.length) == (
+        place,
+        reference.address,
+        reference.skip,
+        movable.length,
+    )
+    return extent if same else None
+
+
+def join_neighbours(transaction: Transaction, moved: Sequence[tuple[Reference, Sequence[Extent]]]) -> None:
+    """Make one extent of those that are neighbours in a file and in a stripe."""
+    joined: list[extents.Placed] = []
+    owner: Ino | None = None
+    for reference, places in moved:
+        offset = reference.offset
+        for extent in places:
+            if owner != reference.ino or not joined or not _follows(joined[-1], offset, extent):
+                if owner is not None and len(joined) > 1:
+                    extents.join(transaction, owner, joined)
+                joined, owner = [], reference.ino
+            joined.append((offset, extent))
+            offset += extent.length
+    if owner is not None and len(joined) > 1:
+        extents.join(transaction, owner, joined)
 
 
 def chunks_of(found: Sequence[Movable]) -> Iterator[list[Movable]]:

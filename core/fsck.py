@@ -23,7 +23,7 @@ from siltstone.engine.stripe.scrub import DamageKind
 from siltstone.limits import PARTITION_COUNT, ROW_BYTES
 from siltstone.meta import counters, keys, space
 from siltstone.meta.records import Dentry, Extent, Inode, InodeFlag, Part, Place, decode, decode_extent
-from siltstone.types import ROOT_INO, Ino, PartitionId, StripeId, row_of, slab_of
+from siltstone.types import ROOT_INO, Ino, Lsn, PartitionId, StripeId, row_of, slab_of
 
 WALK_STEP = 50
 """Records and ranges looked at between two checkpoints."""
@@ -84,6 +84,7 @@ async def fsck(volume: Volume, *, deep: bool = False, progress: ProgressListener
         await _check_counters(walk)
         await _check_references(walk)
         await _check_stripes(walk)
+        await _check_fills(walk)
         _check_log(walk)
     if deep:
         await _read_everything(walk, progress)
@@ -275,14 +276,35 @@ def _check_stripe(walk: _Walk, subject: str, stripe_id: StripeId, stripe: Stripe
         walk.report("I7", subject, "nothing refers to it: its rows are lost until it is removed")
 
 
+async def _check_fills(walk: _Walk) -> None:
+    segments = _kept_log(walk)
+    for stripe_id, record in space.fills(walk.store):
+        await walk.step()
+        subject = f"stripe {stripe_id:x}"
+        if space.get_stripe(walk.store, stripe_id) is None:
+            walk.report("I11", subject, "it is to be filled and has no record")
+        elif not walk.volume.ledger.stripes.filler.is_pending(stripe_id):
+            walk.report("I11", subject, "its fill was not redone: what the log has for it is not in place")
+        if not all(_is_kept(segments, extent) for _, extent in record.pieces):
+            walk.report("I11", subject, "what it is to be filled with lies in no segment of the log")
+
+
 def _check_log(walk: _Walk) -> None:
+    segments = _kept_log(walk)
+    for ino, offset, extent in walk.log_extents:
+        if not _is_kept(segments, extent):
+            walk.report("I9", f"inode {ino}", f"the extent at {offset} lies in no segment of the log")
+
+
+def _kept_log(walk: _Walk) -> list[tuple[Lsn, Lsn]]:
     log = walk.volume.ledger.log
     segments = [(segment.start, segment.end) for segment in log.segments()]
     # What is not durable yet lies in memory, behind the end of the open segment.
-    segments.append((segments[-1][1], log.next_lsn))
-    for ino, offset, extent in walk.log_extents:
-        if not any(start <= extent.address and extent.address + extent.span <= end for start, end in segments):
-            walk.report("I9", f"inode {ino}", f"the extent at {offset} lies in no segment of the log")
+    return [*segments, (segments[-1][1], log.next_lsn)]
+
+
+def _is_kept(segments: list[tuple[Lsn, Lsn]], extent: Extent) -> bool:
+    return any(start <= extent.address and extent.address + extent.span <= end for start, end in segments)
 
 
 async def _read_everything(walk: _Walk, progress: ProgressListener | None) -> None:

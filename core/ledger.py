@@ -248,6 +248,10 @@ class Ledger:
         """Let go of a slab."""
         self._claims.remove(slab_id)
 
+    def forget_stripe(self, stripe_id: StripeId) -> None:
+        """Drop what is cached of a stripe whose record is changed."""
+        self._stripe_cache.pop(stripe_id, None)
+
     def forget_slab(self, slab_id: SlabId) -> None:
         """Drop what is cached of a slab whose record is deleted or changed."""
         self._slabs.pop(slab_id, None)

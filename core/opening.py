@@ -15,6 +15,7 @@ import trio
 from siltstone.config import VolumeConfig
 from siltstone.core.carrier import Carrier
 from siltstone.core.events import Subscribers
+from siltstone.core.fill import Filler
 from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
@@ -168,9 +169,11 @@ def _assemble(
     reader = Reader(ledger)
     orphans = Orphans(ledger, write_back)
     carrier = Carrier(ledger, reader, stripe_bytes=stripes.stripe_bytes_max)
+    filler = Filler(ledger, reader)
     settler = Settler(
         ledger,
         carrier,
+        filler,
         stripe_bytes=stripes.stripe_bytes_max,
         log_bytes_low=config.log_bytes_low,
         log_bytes_high=config.log_bytes_high,
@@ -193,6 +196,7 @@ def _assemble(
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
     """Start what runs in the background of an open volume; begins with what a crash left."""
+    await volume.settler.finish_fills()
     volume.room.measure()
     volume.orphans.find_all()
     nursery.start_soon(volume.ledger.reclaimer.run)

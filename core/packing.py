@@ -93,6 +93,16 @@ def pack(extents: Sequence[Movable], *, row_bytes: int, stripe_bytes: int) -> Pa
     return Packing(plans, same_as)
 
 
+def short_runs(extents: Sequence[Movable], row_bytes: int) -> list[list[int]]:
+    """The runs that would share a row, as numbers of extents; bytes that several extents have are left out."""
+    same_as: dict[int, int] = {}
+    runs = [[piece.extent for piece in run] for run in _runs(extents, same_as)]
+    shared = {*same_as, *same_as.values()}
+    return [
+        run for run in runs if sum(extents[index].length for index in run) < row_bytes and not shared.intersection(run)
+    ]
+
+
 def _runs(extents: Sequence[Movable], same_as: dict[int, int]) -> Iterator[list[_Piece]]:
     """The extents as runs without a gap in their file, clones of one payload once."""
     brings: dict[tuple[int, int, int], int] = {}

@@ -1,7 +1,8 @@
 """Settling: live small extents move from the log into stripes, and log segments that nobody needs go.
 
-The Settler decides what moves and when, and the Carrier moves it (core/carrier.py): writers never wait for settling,
-and what died young never costs parity.
+The Settler decides what moves and when; the Filler (core/fill.py) puts what fits into dead places where rows are
+scarce, and the Carrier (core/carrier.py) moves the rest: writers never wait for settling, and what died young never
+costs parity.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import islice
 import trio
 
 from siltstone.core.carrier import Carrier, chunks_of
+from siltstone.core.fill import Filler, FillStatistics
 from siltstone.core.ledger import Ledger
 from siltstone.core.packing import Movable, in_order_of_locality
 from siltstone.core.types import Progress, ProgressListener
@@ -34,10 +36,18 @@ class Settler:
     """Moves what the log holds into stripes."""
 
     def __init__(
-        self, ledger: Ledger, carrier: Carrier, *, stripe_bytes: int, log_bytes_low: int, log_bytes_high: int
+        self,
+        ledger: Ledger,
+        carrier: Carrier,
+        filler: Filler,
+        *,
+        stripe_bytes: int,
+        log_bytes_low: int,
+        log_bytes_high: int,
     ) -> None:
         self._ledger = ledger
         self._carrier = carrier
+        self._filler = filler
         self._stripe_bytes = stripe_bytes
         self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
@@ -48,6 +58,15 @@ class Settler:
         """Why the last background settle stopped; empty when it did not."""
         self.waits_for = ""
         """What disks settling in the background waits for; empty when it does not."""
+
+    def fills(self) -> FillStatistics:
+        """What went to dead places of stripes, and what is still on its way there."""
+        return self._filler.statistics()
+
+    @property
+    def fill_error(self) -> str:
+        """Why a fill that a crash cut short could not be redone; empty when all could."""
+        return self._filler.last_error
 
     async def settle(self, progress: ProgressListener | None = None) -> None:
         """Move everything that is in the log now into stripes and let its segments go."""
@@ -69,6 +88,7 @@ class Settler:
         while True:
             await self._ledger.clock.sleep(1)
             try:
+                await self.finish_fills()
                 await self._retire()
                 await self._settle_if_wanted()
                 self.last_error = self.waits_for = ""
@@ -105,6 +125,12 @@ class Settler:
             self._ledger.refuse_writers(None)
             self._ledger.hold_writers(is_over)
 
+    async def finish_fills(self) -> None:
+        """Redo the fills of stripes that were committed and did not reach all disks: at opening, before anything else
+        reads, and whenever disks have come back."""
+        async with self._lock:
+            await self._filler.finish()
+
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """Move nothing for as long as the context lasts."""
@@ -127,6 +153,7 @@ class Settler:
                 before = self.settled_bytes, self._ledger.store.last_lsn, len(unreadable)
                 for chunk in chunks_of(in_order_of_locality(found)):
                     await self._ledger.admit()
+                    self.settled_bytes += await self._filler.fill(chunk)
                     carried = await self._carrier.carry(chunk, Place.LOG, Tier.SETTLE)
                     unreadable |= carried.unreadable
                     self.settled_bytes += carried.moved_bytes
@@ -162,7 +189,7 @@ class Settler:
             idle: list[Lsn] = []
             for segment in self._ledger.log.segments():
                 applied = segment.end <= self._ledger.store.applied_lsn
-                if segment.sealed and applied and not self._is_referenced(segment.start, segment.end):
+                if segment.sealed and applied and not self._is_needed(segment.start, segment.end):
                     idle.append(segment.start)
             if not idle:
                 return
@@ -172,5 +199,7 @@ class Settler:
             for start in idle:
                 await self._ledger.log.retire(start)
 
-    def _is_referenced(self, start: Lsn, end: Lsn) -> bool:
-        return next(iter(extents.log_references(self._ledger.store, start, end)), None) is not None
+    def _is_needed(self, start: Lsn, end: Lsn) -> bool:
+        if next(iter(extents.log_references(self._ledger.store, start, end)), None) is not None:
+            return True
+        return self._filler.needs(start, end)

@@ -98,6 +98,11 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     reclaim_queue: int
     settled_bytes: int
     settled_stripes: int
+    filled_bytes: int
+    """Of the settled bytes, what went to dead places of worn stripes."""
+    filled_stripes: int
+    pending_fills: int
+    """Stripes whose fill waits for a disk to be in place everywhere."""
     degraded_reads: int
     repaired_blocks: int
     writer_waits: int
@@ -139,6 +144,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
     engine_counts = ledger.stripes.statistics()
     disks = [_disk_report(disk) for disk in ledger.pool.status()]
     log = ledger.log.statistics()
+    fills = settler.fills()
     return VolumeStatus(
         inodes=totals.inodes,
         file_bytes=totals.bytes,
@@ -169,6 +175,9 @@ def volume_status(parts: Parts) -> VolumeStatus:
         reclaim_queue=len(ledger.reclaimer),
         settled_bytes=settler.settled_bytes,
         settled_stripes=settler.settled_stripes,
+        filled_bytes=fills.filled_bytes,
+        filled_stripes=fills.filled_stripes,
+        pending_fills=fills.pending,
         degraded_reads=engine_counts.degraded_reads,
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits,
@@ -236,6 +245,8 @@ def _warnings(parts: Parts) -> list[str]:
         warnings.append("parity is computed by zfec, some 20 times slower than by ISA-L: install libisal2")
     if parts.settler.waits_for:
         warnings.append(f"settling waits for disks: {parts.settler.waits_for}")
+    if parts.settler.fill_error:
+        warnings.append(parts.settler.fill_error)
     if parts.settler.last_error:
         warnings.append(f"settling stopped: {parts.settler.last_error}")
     if parts.room.last_error:

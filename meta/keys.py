@@ -17,6 +17,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``p`` partition ``x`` ino (8) name | value of an extended attribute, raw |
 | ``s`` ``S`` slab id (4) | Slab |
 | ``s`` ``T`` stripe id (8) | Stripe |
+| ``s`` ``f`` stripe id (8) | Fill: bytes that are on their way to dead places of the stripe |
 | ``s`` ``K`` stripe id (8) | checksums of the stripe's units, raw |
 | ``s`` ``c`` | ScrubRecord: how far scrubbing has come |
 | ``s`` ``l`` log address (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the log here |
@@ -148,13 +149,18 @@ def stripe(stripe_id: StripeId) -> bytes:
 
 
 def stripe_id(key: bytes) -> StripeId:
-    """The stripe of a stripe or checksum key."""
+    """The stripe of a stripe, checksum or fill key."""
     return StripeId(int.from_bytes(key[2:10], "big"))
 
 
 def stripe_checksums(stripe_id: StripeId) -> bytes:
     """Key of the checksums of a stripe."""
     return _STRIPE.pack(b"sK", stripe_id)
+
+
+def fill(stripe_id: StripeId) -> bytes:
+    """Key of the redo record of a stripe that is being filled."""
+    return _STRIPE.pack(b"sf", stripe_id)
 
 
 class Reference(NamedTuple):
@@ -263,6 +269,7 @@ SCRUB = b"sc"
 
 SLABS = b"sS"
 STRIPES = b"sT"
+FILLS = b"sf"
 STRIPE_CHECKSUMS = b"sK"
 LOG_REFERENCES = b"sl"
 STRIPE_REFERENCES = b"sr"

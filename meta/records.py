@@ -95,6 +95,16 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, tag=1):
     blob: bytes = b""
 
 
+class Fill(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """How to redo the filling of a stripe: LOG extents whose bytes belong in it, and where in its data each starts.
+
+    Part of the batch that gives the stripe its new parity and checksums; gone when the bytes are in place. Until then
+    the log keeps the payloads.
+    """
+
+    pieces: list[tuple[int, Extent]]
+
+
 class Object(msgspec.Struct, array_like=True, tag=1):
     """What S3 knows of a file beyond its inode. ``etag`` is without quotes, empty after a change through the mount.
 
@@ -200,7 +210,7 @@ def _decoder(record: type[R]) -> Any:
 
 _decoders: dict[type[Any], Any] = {
     record: _decoder(record)
-    for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe, ScrubRecord)
+    for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe, ScrubRecord, Fill)
 }
 
 decode_inode = msgspec.msgpack.Decoder(Inode).decode

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.meta import keys
 from siltstone.meta.keys import Reference
-from siltstone.meta.records import decode, encode
+from siltstone.meta.records import Fill, decode, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
 from siltstone.types import SlabId, StripeId
@@ -54,7 +54,25 @@ def delete_stripe(transaction: Transaction, stripe_id: StripeId) -> Stripe:
     assert stripe is not None, f"stripe {stripe_id:x} was referred to and has no record"
     transaction.delete(keys.stripe(stripe_id))
     transaction.delete(keys.stripe_checksums(stripe_id))
+    if transaction.get(keys.fill(stripe_id)) is not None:
+        delete_fill(transaction, stripe_id)
     return stripe
+
+
+def put_fill(transaction: Transaction, stripe_id: StripeId, fill: Fill) -> None:
+    """Record what is on its way to a stripe, in the batch with its new parity and checksums."""
+    transaction.put(keys.fill(stripe_id), encode(fill))
+
+
+def delete_fill(transaction: Transaction, stripe_id: StripeId) -> None:
+    """The bytes are in place, or the stripe is gone."""
+    transaction.delete(keys.fill(stripe_id))
+
+
+def fills(reader: Reader) -> Iterator[tuple[StripeId, Fill]]:
+    """Every stripe to which bytes are on their way, in the order of their ids."""
+    for key, value in reader.scan(*keys.prefix_range(keys.FILLS)):
+        yield keys.stripe_id(key), decode(Fill, value)
 
 
 def stripes(reader: Reader) -> Iterator[tuple[StripeId, Stripe]]:

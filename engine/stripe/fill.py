@@ -29,7 +29,7 @@ from siltstone.engine.stripe.layout import (
 )
 from siltstone.engine.stripe.reader import Overlay, Span, StripeAddress, StripeReader, blocks_around
 from siltstone.engine.stripe.slabs import Slabs
-from siltstone.errors import DiskError, DiskMissing
+from siltstone.errors import DiskMissing
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.ports import DiskWrite, Lane
 from siltstone.types import Buffer, SlabId, StripeId, slab_of
@@ -85,6 +85,7 @@ class StripeFiller:
         try:
             for at, fills in wanted:
                 changed.append(await self._change(at, fills))
+                await trio.lowlevel.checkpoint()  # what is at hand is read, and computed, without one
             failed = await self._write_parity([item for item in changed if item is not None])
         except BaseException:
             for item in changed:
@@ -184,36 +185,48 @@ class StripeFiller:
         """The stripe has died while bytes are still to be written to it: give its rows back when they are."""
         self._dead[stripe_id] = stripe
 
-    async def complete(self, done: Sequence[Filled]) -> None:
+    async def complete(self, done: Sequence[Filled]) -> list[Filled]:
         """Step (c): write the bytes in place and take the overlays away. The batch is durable, and no read by the old
-        record is in flight.
+        record is in flight. Returns what is not wholly in place, to be completed later.
 
-        A disk that fails is told to the pool: its unit is damaged as if it had rotted, and decoded from the others.
+        That is so where a disk is away or fails. Its unit must not be left behind: a disk that returns counts as whole,
+        and m others may go then. Until it is written the overlay stays, and stands for the missing bytes.
         """
         writes: list[DiskWrite] = []
+        owners: list[StripeId] = []
+        left: set[StripeId] = set()
         for filled in done:
+            if filled.stripe_id in self._dead:
+                continue
             for unit, offset, data in cut_fills(filled.stripe, filled.fills):
                 disk_id = filled.slab.disks[unit]
-                if self._pool.is_up(disk_id):
-                    name = chunk_name(slab_of(filled.stripe_id), unit)
-                    start = unit_offset(filled.slab, filled.stripe_id, filled.stripe, unit) + offset
-                    writes.append(DiskWrite(self._pool.disk(disk_id), name, start, [data]))
-                self.filled_bytes += len(data)
+                if not self._pool.is_up(disk_id):
+                    left.add(filled.stripe_id)
+                    continue
+                name = chunk_name(slab_of(filled.stripe_id), unit)
+                start = unit_offset(filled.slab, filled.stripe_id, filled.stripe, unit) + offset
+                writes.append(DiskWrite(self._pool.disk(disk_id), name, start, [data]))
+                owners.append(filled.stripe_id)
         with trio.CancelScope(shield=True):
-            errors: list[DiskError | None] = []
-            if writes:
-                errors = await self._pool.fanout.write_durable(writes, Lane.BULK)
-            for write, error in zip(writes, errors, strict=True):
-                if error is None:
-                    self.raw_bytes_written += sum(map(len, write.buffers))
-                else:
-                    self._pool.report(error)
-            for filled in done:
-                self._reader.take_overlay(filled.stripe_id)
-                self._pending.discard(filled.stripe_id)
-                dead = self._dead.pop(filled.stripe_id, None)
-                if dead is not None:
-                    self._slabs.give_back(filled.stripe_id, dead)
+            errors = await self._pool.fanout.write_durable(writes, Lane.BULK) if writes else []
+        for write, owner, error in zip(writes, owners, errors, strict=True):
+            if error is None:
+                self.raw_bytes_written += sum(map(len, write.buffers))
+            else:
+                self._pool.report(error)
+                left.add(owner)
+        for filled in done:
+            if filled.stripe_id not in left:
+                self._finish(filled)
+        return [filled for filled in done if filled.stripe_id in left]
+
+    def _finish(self, filled: Filled) -> None:
+        self.filled_bytes += sum(len(data) for _, data in filled.fills)
+        self._reader.take_overlay(filled.stripe_id)
+        self._pending.remove(filled.stripe_id)
+        dead = self._dead.pop(filled.stripe_id, None)
+        if dead is not None:
+            self._slabs.give_back(filled.stripe_id, dead)
 
     def release_parity(self, filled: Filled) -> None:
         """Make the rows of the old parity allocatable: the batch is durable, and nobody reads by the old record."""

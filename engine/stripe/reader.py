@@ -287,6 +287,8 @@ class StripeReader:
     async def _repair(self, at: StripeAddress, rebuilt: Mapping[int, bytes], flaws: Sequence[Flaw], low: int) -> None:
         """Write the wrong blocks again, on disks that are up. A failure is counted and told to the pool, not raised:
         the reader has its bytes."""
+        if at.stripe_id in self._overlays:
+            return  # what the overlay has must not reach a disk before the batch that says so is durable
         writes: list[DiskWrite] = []
         for flaw in flaws:
             disk_id = at.slab.disks[flaw.span.unit]

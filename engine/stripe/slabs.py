@@ -247,12 +247,19 @@ class Slabs:
         state.give_back(stripe_id, stripe)
         self._index(state)
 
+    def takes_fills(self, slab_id: SlabId) -> bool:
+        """Whether holes in a slab may be filled now: all its disks are in full service."""
+        state = self._slabs.get(slab_id)
+        if state is None or state.phase is not SlabPhase.OPEN or state.is_closed or state.is_shunned:
+            return False
+        return self._is_placeable(state.slab)
+
     def take_parity(self, slab_id: SlabId, rows: int) -> int | None:
         """Take rows of the parity chunks alone, for new parity of a stripe; None when there are none, or when the slab
         does not take writes."""
-        state = self._slabs[slab_id]
-        if state.phase is not SlabPhase.OPEN or state.is_closed or not self._is_placeable(state.slab):
+        if not self.takes_fills(slab_id):
             return None
+        state = self._slabs[slab_id]
         row = state.parity.allocator.take(rows)
         self._index(state)
         return row

@@ -347,11 +347,17 @@ class StripeStore:
         """Raise TooFewDisks if there are not even 1 + m disks to write a stripe to."""
         self._slabs.check_disks()
 
+    def takes_fills(self, slab_id: SlabId) -> bool:
+        """Whether holes in a slab may be filled now."""
+        return self._slabs.takes_fills(slab_id)
+
     # --- scrubbing ------------------------------------------------------------------------------------------------
 
     async def check(self, stripes: Sequence[StripeAddress], *, mend: bool, digests: Digests) -> Checked:
-        """Read every unit of some stripes of one slab, and with ``mend`` write anew what is wrong (see StripeScrub)."""
-        return await self._scrub.check(stripes, mend=mend, digests=digests)
+        """Read every unit of some stripes of one slab, and with ``mend`` write anew what is wrong (see StripeScrub).
+        Stripes that are being filled are passed over: what they are to be is not yet on the disks."""
+        settled = [at for at in stripes if not self.filler.is_pending(at.stripe_id)]
+        return await self._scrub.check(settled, mend=mend, digests=digests)
 
     async def damaged_chunks(self) -> list[tuple[SlabId, int]]:
         """Chunk files, by slab and unit, that are missing or short on disks that are up."""

@@ -214,6 +214,9 @@ class Machine(Rules):
         self.fired["stripe write failed"] += stripes.failed_writes
         self.fired["log formed again"] += log.segments_failed
         self.fired["log mended"] += log.mended_bytes > 0
+        fills = volume.settler.fills()
+        self.fired["hole filled"] += fills.filled_stripes
+        self.fired["fill redone"] += fills.redone
         self.fired["settled"] += volume.settler.settled_bytes > 0
 
     def _note_branches(self, volume: Volume) -> None:

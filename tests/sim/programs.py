@@ -75,6 +75,13 @@ def _step(rule: str) -> SearchStrategy[Step]:
 _steps = st.sampled_from([rule for rule, weight in RULES.items() for _ in range(weight)]).flatmap(_step)
 
 
+def worn_and_tight(p: int, q: int) -> list[Step]:
+    """A stripe of three small files of which one died, little room, and another small one in the log."""
+    small = [Step("write", path, 0, 3) for path in (p, q, 6)]
+    large = Step("write", 6, 9, 6)
+    return [*small, large, Step("settle"), Step("unlink", p), Step("full", 1), Step("write", p, 0, 3), Step("sync")]
+
+
 def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
     """What hardly ever comes about by chance: steps that bring a rule of the order in time (T1 ... T10) to bear.
 
@@ -102,6 +109,7 @@ def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
         [Step("mkdir"), Step("put", 1, 0, size), Step("copy", 1, 3), Step("write", 2, 0, size), Step("crash", count)],
         [Step("vanish", p, count), *written, *other, Step("vanish", q, count), *written],
         [Step("crash", count), *written, *other, Step("restart"), Step("crash", count), *written],
+        [*worn_and_tight(p, q), Step("crash", count), Step("settle"), Step("write", p, 2, 3), Step("sync")],
     ]
 
 
@@ -112,7 +120,7 @@ def _motif(index: int, p: int, q: int, size: int, count: int) -> list[Step]:
 
 _motifs = st.builds(
     _motif,
-    st.integers(0, 12),
+    st.integers(0, 13),
     st.integers(0, 6),
     st.integers(0, 6),
     st.integers(3, 8),

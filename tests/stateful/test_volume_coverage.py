@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sim.clock import autojump
 from sim.machine import Machine, Step
-from sim.programs import RULES, fixed_program
+from sim.programs import RULES, fixed_program, worn_and_tight
 
 PROGRAMS = 50
 PIECES = 16
@@ -25,6 +25,8 @@ BRANCHES = (
     "block repaired",
     "degraded read",
     "disk vanished in an operation",
+    "fill redone",
+    "hole filled",
     "killed while closing",
     "killed while living",
     "killed while opening",
@@ -55,6 +57,8 @@ DIRECTED: dict[str, list[Step]] = {
     "EIO": [Step("fault", 1, 0), Step("fault", 2, 5), *WRITTEN, Step("write", 1, 0, 3), Step("sync"), Step("heal")],
     "block repaired": [*WRITTEN, *(Step("rot", index, place * 4097, 1) for index in (0, 1) for place in range(20))],
     "degraded read": [*WRITTEN, Step("lose disk", 0, 1)],
+    "fill redone": [*worn_and_tight(0, 1), Step("crash", 43), Step("settle")],
+    "hole filled": [*worn_and_tight(0, 1), Step("settle")],
     "killed while closing": [*WRITTEN, Step("write", 0, 0, 7), Step("crash", 20, 1), Step("restart")],
     "killed while opening": [*WRITTEN, Step("crash", 60, 1), Step("restart"), Step("wait")],
     "power lost while closing": [*WRITTEN, Step("write", 0, 0, 7), Step("crash", 20, 0), Step("restart")],

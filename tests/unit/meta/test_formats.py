@@ -20,6 +20,7 @@ from siltstone.meta.records import (
     Counters,
     Dentry,
     Extent,
+    Fill,
     Inode,
     Object,
     Part,
@@ -63,6 +64,10 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
     "xattr": (keys.xattr(Ino(0x8A1), b"user.name"), b"any\x00bytes"),
     "slab": (keys.slab(SlabId(0x2A)), Slab(2, 1, 64 << 20, (DiskId(0), DiskId(1), DiskId(300)), 64)),
     "stripe": (keys.stripe(StripeId(0x2A0010)), Stripe(4096, 8000, 0x3F, 1_790_000_000)),
+    "fill": (
+        keys.fill(StripeId(0x2A0010)),
+        Fill([(512, Extent(4000, Place.LOG, 0x123456, 96, 4096, b"\x01" * 8))]),
+    ),
     "checksums": (keys.stripe_checksums(StripeId(0x2A0010)), bytes(range(24))),
     "scrub": (
         keys.SCRUB,

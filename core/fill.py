@@ -1,0 +1,323 @@
+"""Filling: what leaves the log goes to dead places of worn stripes, where free rows are scarce.
+
+New rows cost (k + m) / k written bytes for each byte; a hole costs up to m + 1, but emptying a worn stripe to write it
+anew costs (k + m) / k for each byte of the dead share alone, and more the fuller the pool is. So holes are filled when
+rows are scarce, before anything is relocated.
+
+The order is what makes it safe (docs/decisions/0005; engine/stripe/fill.py does the steps on the disks): (a) new parity
+in fresh rows; (b) one batch with the stripes' new records, the extents' new places and redo records; (c) when that is
+durable and nobody reads by the old records any more, the bytes in place; (d) the redo records go. A redo record that
+a crash or a failing disk left is redone from the log, which keeps the payload until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from siltstone.core.carrier import current_extent, join_neighbours
+from siltstone.core.fill_plan import Candidate, StripeFill, plan_fills
+from siltstone.core.ledger import Ledger, StripeInfo
+from siltstone.core.packing import Movable, short_runs
+from siltstone.core.reader import Reader
+from siltstone.core.worn import use_of
+from siltstone.engine.stripe.fill import Fill, Filled
+from siltstone.engine.stripe.reader import StripeAddress
+from siltstone.errors import SiltstoneError
+from siltstone.meta import extents, space
+from siltstone.meta import records as meta_records
+from siltstone.meta.keys import Reference
+from siltstone.meta.records import Extent, Place
+from siltstone.meta.store.store import Transaction
+from siltstone.types import Lsn, SlabId, StripeId, slab_of
+
+SCARCE_SHARE = 16
+AMPLE_SHARE = 12
+"""Holes are filled from when less than one part in SCARCE_SHARE of the pool can still be written, until more than one
+in AMPLE_SHARE can. Relocation, which costs more, begins later; and what a pool at its goal of 95 % live data has
+free is less than either."""
+
+STRIPES_MAX = 128
+"""Stripes that are filled together: more share a flush, and they are all looked at again in the turn that commits."""
+
+CANDIDATES_MAX = 256
+"""Worn stripes that are looked at for one batch."""
+
+
+class FillStatistics(NamedTuple):
+    """Counts since the volume was opened; bytes are of users' data."""
+
+    filled_stripes: int
+    filled_bytes: int
+    redone: int
+    """Redo records that opening found."""
+    pending: int
+    """Stripes whose bytes are not all in place: a disk is away, or the log cannot be read."""
+
+
+class _Wanted(NamedTuple):
+    """A stripe that is to be filled: its record as it was looked up, and what goes where."""
+
+    stripe_id: StripeId
+    info: StripeInfo
+    runs: list[tuple[int, list[int]]]
+    """Where a run starts in the stripe's data, and the numbers of its extents."""
+
+
+class Filler:
+    """Fills worn stripes of a volume. One call at a time: the Settler's lock sees to it."""
+
+    def __init__(self, ledger: Ledger, reader: Reader) -> None:
+        self._ledger = ledger
+        self._reader = reader
+        self._engine = ledger.stripes.filler
+        self._is_scarce = False
+        self._pending: dict[StripeId, Filled] = {}
+        self._filled_stripes = self._filled_bytes = self._redone = 0
+        self.last_error = ""
+        """Why a redo record could not be redone; empty when all could."""
+
+    def statistics(self) -> FillStatistics:
+        """Counts since the volume was opened."""
+        return FillStatistics(self._filled_stripes, self._filled_bytes, self._redone, len(self._pending))
+
+    # --- filling ---------------------------------------------------------------------------------------------------
+
+    async def fill(self, chunk: Sequence[Movable]) -> int:
+        """Move some of these extents of the log to dead places, if rows are scarce; returns how many bytes moved.
+
+        The others, those that cannot be read among them, are left to be carried to new stripes.
+        """
+        if not self._wants_holes():
+            return 0
+        claimed: set[SlabId] = set()
+        try:
+            wanted = self._plan(chunk, claimed)
+            return await self._fill(chunk, wanted) if wanted else 0
+        finally:
+            for slab_id in claimed:
+                self._ledger.release_claim(slab_id)
+
+    def _wants_holes(self) -> bool:
+        room = self._ledger.stripes.space()
+        share = AMPLE_SHARE if self._is_scarce else SCARCE_SHARE
+        self._is_scarce = room.usable_free_bytes < room.usable_total_bytes // share
+        return self._is_scarce
+
+    def _plan(self, chunk: Sequence[Movable], claimed: set[SlabId]) -> list[_Wanted]:
+        """What goes where; claims the slabs."""
+        runs = short_runs(chunk, self._ledger.stripes.row_bytes)
+        sizes = [sum(chunk[index].length for index in run) for run in runs]
+        fills = plan_fills(sizes, self._candidates(claimed), stripes_max=STRIPES_MAX)
+        used = {slab_of(fill.stripe_id) for fill in fills}
+        for slab_id in claimed - used:
+            self._ledger.release_claim(slab_id)
+        claimed &= used
+        return [self._wanted(fill, runs) for fill in fills]
+
+    def _wanted(self, fill: StripeFill, runs: Sequence[list[int]]) -> _Wanted:
+        places = [(position, runs[run]) for run, position in fill.places]
+        return _Wanted(fill.stripe_id, self._ledger.stripe_info(fill.stripe_id), places)
+
+    def _candidates(self, claimed: set[SlabId]) -> Iterator[Candidate]:
+        """Worn stripes of slabs that nobody else works on, most dead first."""
+        store, worn = self._ledger.store, self._ledger.worn
+        worn.look()
+        for count, found in enumerate(worn.short()):
+            if count == CANDIDATES_MAX:
+                return
+            slab_id = slab_of(found.stripe_id)
+            if self._engine.is_pending(found.stripe_id) or not self._ledger.stripes.takes_fills(slab_id):
+                continue
+            if slab_id not in claimed:
+                if not self._ledger.try_claim(slab_id):
+                    continue
+                claimed.add(slab_id)
+            stripe = space.get_stripe(store, found.stripe_id)
+            if stripe is not None:
+                dead = use_of(store, found.stripe_id, found.capacity).dead
+                yield Candidate(found.stripe_id, stripe.unit_bytes, dead)
+
+    async def _fill(self, chunk: Sequence[Movable], wanted: Sequence[_Wanted]) -> int:
+        current, payloads = await self._fetch(chunk, wanted)
+        todo: list[_Wanted] = []
+        requests: list[tuple[StripeAddress, list[Fill]]] = []
+        for item in wanted:
+            runs = [(position, run) for position, run in item.runs if all(index in current for index in run)]
+            if runs:
+                info = item.info
+                todo.append(item._replace(runs=runs))
+                fills = [Fill(position, b"".join([payloads[index] for index in run])) for position, run in runs]
+                requests.append((StripeAddress(info.slab, item.stripe_id, info.stripe, info.checksums), fills))
+        if not requests:
+            return 0
+        prepared = await self._engine.prepare(requests)
+        done: list[Filled] = []
+        left = [filled for filled in prepared if filled is not None]
+        try:
+            await self._ledger.admit()
+            transaction = self._ledger.begin()
+            good = [
+                (filled, item)
+                for filled, item in zip(prepared, todo, strict=True)
+                if filled is not None and self._is_still(filled, item.info)
+            ]
+            moved = 0
+            for filled, item in good:
+                moved_here = self._move(transaction, filled, item, chunk, current)
+                if moved_here:
+                    done.append(filled)
+                    moved += moved_here
+            if not done:
+                return 0
+            lsn = self._ledger.commit(transaction)
+        except BaseException:
+            done.clear()
+            raise
+        finally:
+            committed = {filled.stripe_id for filled in done}
+            for filled in left:
+                if filled.stripe_id not in committed:
+                    self._engine.abandon(filled)
+        for filled in done:
+            self._ledger.forget_stripe(filled.stripe_id)
+            self._engine.lay_over(filled)
+            self._pending[filled.stripe_id] = filled
+        era = self._ledger.fence.advance()
+        self._filled_stripes += len(done)
+        self._filled_bytes += moved
+        await self._ledger.log.wait_durable(lsn)
+        await self._ledger.fence.wait_past(era)
+        for filled in done:
+            self._engine.release_parity(filled)
+        await self._complete(done)
+        return moved
+
+    async def _fetch(
+        self, chunk: Sequence[Movable], wanted: Sequence[_Wanted]
+    ) -> tuple[dict[int, Extent], dict[int, bytes]]:
+        """The extents that are still what they were when they were listed, and their bytes."""
+        current: dict[int, Extent] = {}
+        payloads: dict[int, bytes] = {}
+        era = self._ledger.fence.enter()
+        try:
+            for index in [index for item in wanted for _, run in item.runs for index in run]:
+                extent = current_extent(self._ledger.store, chunk[index], Place.LOG)
+                if extent is not None:
+                    try:
+                        payloads[index] = await self._reader.fetch(extent, 0, extent.length)
+                    except SiltstoneError:
+                        continue  # the Carrier meets it again, and tells
+                    current[index] = extent
+        finally:
+            self._ledger.fence.leave(era)
+        return current, payloads
+
+    def _is_still(self, filled: Filled, info: StripeInfo) -> bool:
+        """Whether the stripe is what it was when its new parity was computed, and the places are still dead."""
+        store = self._ledger.store
+        if space.get_stripe(store, filled.stripe_id) != filled.before:
+            return False
+        if space.get_checksums(store, filled.stripe_id) != info.checksums:
+            return False
+        dead = use_of(store, filled.stripe_id, info.slab.data_units * filled.before.unit_bytes).dead
+        return all(
+            any(start <= fill.offset and fill.offset + len(fill.data) <= end for start, end in dead)
+            for fill in filled.fills
+        )
+
+    def _move(
+        self,
+        transaction: Transaction,
+        filled: Filled,
+        item: _Wanted,
+        chunk: Sequence[Movable],
+        current: dict[int, Extent],
+    ) -> int:
+        """Point at the stripe what is still as it was, and record its new state; how many bytes moved. Nothing is
+        put when that is none."""
+        moved = 0
+        pieces: list[tuple[int, Extent]] = []
+        neighbours: list[tuple[Reference, list[Extent]]] = []
+        for start, run in item.runs:
+            position = start
+            for index in run:
+                reference, old = chunk[index].reference, current[index]
+                new = Extent(old.length, Place.STRIPE, filled.stripe_id, position)
+                # What changed meanwhile is written all the same: the parity has it.
+                pieces.append((position, old))
+                if extents.relocate(transaction, reference.ino, reference.offset, old, [new], []):
+                    moved += old.length
+                    neighbours.append((reference, [new]))
+                position += old.length
+        if moved:
+            join_neighbours(transaction, neighbours)
+            space.put_stripe(transaction, filled.stripe_id, filled.stripe, filled.checksums)
+            space.put_fill(transaction, filled.stripe_id, meta_records.Fill(pieces))
+        return moved
+
+    # --- finishing -------------------------------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """Bring to their places the bytes of fills that were committed and are not in place yet.
+
+        At opening, before anything else reads or is written: what a crash left. Later: what waits for a disk.
+        """
+        self.last_error = ""
+        for stripe_id, record in list(space.fills(self._ledger.store)):
+            if stripe_id not in self._pending:
+                await self._load(stripe_id, record)
+        if not self._pending:
+            return
+        claimed: set[SlabId] = set()
+        ready: list[Filled] = []
+        for filled in self._pending.values():
+            slab_id = slab_of(filled.stripe_id)
+            if slab_id not in claimed:
+                if not self._ledger.try_claim(slab_id):
+                    continue
+                claimed.add(slab_id)
+            # Its slab may have got another disk since.
+            if space.get_stripe(self._ledger.store, filled.stripe_id) is not None:
+                filled = filled._replace(slab=self._ledger.stripe_info(filled.stripe_id).slab)
+            ready.append(filled)
+        try:
+            await self._complete(ready)
+        finally:
+            for slab_id in claimed:
+                self._ledger.release_claim(slab_id)
+
+    async def _load(self, stripe_id: StripeId, record: meta_records.Fill) -> None:
+        """Take up a fill that an earlier life left."""
+        info = self._ledger.stripe_info(stripe_id)
+        try:
+            fills = [Fill(start, await self._reader.fetch(extent, 0, extent.length)) for start, extent in record.pieces]
+        except SiltstoneError as error:
+            # The new parity stands for the bytes, as far as it goes; the log keeps them, and this is tried again.
+            self.last_error = f"stripe {stripe_id:x} cannot be filled from the log: {error}"
+            return
+        filled = Filled(info.slab, stripe_id, info.stripe, info.stripe, info.checksums, fills)
+        self._engine.lay_over(filled)
+        self._pending[stripe_id] = filled
+        self._redone += 1
+
+    async def _complete(self, done: Sequence[Filled]) -> None:
+        left = {filled.stripe_id for filled in await self._engine.complete(done)}
+        transaction = self._ledger.begin()
+        for filled in done:
+            if filled.stripe_id in left:
+                continue
+            del self._pending[filled.stripe_id]
+            if space.get_stripe(self._ledger.store, filled.stripe_id) is not None:
+                space.delete_fill(transaction, filled.stripe_id)
+                self._ledger.worn.note(filled.stripe_id)
+        if len(left) < len(done):
+            self._ledger.commit(transaction)
+
+    def needs(self, start: Lsn, end: Lsn) -> bool:
+        """Whether a fill is to be redone from payload of the log in [start, end)."""
+        return any(
+            start <= extent.address < end
+            for _, record in space.fills(self._ledger.store)
+            for _, extent in record.pieces
+        )

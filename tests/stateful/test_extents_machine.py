@@ -245,7 +245,8 @@ class ExtentsMachine(RuleBasedStateMachine):
             assert extent is not None and extent.length == length
             new = self.place(transaction, place, self.fetch(extent))
             assert extents.relocate(transaction, reference.ino, reference.offset, extent, [new], freed)
-        assert [gone.stripe_id for gone in freed] == [stripe_id]
+        assert [gone.stripe_id for gone in freed if gone.stripe is not None] == [stripe_id]
+        assert {gone.stripe_id for gone in freed} == {stripe_id}
         self.commit(transaction, freed)
 
     @rule(index=st.integers(0, 9), start=OFFSETS, length=LENGTHS)

@@ -15,7 +15,7 @@ from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
 from siltstone.limits import KIB, RESERVE_CHUNKS, ROW_BYTES, SLOT_BYTES
 from siltstone.meta import space
-from siltstone.types import ROOT_INO, Ino, StripeId
+from siltstone.types import ROOT_INO, DiskId, Ino, StripeId
 from sim.clock import autojump
 from sim.disk import SimDisk
 from sim.programs import IS_LONG
@@ -24,7 +24,7 @@ from sim.volume import SimVolume, small_config
 FILES = 24
 SIZE = 4000
 
-STRIDE = 1 if IS_LONG else 5
+STRIDE = 1 if IS_LONG else 9
 """How many operations lie between two crashes."""
 
 Contents = dict[Ino, bytes]
@@ -244,39 +244,88 @@ def test_a_crash_at_any_operation_of_a_fill_and_two_lost_disks_leave_every_byte(
     assert operations > 40
 
 
+def lose_one_in_a_fill(world: SimVolume) -> None:
+    """The first disk that is to take filled bytes vanishes."""
+    original = world.disks[0].on_operation
+    is_gone = False
+
+    def watch(disk: SimDisk, operation: str, name: str) -> None:
+        nonlocal is_gone
+        if original is not None:
+            original(disk, operation, name)
+        if operation == "write" and name.startswith("slab/") and name[-1] in "0123" and not is_gone:
+            is_gone = True
+            disk.disappear()
+
+    for disk in world.disks:
+        disk.on_operation = watch
+
+
+def missing(volume: Volume) -> DiskId:
+    (disk_id,) = [disk.disk_id for disk in volume.ledger.pool.status() if not volume.ledger.pool.is_up(disk.disk_id)]
+    return disk_id
+
+
 def test_a_disk_that_fails_in_a_fill_and_returns_holds_the_new_bytes() -> None:
     """Otherwise two more disks could be one too many."""
 
     async def body(world: SimVolume, volume: Volume) -> None:
         contents: Contents = {}
         await wear(world, volume, contents)
-        seen = 0
-
-        def vanish(disk: SimDisk, operation: str, name: str) -> None:
-            nonlocal seen
-            is_data = name.startswith("slab/") and name[-1] in "0123"
-            if operation == "write" and is_data and not seen:
-                seen += 1
-                disk.disappear()
-
-        for disk in world.disks:
-            before = disk.on_operation
-
-            def both(disk: SimDisk, operation: str, name: str, before: object = before) -> None:
-                before(disk, operation, name)  # type: ignore[operator]
-                vanish(disk, operation, name)
-
-            disk.on_operation = both
+        lose_one_in_a_fill(world)
         await volume.settle()
-        assert seen
-        (index,) = [disk.disk_id for disk in volume.ledger.pool.status() if not volume.ledger.pool.is_up(disk.disk_id)]
         assert volume.status().pending_fills
         await compare(volume, contents)
-        world.disks[index].return_()
+        world.disks[missing(volume)].return_()
         await trio.sleep(5)
         assert volume.status().pending_fills == 0
         assert await fsck(volume, deep=True) == []
         await compare(volume, contents)
+
+    with_volume(body)
+
+
+def test_the_log_keeps_what_a_fill_still_needs() -> None:
+    async def main() -> None:
+        world = SimVolume(small_config(), capacity_bytes=16 << 20)
+        await world.create()
+        contents: Contents = {}
+        async with world.opened() as volume:
+            await wear(world, volume, contents)
+            lose_one_in_a_fill(world)
+            await volume.settle()
+            lost = missing(volume)
+            assert volume.status().pending_fills
+        world.disks[lost].return_()
+        async with world.opened() as volume:
+            assert volume.settler.fills().redone
+            assert volume.status().pending_fills == 0
+            assert await fsck(volume, deep=True) == []
+            await compare(volume, contents)
+
+    trio.run(main, clock=autojump())
+
+
+def test_bytes_are_not_in_place_before_older_reads_have_ended() -> None:
+    """They would not match the checksums that those reads know, and be "repaired"."""
+
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        stripes = volume.ledger.stripes
+        known = {key: volume.ledger.stripe_info(key) for key, _ in space.stripes(volume.ledger.store)}
+        era = volume.ledger.fence.enter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.settle)
+            await trio.sleep(3)
+            assert volume.status().filled_bytes, "the batch is committed"
+            for key, (slab, stripe, checksums) in known.items():
+                await stripes.read(slab, key, stripe, checksums, 0, stripe.data_bytes)
+            await compare(volume, contents)
+            assert stripes.statistics().degraded_reads == 0
+            volume.ledger.fence.leave(era)
+        assert volume.status().pending_fills == 0
+        assert await fsck(volume, deep=True) == []
 
     with_volume(body)
 

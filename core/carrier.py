@@ -48,12 +48,13 @@ class Carrier:
         self._reader = reader
         self._stripe_bytes = stripe_bytes
 
-    async def carry(self, chunk: Sequence[Movable], place: Place, tier: Tier, *, width_min: int = 1) -> Carried:
+    async def carry(
+        self, chunk: Sequence[Movable], place: Place, tier: Tier, *, width_min: int = 1, use_reserve: bool = False
+    ) -> Carried:
         """Move extents that lie in ``place`` to stripes with at least ``width_min`` data units, in one batch.
 
-        What changed or went meanwhile is left alone; what cannot be read is told. Only settling uses the reserve: it
-        makes room in the log, while relocation ends with room only if it is left some to begin with. Raises what
-        write_runs raises, with nothing moved.
+        What changed or went meanwhile is left alone; what cannot be read is told. The reserve is for what
+        makes room. Raises what write_runs raises, with nothing moved.
         """
         current: dict[int, Extent] = {}
         payloads: dict[int, bytes] = {}
@@ -79,7 +80,7 @@ class Carrier:
         packing = pack(movables, row_bytes=stripes.row_bytes, stripe_bytes=self._stripe_bytes)
         data = [payloads[index] for index in indexes]
         runs = [Run(_buffers(plan, data), plan.size) for plan in packing.plans]
-        pieces = await stripes.write_runs(runs, tier=tier, written=self._ledger.now_s(), use_reserve=place == Place.LOG)
+        pieces = await stripes.write_runs(runs, tier=tier, written=self._ledger.now_s(), use_reserve=use_reserve)
         if min(piece.written.slab.data_units for piece in pieces) < width_min:
             for piece in pieces:
                 stripes.abandon(piece.written)

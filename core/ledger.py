@@ -54,7 +54,17 @@ class StripeInfo(NamedTuple):
 class Ledger:
     """Store, log and stripes, and the rules that tie them together."""
 
-    def __init__(self, store: Store, log: Log, stripes: StripeStore, pool: Pool, clock: Clock, random: Random) -> None:
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        stripes: StripeStore,
+        pool: Pool,
+        clock: Clock,
+        random: Random,
+        *,
+        log_bytes_high: int,
+    ) -> None:
         self.store = store
         self.log = log
         self.stripes = stripes
@@ -70,6 +80,9 @@ class Ledger:
         """Large runs that went through the log because there were too few disks for stripes, since it was last emptied:
         settling moves them as soon as there are enough."""
         self._refusal: TooFewDisks | None = None
+        self._log_bytes_high = log_bytes_high
+        self.settle_wanted = trio.Event()
+        """Set when writers wait for the log to get shorter."""
         self.waiting_for_room = 0
         """Writers that wait for reclaim to make room."""
         self._writers_go = trio.Event()
@@ -136,9 +149,14 @@ class Ledger:
             await self._wait_for_room(size)
         self.check_room(size)
         self.room_bytes -= size
-        if size > 0 and not self._writers_go.is_set():
-            self.waits += 1
-            await self._writers_go.wait()
+        if size > 0:
+            if self.log.kept_bytes > self._log_bytes_high and self._writers_go.is_set():
+                # Looked at here, since a second of writing can be more than a small pool has room for.
+                self.hold_writers(True)
+                self.settle_wanted.set()
+            if not self._writers_go.is_set():
+                self.waits += 1
+                await self._writers_go.wait()
         if size > 0 and self._refusal is not None:
             raise self._refusal
         while self.log.pending_bytes > PENDING_BYTES_MAX:

@@ -159,7 +159,7 @@ async def open_volume(
 def _assemble(
     config: VolumeConfig, pool: Pool, store: Store, log: Log, stripes: StripeStore, clock: Clock, random: Random
 ) -> Volume:
-    ledger = Ledger(store, log, stripes, pool, clock, random)
+    ledger = Ledger(store, log, stripes, pool, clock, random, log_bytes_high=config.log_bytes_high)
     write_back = WriteBack(
         ledger,
         dirty_bytes_max=config.dirty_bytes_max,

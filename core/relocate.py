@@ -20,12 +20,15 @@ from siltstone.core.packing import Movable, in_order_of_locality
 from siltstone.core.worn import use_of
 from siltstone.engine.stripe.store import Tier
 from siltstone.errors import NoSpace, SiltstoneError
-from siltstone.limits import MIB
+from siltstone.limits import KIB, MIB
 from siltstone.meta import space
 from siltstone.meta.records import Place
 from siltstone.types import SlabId, StripeId, make_stripe_id, slab_of
 
 LOOK_SECONDS = 0.25
+
+HURRIED_SECONDS = 0.01
+"""The same while writers wait for room."""
 
 SCARCE_SHARE = 24
 """Rows are scarce when less than one part in so many of the pool can still be written."""
@@ -33,11 +36,17 @@ SCARCE_SHARE = 24
 DEAD_SHARE_MIN = 8
 """A stripe is worth moving when at least one part in so many of it is dead."""
 
+BLOCKED_NS = 500_000_000
+"""After a move that found no room, nothing is tried for so long."""
+
 BANDWIDTH_SHARE = 0.25
 """Relocation may write this part of what everybody else writes to stripes,"""
 
 IDLE_BYTES_PER_SECOND = 8 * MIB
 """and so much when nobody writes."""
+
+CRAMPED_BYTES = 128 * KIB
+"""What is moved at once where users have no room left."""
 
 TOKENS_MAX = 8 * MIB
 
@@ -83,7 +92,7 @@ class Relocator:
         """Relocate what should be, for ever."""
         await self._ledger.worn.complete()
         while True:
-            await self._ledger.clock.sleep(LOOK_SECONDS)
+            await self._ledger.clock.sleep(HURRIED_SECONDS if self._ledger.waiting_for_room else LOOK_SECONDS)
             try:
                 async with self._lock:
                     self._ledger.worn.look()
@@ -93,7 +102,7 @@ class Relocator:
                 self.last_error = ""
             except NoSpace:
                 # Nothing can be moved without any room; deletes and other moves make some.
-                self._blocked_until_ns = self._ledger.clock.monotonic_ns() + 5_000_000_000
+                self._blocked_until_ns = self._ledger.clock.monotonic_ns() + BLOCKED_NS
             except SiltstoneError as error:
                 self.last_error = str(error)
 
@@ -111,6 +120,8 @@ class Relocator:
         earned = max(idle, (others - self._seen_raw) * BANDWIDTH_SHARE)
         self._seen_raw, self._seen_ns = others, now_ns
         self._tokens = min(TOKENS_MAX, self._tokens + earned)
+        if self._ledger.waiting_for_room:
+            self._tokens = max(self._tokens, 1.0)  # users would wait for the tokens as well
 
     async def _step(self) -> None:
         if self._ledger.clock.monotonic_ns() < self._blocked_until_ns:
@@ -124,9 +135,9 @@ class Relocator:
         """Empty the stripes that gain most.
 
         What is in the log must still find room while victims and copies both are there: so much is moved at once as
-        fits twice into the room for users.
+        fits twice into the room for users, and a little where they have none.
         """
-        bytes_max = min(MOVE_BYTES, self._ledger.room_bytes // 2)
+        bytes_max = min(MOVE_BYTES, max(CRAMPED_BYTES, self._ledger.room_bytes // 2))
         chunk: list[Movable] = []
         claimed: set[SlabId] = set()
         victims: list[StripeId] = []
@@ -156,7 +167,9 @@ class Relocator:
                 return  # as many rows would be written as become free
             await self._ledger.admit()
             self._tokens -= size
-            carried = await self._carrier.carry(in_order_of_locality(chunk), Place.STRIPE, Tier.RELOCATE)
+            carried = await self._carrier.carry(
+                in_order_of_locality(chunk), Place.STRIPE, Tier.RELOCATE, use_reserve=self._ledger.room_bytes == 0
+            )
             self.relocated_bytes += carried.moved_bytes
             self.victims += len(victims)
         finally:
@@ -204,7 +217,7 @@ class Relocator:
         self.rewidened_bytes += carried.moved_bytes
         if carried.is_too_narrow or not carried.moved_bytes:
             self._ledger.stripes.slabs.shun(slab_id, is_shunned=False)
-            self._blocked_until_ns = self._ledger.clock.monotonic_ns() + 5_000_000_000
+            self._blocked_until_ns = self._ledger.clock.monotonic_ns() + BLOCKED_NS
         return carried.moved_bytes > 0
 
     def _extents_of(self, slab_id: SlabId) -> Iterator[Movable]:

@@ -17,6 +17,9 @@ PUNCH_IDLE_SECONDS = 10.0
 """Freed rows are punched when nothing was committed for this long: rows that were written before are much faster to
 write again than punched ones."""
 
+RECLAIM_SHARE = 128
+"""One part in so many of the pool is for relocation alone: it cannot make room without any."""
+
 SCARCE_SHARE = 8
 """They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
 
@@ -46,7 +49,8 @@ class Room:
         )
         try:
             self._ledger.stripes.check_disks()
-            room = self._ledger.stripes.space().usable_free_bytes - on_the_way
+            space_now = self._ledger.stripes.space()
+            room = space_now.usable_free_bytes - on_the_way - space_now.usable_total_bytes // RECLAIM_SHARE
         except TooFewDisks:
             room = self._log_bytes_high  # everything rides in the log, which holds writers back by itself
         metadata = self._ledger.store.statistics().space

@@ -7,7 +7,7 @@ costs parity.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Iterator
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
 
@@ -19,7 +19,7 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.packing import Movable, in_order_of_locality
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.engine.stripe.store import Tier
-from siltstone.errors import Corrupt, SiltstoneError, TooFewDisks
+from siltstone.errors import Corrupt, NoSpace, SiltstoneError, TooFewDisks
 from siltstone.meta import extents
 from siltstone.meta.keys import Reference
 from siltstone.meta.records import Place
@@ -27,6 +27,9 @@ from siltstone.types import Lsn
 
 BATCH_REFERENCES = 4096
 """References that are put in order of locality together: bounds memory and the time the loop is busy with sorting."""
+
+LOOK_SECONDS = 1.0
+"""How often the background looks how long the log is, besides when writers wait for it."""
 
 BATCH_STRIPES = 8
 """Stripes' worth of payload that is put in order together; more gives better locality, fewer less memory."""
@@ -86,9 +89,13 @@ class Settler:
             await self._ledger.store.checkpoint()
             await self._retire()
         while True:
-            await self._ledger.clock.sleep(1)
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._ledger.settle_wanted.wait()
             try:
                 await self.finish_fills()
+                if self._ledger.settle_wanted.is_set():
+                    self._ledger.settle_wanted = trio.Event()
+                    await self._empty_log()
                 await self._retire()
                 await self._settle_if_wanted()
                 self.last_error = self.waits_for = ""
@@ -97,6 +104,16 @@ class Settler:
             except SiltstoneError as error:
                 self.last_error = str(error)
             self._push_back()
+
+    async def _empty_log(self) -> None:
+        """Writers wait: settle everything, and do not wait for LMDB to come round by itself."""
+        self._ledger.stripes.check_disks()
+        await self._ledger.log.seal()
+        sealed = [segment.end for segment in self._ledger.log.segments() if segment.sealed]
+        if sealed:
+            await self._settle_below(max(sealed), None)
+            await self._ledger.sync()
+            await self._ledger.store.checkpoint()
 
     async def _settle_if_wanted(self) -> None:
         """Settle what is sealed when that is much; all of it when large runs wait there for disks to come back.
@@ -154,10 +171,7 @@ class Settler:
                 for chunk in chunks_of(in_order_of_locality(found)):
                     await self._ledger.admit()
                     self.settled_bytes += await self._filler.fill(chunk)
-                    carried = await self._carrier.carry(chunk, Place.LOG, Tier.SETTLE)
-                    unreadable |= carried.unreadable
-                    self.settled_bytes += carried.moved_bytes
-                    self.settled_stripes += carried.stripes
+                    await self._carry(chunk, unreadable)
                     done += sum(extent.length for extent in chunk)
                     if progress is not None:
                         progress(Progress(min(done, total), total, "bytes"))
@@ -167,6 +181,21 @@ class Settler:
             if unreadable:
                 # Only now: one that cannot be read must not keep the log from being emptied of all the others.
                 raise next(iter(unreadable.values()))
+
+    async def _carry(self, chunk: Sequence[Movable], unreadable: dict[Reference, SiltstoneError]) -> None:
+        """Move some extents; fewer at once where there is little room: each batch lets log segments go."""
+        try:
+            carried = await self._carrier.carry(chunk, Place.LOG, Tier.SETTLE, use_reserve=True)
+        except NoSpace:
+            if len(chunk) == 1:
+                raise
+            middle = len(chunk) // 2
+            await self._carry(chunk[:middle], unreadable)
+            await self._carry(chunk[middle:], unreadable)
+            return
+        unreadable |= carried.unreadable
+        self.settled_bytes += carried.moved_bytes
+        self.settled_stripes += carried.stripes
 
     def _references(self, boundary: Lsn) -> Iterator[Movable]:
         found = extents.log_references(self._ledger.store, Lsn(0), boundary)

@@ -185,6 +185,11 @@ class Log:
         return Lsn(self._next_lsn + FRAME_HEADER_BYTES)
 
     @property
+    def kept_bytes(self) -> int:
+        """From the start of the oldest segment that is kept to the end of what was appended."""
+        return self._next_lsn - (self._sealed[0].start if self._sealed else self._active.start)
+
+    @property
     def replicas(self) -> int:
         """Copies that each segment should have."""
         return self._replicas

@@ -67,10 +67,10 @@ def test_a_clone_keeps_its_bytes_when_another_goes_while_they_settle(
         await store.copy("bucket", b"a", "bucket", b"c", None)
         expected = {b"a": shared, b"b": other, b"c": shared}
 
-        async def delete_first(*arguments: object) -> object:
+        async def delete_first(*arguments: object, **options: object) -> object:
             await store.delete("bucket", deleted)
             expected.pop(deleted, None)
-            return await carry(*arguments)  # type: ignore[arg-type]
+            return await carry(*arguments, **options)  # type: ignore[arg-type]
 
         # It is planned what shares a stripe, then it goes, then the plan is carried out.
         monkeypatch.setattr(Carrier, "carry", delete_first)

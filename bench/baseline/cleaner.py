@@ -37,38 +37,41 @@ def write_amplification(live_share: float, pick: Pick, *, greedy: bool, segments
     place = [-1] * pages
     held: list[set[int]] = [set() for _ in range(segments)]
     touched = [0] * segments
-    free = list(range(1, segments))
-    head, used, clock, written = 0, 0, 0, 0
+    free = list(range(2, segments))
+    # What is cleaned is older than what users write: it goes to segments of its own.
+    heads, filled = [0, 1], [0, 0]
+    clock = written = 0
 
-    def append(page: int) -> None:
-        nonlocal head, used, written
-        if used == SEGMENT_PAGES:
-            head, used = free.pop(), 0
+    def append(page: int, stream: int) -> None:
+        nonlocal written
+        if filled[stream] == SEGMENT_PAGES:
+            heads[stream], filled[stream] = free.pop(), 0
+        head = heads[stream]
         if place[page] >= 0:
             held[place[page]].discard(page)
             touched[place[page]] = clock
         place[page] = head
         held[head].add(page)
         touched[head] = clock
-        used += 1
+        filled[stream] += 1
         written += 1
 
     def clean() -> None:
-        candidates = [segment for segment in range(segments) if segment != head and segment not in free]
+        candidates = [segment for segment in range(segments) if segment not in heads and segment not in free]
         if greedy:
             victim = min(candidates, key=lambda segment: len(held[segment]))
         else:
             victim = max(candidates, key=lambda segment: _gain(len(held[segment]), clock - touched[segment]))
         for page in list(held[victim]):
-            append(page)
+            append(page, 1)
         free.append(victim)
 
     for page in range(pages):
-        append(page)
+        append(page, 0)
     rounds = 4 * pages
     for number in range(rounds):
         clock += 1
-        append(pick(source, pages))
+        append(pick(source, pages), 0)
         while len(free) < FREE_SEGMENTS:
             clean()
         if number == rounds // 2:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
 
 from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
-from siltstone.errors import NoSpace, SiltstoneError
+from siltstone.engine.pool import DiskRole
+from siltstone.errors import NoSpace, Refused, SiltstoneError
 from siltstone.limits import KIB, MIB, RESERVE_CHUNKS
 from siltstone.meta import space
-from siltstone.types import Lsn, StripeId
+from siltstone.types import DiskId, Lsn, StripeId
 from sim.disk import SimDisk
 from sim.rules import Rules
 from sim.volume import SimVolume, small_config
+
+DISKS_MAX = 8
+"""Of a volume that begins with six."""
 
 IMPAIRED_MAX = 2
 """Disks that are away, rotten or failing at the same time: what promise 1 allows."""
@@ -148,6 +153,7 @@ class Machine(Rules):
 
     async def _begin_life(self, volume: Volume) -> None:
         volume.register_holder(self)
+        volume.mover.on_role(lambda disk_id, role: self.world.set_role(disk_id, role.value))
         if self.must_recover:
             recovered = volume.ledger.log.segments()[-1].start
             self.fired["tail of the log cut"] += recovered < self._last_lsn
@@ -189,7 +195,7 @@ class Machine(Rules):
                 await trio.sleep(20)
                 await self.look(volume)
                 await self._check(volume)
-                assert all(disk.state == "up" for disk in volume.status().disks)
+                assert {disk.state for disk in volume.status().disks} <= {"up", "new", "draining"}
                 assert not volume.status().orphans
             self._count(volume)
 
@@ -217,6 +223,8 @@ class Machine(Rules):
         fills = volume.settler.fills()
         self.fired["hole filled"] += fills.filled_stripes
         self.fired["fill redone"] += fills.redone
+        self.fired["unit moved"] += volume.mover.moved_units
+        self.fired["stripes of another width"] += volume.relocator.rewidened_bytes > 0
         self.fired["settled"] += volume.settler.settled_bytes > 0
 
     def _note_branches(self, volume: Volume) -> None:
@@ -306,6 +314,40 @@ class Machine(Rules):
             self.world.disks[index].return_()
             self.away.discard(index)
             await trio.sleep(3)
+
+    async def do_add_disk(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """Another disk, which gets its share by and by."""
+        if len(self.world.config.disks) < DISKS_MAX:
+            disk = self.world.make_disk()
+            self.world.set_role(disk.disk_id, DiskRole.NEW.value)
+            volume.ledger.pool.add(disk)
+            await trio.sleep(2)
+
+    async def do_drain_disk(self, volume: Volume, a: int, seconds: int, _: int) -> None:
+        """A disk is to go: its data moves away, and when there is none left, it goes."""
+        pool = volume.ledger.pool
+        staying = [disk.disk_id for disk in self.world.config.disks if disk.role in ("member", "new")]
+        draining = [disk.disk_id for disk in self.world.config.disks if disk.role == "draining"]
+        if not draining and len(staying) > self.world.config.data_units + self.world.config.parity_units:
+            disk_id = DiskId(staying[a % len(staying)])
+            self.world.set_role(disk_id, DiskRole.DRAINING.value)
+            pool.set_role(disk_id, DiskRole.DRAINING)
+            draining.append(disk_id)
+        await trio.sleep(seconds * 3)
+        for disk_id in map(DiskId, draining):
+            if volume.mover.is_drained(disk_id):
+                self.fired["disk drained and removed"] += 1
+                self.world.set_role(disk_id, None)
+                pool.remove(disk_id)
+                self.away.discard(disk_id)
+                self.failing.discard(disk_id)
+                self.rotten.pop(disk_id, None)
+
+    async def do_rebuild(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """What disks that are away held is made anew on others, where there are any."""
+        with trio.move_on_after(100), suppress(Refused):
+            await volume.rebuild()
+        await self.look(volume)
 
     async def do_fault(self, volume: Volume, a: int, b: int, skip: int) -> None:
         """A disk fails one operation that comes."""

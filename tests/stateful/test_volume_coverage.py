@@ -24,6 +24,7 @@ BRANCHES = (
     "EIO",
     "block repaired",
     "degraded read",
+    "disk drained and removed",
     "disk vanished in an operation",
     "fill redone",
     "hole filled",
@@ -47,13 +48,20 @@ BRANCHES = (
     "slow read",
     "stripe freed",
     "stripe write failed",
+    "stripes of another width",
     "tail of the log cut",
     "two disks lost at once",
+    "unit moved",
 )
 
 WRITTEN = [Step("write", 0, 0, 7), Step("fsync", 0)]
 
+WAITED = [Step("wait"), Step("wait"), Step("wait")]
+
 DIRECTED: dict[str, list[Step]] = {
+    "disk drained and removed": [*WRITTEN, Step("add disk"), Step("drain disk", 1, 11), Step("drain disk", 1, 11)],
+    "stripes of another width": [Step("lose disk", 0, 1), *WRITTEN, Step("return disk"), Step("return disk"), *WAITED],
+    "unit moved": [*WRITTEN, Step("lose disk", 0, 0), Step("add disk"), Step("rebuild")],
     "EIO": [Step("fault", 1, 0), Step("fault", 2, 5), *WRITTEN, Step("write", 1, 0, 3), Step("sync"), Step("heal")],
     "block repaired": [*WRITTEN, *(Step("rot", index, place * 4097, 1) for index in (0, 1) for place in range(20))],
     "degraded read": [*WRITTEN, Step("lose disk", 0, 1)],

@@ -15,10 +15,10 @@ from siltstone.core.reader import Reader
 from siltstone.engine.stripe.store import Piece, Run, Tier
 from siltstone.errors import SiltstoneError
 from siltstone.limits import MIB
-from siltstone.meta import extents, keys
+from siltstone.meta import extents
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.keys import Reference
-from siltstone.meta.records import Extent, Place, decode_extent
+from siltstone.meta.records import Extent, Place
 from siltstone.meta.store.port import Reader as MetadataReader
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Buffer, Ino
@@ -110,17 +110,11 @@ class Carrier:
 def current_extent(reader: MetadataReader, movable: Movable, place: Place) -> Extent | None:
     """The extent of a reference, if it is still what the reference says."""
     reference = movable.reference
-    value = reader.get(keys.extent(reference.ino, reference.offset))
-    if value is None:
+    extent = extents.get_extent(reader, reference.ino, reference.offset)
+    if extent is None:
         return None
-    extent: Extent = decode_extent(value)
-    same = (extent.place, extent.address, extent.skip, extent.length) == (
-        place,
-        reference.address,
-        reference.skip,
-        movable.length,
-    )
-    return extent if same else None
+    found = extent.place, extent.address, extent.skip, extent.length
+    return extent if found == (place, reference.address, reference.skip, movable.length) else None
 
 
 def join_neighbours(transaction: Transaction, moved: Sequence[tuple[Reference, Sequence[Extent]]]) -> None:

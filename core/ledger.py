@@ -22,9 +22,8 @@ from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
 from siltstone.errors import Corrupt, NoSpace, TooFewDisks
 from siltstone.limits import MIB
-from siltstone.meta import keys, space
+from siltstone.meta import space
 from siltstone.meta.extents import FreedStripe
-from siltstone.meta.records import decode
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.ports import Clock, Random
 from siltstone.types import Lsn, SlabId, StripeId, slab_of
@@ -241,15 +240,14 @@ class Ledger:
         slab_id = slab_of(stripe_id)
         slab = self._slabs.get(slab_id)
         if slab is None:
-            value = self.store.get(keys.slab(slab_id))
-            if value is None:
+            slab = space.get_slab(self.store, slab_id)
+            if slab is None:
                 raise Corrupt(f"slab {slab_id}: no record, but an extent refers to stripe {stripe_id:x}; run fsck")
-            slab = self._slabs[slab_id] = decode(Slab, value)
-        record = self.store.get(keys.stripe(stripe_id))
-        checksums = self.store.get(keys.stripe_checksums(stripe_id))
-        if record is None or checksums is None:
+            self._slabs[slab_id] = slab
+        stripe, checksums = space.get_stripe(self.store, stripe_id), space.get_checksums(self.store, stripe_id)
+        if stripe is None or checksums is None:
             raise Corrupt(f"stripe {stripe_id:x}: no record, but an extent refers to it; run fsck")
-        info = self._stripe_cache[stripe_id] = StripeInfo(slab, decode(Stripe, record), checksums)
+        info = self._stripe_cache[stripe_id] = StripeInfo(slab, stripe, checksums)
         if len(self._stripe_cache) > STRIPE_CACHE_ENTRIES:
             self._stripe_cache.popitem(last=False)
         return info

@@ -21,8 +21,7 @@ from siltstone.core.windows import window_from
 from siltstone.engine.pool import DiskRole, DiskState
 from siltstone.engine.stripe.layout import Slab
 from siltstone.errors import DiskError, Refused, SiltstoneError, Unavailable
-from siltstone.meta import keys, space
-from siltstone.meta.records import decode
+from siltstone.meta import space
 from siltstone.types import DiskId, SlabId, make_stripe_id, slab_of
 
 LOOK_SECONDS = 1.0
@@ -379,10 +378,9 @@ class Mover:
     async def _record(self, move: Move, target: DiskId) -> Slab | None:
         """Commit the slab's record with the new disk; None if the slab is gone. Durable on return."""
         await self._ledger.admit()
-        value = self._ledger.store.get(keys.slab(move.slab_id))
-        if value is None:
+        slab = space.get_slab(self._ledger.store, move.slab_id)
+        if slab is None:
             return None
-        slab = decode(Slab, value)
         assert slab.disks[move.unit] == move.source, "a slab was moved by two"
         disks = list(slab.disks)
         disks[move.unit] = target

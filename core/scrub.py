@@ -21,7 +21,7 @@ from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.windows import window_from
 from siltstone.engine.format.segment import segment_name
 from siltstone.engine.log.scrub import LostFrames
-from siltstone.engine.stripe.layout import Slab, chunk_name
+from siltstone.engine.stripe.layout import chunk_name
 from siltstone.engine.stripe.scrub import DamageKind, StripeDamage, digests_in
 from siltstone.errors import DiskError, DiskMissing, SiltstoneError
 from siltstone.meta import extents, keys, space
@@ -275,10 +275,10 @@ class _Pass:
     async def _recreate_chunks(self) -> None:
         for slab_id, unit in await self._ledger.stripes.damaged_chunks():
             async with self._claimed(slab_id):
-                value = self._ledger.store.get(keys.slab(slab_id))
-                if value is None:
+                slab = space.get_slab(self._ledger.store, slab_id)
+                if slab is None:
                     continue
-                disk_id = decode(Slab, value).disks[unit]
+                disk_id = slab.disks[unit]
                 try:
                     self._tallies.of(disk_id).recreated_files += await self._ledger.stripes.recreate_unit(slab_id, unit)
                 except DiskError as error:

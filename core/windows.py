@@ -7,8 +7,7 @@ from typing import NamedTuple
 from siltstone.engine.stripe.layout import Slab, checksums_bytes
 from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.limits import MIB, ROW_BYTES
-from siltstone.meta import keys, space
-from siltstone.meta.records import decode
+from siltstone.meta import space
 from siltstone.meta.store.port import Reader
 from siltstone.types import SlabId, StripeId, slab_of
 
@@ -37,8 +36,7 @@ def window_from(reader: Reader, cursor: StripeId) -> Window:
     for stripe_id, stripe in space.stripes_from(reader, cursor):
         if first_slab is None:
             first_slab = slab_of(stripe_id)
-            value = reader.get(keys.slab(first_slab))
-            slab = None if value is None else decode(Slab, value)
+            slab = space.get_slab(reader, first_slab)
         elif slab_of(stripe_id) != first_slab or rows + stripe.rows > WINDOW_ROWS:
             break
         checksums = space.get_checksums(reader, stripe_id)

@@ -8,17 +8,17 @@ is reported, so an entry is never older than the last change of its stripe; entr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import trio
 
-from siltstone.engine.stripe.layout import Slab, Stripe
+from siltstone.engine.stripe.layout import Stripe
 from siltstone.limits import ROW_BYTES, SLOT_BYTES
-from siltstone.meta import keys, space
+from siltstone.meta import space
 from siltstone.meta.keys import Reference
-from siltstone.meta.records import decode
 from siltstone.meta.store.port import Reader
-from siltstone.types import SlabId, StripeId, slab_of
+from siltstone.types import StripeId, slab_of
 
 DEAD_BYTES_MIN = 2048
 """Stripes with less that is dead are not worn: nothing worth the work fits there."""
@@ -69,17 +69,11 @@ class WornStripes:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._slabs: dict[SlabId, Slab] = {}
         self._unseen: dict[StripeId, None] = {}
         self._worn: dict[StripeId, Worn] = {}
         self._classes: list[dict[StripeId, None]] = [{} for _ in range(2 * CLASSES)]
         self.dead_bytes = 0
         """In worn stripes that were looked at."""
-        self.is_complete = False
-        """Whether the walk after opening has been everywhere."""
-
-    def __len__(self) -> int:
-        return len(self._worn)
 
     def note(self, stripe_id: StripeId) -> None:
         """A stripe has lost a part, or was written with room left over."""
@@ -92,32 +86,24 @@ class WornStripes:
 
     def look(self) -> None:
         """Look at what was noted. Plain, and bounded by what wears out between two calls."""
-        for stripe_id in list(self._unseen)[: 4 * SLICE_STRIPES]:
+        for stripe_id in list(islice(self._unseen, 4 * SLICE_STRIPES)):
             del self._unseen[stripe_id]
             self._look_at(stripe_id)
 
     async def complete(self) -> None:
         """Look at every stripe once."""
         cursor = StripeId(0)
-        while True:
-            seen = 0
-            for stripe_id, _ in space.stripes_from(self._reader, cursor):
+        while found := list(islice(space.stripes_from(self._reader, cursor), SLICE_STRIPES)):
+            for stripe_id, _ in found:
                 self._look_at(stripe_id)
                 cursor = StripeId(stripe_id + 1)
-                seen += 1
-                if seen == SLICE_STRIPES:
-                    break
-            if seen < SLICE_STRIPES:
-                break
             await trio.lowlevel.checkpoint()
-        self.is_complete = True
 
     def short(self) -> Iterator[Worn]:
-        """Worn stripes of one row, most dead first."""
-        for index in range(CLASSES - 1, -1, -1):
-            for stripe_id in list(self._classes[index]):
-                if stripe_id in self._worn:
-                    yield self._worn[stripe_id]
+        """Worn stripes of one row, most dead first. To be used up without an await, as ``victims``."""
+        for found in reversed(self._classes[:CLASSES]):
+            for stripe_id in found:
+                yield self._worn[stripe_id]
 
     def victims(self, now: int) -> Iterator[Worn]:
         """Worn stripes in the order of what moving the rest gains: (1 - u) * age / (1 + u), u being the living share
@@ -125,26 +111,21 @@ class WornStripes:
 
         Of each class of dead share the one that is worn longest stands for the others.
         """
-        queues = [iter(list(found)) for found in self._classes]
-        heads: dict[int, Worn] = {}
-        for index in range(len(queues)):
-            self._advance(queues, heads, index)
+        queues = [iter(found) for found in self._classes]
+        heads = {
+            index: self._worn[first] for index, queue in enumerate(queues) if (first := next(queue, None)) is not None
+        }
         while heads:
             best = max(heads, key=lambda index: _gain(heads[index], now))
             yield heads.pop(best)
-            self._advance(queues, heads, best)
-
-    def _advance(self, queues: list[Iterator[StripeId]], heads: dict[int, Worn], index: int) -> None:
-        for stripe_id in queues[index]:
-            worn = self._worn.get(stripe_id)
-            if worn is not None:
-                heads[index] = worn
-                return
+            following = next(queues[best], None)
+            if following is not None:
+                heads[best] = self._worn[following]
 
     def _look_at(self, stripe_id: StripeId) -> None:
         self._drop(stripe_id)
         stripe = space.get_stripe(self._reader, stripe_id)
-        slab = self._slab(slab_of(stripe_id))
+        slab = space.get_slab(self._reader, slab_of(stripe_id))
         if stripe is None or slab is None:
             return
         capacity = slab.data_units * stripe.unit_bytes
@@ -162,15 +143,6 @@ class WornStripes:
         if worn is not None:
             del self._classes[_class_of(worn)][stripe_id]
             self.dead_bytes -= worn.dead_bytes
-
-    def _slab(self, slab_id: SlabId) -> Slab | None:
-        slab = self._slabs.get(slab_id)
-        if slab is None:
-            value = self._reader.get(keys.slab(slab_id))
-            if value is None:
-                return None
-            slab = self._slabs[slab_id] = decode(Slab, value)
-        return slab
 
 
 def _is_short(stripe: Stripe) -> bool:

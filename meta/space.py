@@ -25,6 +25,12 @@ def delete_slab(transaction: Transaction, slab_id: SlabId) -> None:
     transaction.delete(keys.slab(slab_id))
 
 
+def get_slab(reader: Reader, slab_id: SlabId) -> Slab | None:
+    """The slab, or None."""
+    value = reader.get(keys.slab(slab_id))
+    return None if value is None else decode(Slab, value)
+
+
 def slabs(reader: Reader) -> Iterator[tuple[SlabId, Slab]]:
     """Every slab, in the order of their ids."""
     for key, value in reader.scan(*keys.prefix_range(keys.SLABS)):

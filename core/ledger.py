@@ -89,7 +89,7 @@ class Ledger:
         self._changes_go = trio.Event()
         self._changes_go.set()
         self.waits = 0
-        """How often a change had to wait because the log was over its high-water mark."""
+        """How often a change had to wait: for room in the pool, or for the log to get under its high-water mark."""
         self._claims: set[SlabId] = set()
         self._slabs: dict[SlabId, Slab] = {}
         self._stripe_cache: OrderedDict[StripeId, StripeInfo] = OrderedDict()
@@ -144,26 +144,30 @@ class Ledger:
         Raises NoSpace when the pool is full, TooFewDisks when the log is and cannot be emptied (only for changes that
         add bytes).
         """
-        if size > self.room_bytes and size > 0:
-            await self._wait_for_room(size)
-        self.check_room(size)
-        self.room_bytes -= size
         if size > 0:
-            if self.log.kept_bytes > self._log_bytes_high and self._writers_go.is_set():
-                # Looked at here, since a second of writing can be more than a small pool has room for.
-                self.hold_writers(True)
-                self.settle_wanted.set()
-            if not self._writers_go.is_set():
-                self.waits += 1
-                await self._writers_go.wait()
-        if size > 0 and self._refusal is not None:
-            raise self._refusal
+            await self._admit_bytes(size)
         while self.log.pending_bytes > PENDING_BYTES_MAX:
             await self.log.wait_durable(self.log.next_lsn)
         while self.store.pressure:
             await self.store.wait_room()
         # Last: who holds changes back must not see one that was let through before and waited for something else.
         await self.wait_changes_go()
+
+    async def _admit_bytes(self, size: int) -> None:
+        """Wait for room in the pool, and for the log to be under its high-water mark."""
+        if size > self.room_bytes:
+            await self._wait_for_room(size)
+        self.check_room(size)
+        self.room_bytes -= size
+        if self._writers_go.is_set() and self.log.kept_bytes + self.log.pending_bytes > self._log_bytes_high:
+            # Looked at here, since a second of writing can be more than a small pool has room for.
+            self.hold_writers(True)
+            self.settle_wanted.set()
+        if not self._writers_go.is_set():
+            self.waits += 1
+            await self._writers_go.wait()
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _wait_for_room(self, size: int) -> None:
         """Let reclaim make room, as long as there is something that it can make room of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.write_back import WriteBack
+from siltstone.engine.stripe.slabs import StripeSpace
 from siltstone.errors import SiltstoneError, TooFewDisks
 from siltstone.meta import space
 from siltstone.types import DiskId
@@ -44,13 +45,10 @@ class Room:
 
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
-        on_the_way = self._write_back.dirty_bytes + sum(
-            segment.end - segment.start for segment in self._ledger.log.segments()
-        )
+        on_the_way = self._write_back.dirty_bytes + self._ledger.log.kept_bytes
         try:
             self._ledger.stripes.check_disks()
-            space_now = self._ledger.stripes.space()
-            room = space_now.usable_free_bytes - on_the_way - space_now.usable_total_bytes // RECLAIM_SHARE
+            room = free_for_users(self._ledger.stripes.space()) - on_the_way
         except TooFewDisks:
             room = self._log_bytes_high  # everything rides in the log, which holds writers back by itself
         metadata = self._ledger.store.statistics().space
@@ -101,3 +99,8 @@ class Room:
         for slab_id in empty:
             self._ledger.forget_slab(slab_id)
             await self._ledger.stripes.drop_slab(slab_id)
+
+
+def free_for_users(space_now: StripeSpace) -> int:
+    """What can be written to stripes, less what is left for relocation; 0 or more."""
+    return max(0, space_now.usable_free_bytes - space_now.usable_total_bytes // RECLAIM_SHARE)

@@ -109,9 +109,7 @@ class Settler:
         """Writers wait: settle everything, and do not wait for LMDB to come round by itself."""
         self._ledger.stripes.check_disks()
         await self._ledger.log.seal()
-        sealed = [segment.end for segment in self._ledger.log.segments() if segment.sealed]
-        if sealed:
-            await self._settle_below(max(sealed), None)
+        if await self._settle_sealed():
             await self._ledger.sync()
             await self._ledger.store.checkpoint()
 
@@ -124,17 +122,23 @@ class Settler:
             self._ledger.stripes.check_disks()
             await self._ledger.log.seal()
             self._ledger.owed_bytes = 0
-        elif self.log_bytes() <= self._log_bytes_low:
+        elif self._ledger.log.kept_bytes <= self._log_bytes_low:
             return
-        sealed = [segment.end for segment in self._ledger.log.segments() if segment.sealed]
-        if sealed:
-            self._ledger.stripes.check_disks()
-            await self._settle_below(max(sealed), None)
+        if await self._settle_sealed():
             await self._retire()
+
+    async def _settle_sealed(self) -> bool:
+        """Move what lies in sealed segments; False if there are none."""
+        sealed = [segment.end for segment in self._ledger.log.segments() if segment.sealed]
+        if not sealed:
+            return False
+        self._ledger.stripes.check_disks()
+        await self._settle_below(max(sealed), None)
+        return True
 
     def _push_back(self) -> None:
         """Have writers wait while the log is too long; refuse them where it cannot get shorter."""
-        is_over = self.log_bytes() > self._log_bytes_high
+        is_over = self._ledger.log.kept_bytes > self._log_bytes_high
         if is_over and self.waits_for:
             reason = f"the log is full, and to settle it there are too few disks: {self.waits_for}"
             self._ledger.refuse_writers(TooFewDisks(reason))
@@ -153,10 +157,6 @@ class Settler:
         """Move nothing for as long as the context lasts."""
         async with self._lock:
             yield
-
-    def log_bytes(self) -> int:
-        """Bytes of the log that are kept: from the oldest segment's start, what retired segments held left out."""
-        return sum(segment.end - segment.start for segment in self._ledger.log.segments())
 
     async def _settle_below(self, boundary: Lsn, progress: ProgressListener | None) -> None:
         """Move every extent whose payload starts below ``boundary``."""

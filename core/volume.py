@@ -20,7 +20,7 @@ from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
 from siltstone.core.relocate import Relocator
-from siltstone.core.room import RECLAIM_SHARE, Room
+from siltstone.core.room import Room, free_for_users
 from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubReport
 from siltstone.core.settle import Settler
@@ -138,7 +138,7 @@ class Volume:
         """Room in usable bytes."""
         stripes = self.ledger.stripes.space()
         inode_count = counters.read_totals(self.ledger.store).inodes
-        free_bytes = max(0, stripes.usable_free_bytes - stripes.usable_total_bytes // RECLAIM_SHARE)
+        free_bytes = free_for_users(stripes)
         return VolumeSpace(
             total_bytes=stripes.usable_total_bytes,
             free_bytes=free_bytes,

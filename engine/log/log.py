@@ -186,8 +186,8 @@ class Log:
 
     @property
     def kept_bytes(self) -> int:
-        """From the start of the oldest segment that is kept to the end of what was appended."""
-        return self._next_lsn - (self._sealed[0].start if self._sealed else self._active.start)
+        """What the segments hold, one copy of each, without what is pending; retired ones in between left out."""
+        return sum(segment.end - segment.start for segment in (*self._sealed, self._active))
 
     @property
     def replicas(self) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import trio
 
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
-from siltstone.ports import Clock, Disk, DiskSpace, Fanout, Random
+from siltstone.ports import Clock, Disk, DiskSpace, DiskWrite, Fanout, Lane, Random
 from siltstone.types import Buffer, DiskId
 
 PROBE_SECONDS = 1.0
@@ -316,6 +316,17 @@ class Pool:
         self._enter(member, DiskEvent.ERRED, str(error))
         if member.weight == ERRORS_MAX:
             self._enter(member, DiskEvent.BROKE, str(error))
+
+    async def write_durable(self, writes: Sequence[DiskWrite]) -> list[DiskError | None]:
+        """Write and flush each, and take note of what fails; in order, None or the error. Cannot be cut short."""
+        if not writes:
+            return []
+        with trio.CancelScope(shield=True):
+            errors = await self._fanout.write_durable(writes, Lane.BULK)
+        for error in errors:
+            if error is not None:
+                self.report(error)
+        return errors
 
     async def probe(self) -> None:
         """Look at every disk once, side by side: after it, states and free space are fresh."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from siltstone.engine.log.segment import Segment
 from siltstone.engine.pool import Pool
 from siltstone.errors import Corrupt, DiskError, TooFewDisks
-from siltstone.ports import DiskWrite, Lane
+from siltstone.ports import DiskWrite
 from siltstone.types import DiskId, Lsn
 
 
@@ -59,7 +59,5 @@ class ReplicaReader:
         if not up:
             return
         writes = [DiskWrite(self._pool.disk(disk_id), segment.name, offset, [data]) for disk_id in up]
-        for error in await self._pool.fanout.write_durable(writes, Lane.BULK):
-            if error is not None:
-                self._pool.report(error)
+        await self._pool.write_durable(writes)
         self.mended_bytes += len(data) * len(up)

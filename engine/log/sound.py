@@ -37,7 +37,7 @@ async def read_sound(pool: Pool, segment: Segment, lsn: Lsn, seed: int) -> bytes
         assert image is not None
         if not scan.frames:
             return image
-        await _mend(pool, segment, disks, scan)
+        await mend(pool, segment, disks, scan)
         return _whole(image, readable[0], lsn, scan)
 
 
@@ -73,12 +73,11 @@ def _whole(image: bytes, replica: int, lsn: Lsn, scan: Scan) -> bytes:
     return bytes(data)
 
 
-async def _mend(pool: Pool, segment: Segment, disks: list[DiskId], scan: Scan) -> None:
+async def mend(pool: Pool, segment: Segment, disks: list[DiskId], scan: Scan) -> None:
+    """Write to replicas that are up what they lack or have otherwise."""
     writes = [
-        DiskWrite(pool.disk(disks[mend.replica]), segment.name, segment.offset_of(mend.lsn), [mend.data])
-        for mend in scan.mends
-        if pool.is_up(disks[mend.replica])
+        DiskWrite(pool.disk(disks[lack.replica]), segment.name, segment.offset_of(lack.lsn), [lack.data])
+        for lack in scan.mends
+        if pool.is_up(disks[lack.replica])
     ]
-    for error in await pool.fanout.write_durable(writes, Lane.BULK) if writes else []:
-        if error is not None:
-            pool.report(error)
+    await pool.write_durable(writes)

@@ -7,15 +7,19 @@ nothing to keep in step. A property test holds the two equal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import zfec  # type: ignore[import-untyped]
 
 from siltstone.engine.stripe.gf256 import identity, invert, multiply_row
 from siltstone.engine.stripe.isal import Isal, load_isal
 from siltstone.limits import KIB, UNITS_MAX
+from siltstone.ports import Workers
 from siltstone.types import Buffer
+
+T = TypeVar("T")
 
 ISAL = load_isal()
 
@@ -53,6 +57,13 @@ class Codec:
     def is_instant(self, size: int) -> bool:
         """Whether ``size`` bytes may be encoded or decoded in the loop; otherwise that belongs in Workers."""
         return self._isal is not None or size <= _ZFEC_INLINE_BYTES_MAX
+
+    async def run(self, workers: Workers, size: int, function: Callable[..., T], *arguments: object) -> T:
+        """What ``function(*arguments)``, which encodes or decodes ``size`` bytes of data, returns: computed at once if
+        that is instant, otherwise elsewhere."""
+        if self.is_instant(size):
+            return function(*arguments)
+        return await workers.run(function, *arguments)
 
     def encode(self, units: Sequence[Buffer]) -> list[bytes]:
         """The m parity units of k data units."""

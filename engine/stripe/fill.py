@@ -27,11 +27,19 @@ from siltstone.engine.stripe.layout import (
     unit_offset,
     unit_ranges,
 )
-from siltstone.engine.stripe.reader import Overlay, Span, StripeAddress, StripeReader, blocks_around
+from siltstone.engine.stripe.reader import (
+    Overlay,
+    Span,
+    StripeAddress,
+    StripeReader,
+    UnitPiece,
+    blocks_around,
+    changed_by,
+)
 from siltstone.engine.stripe.slabs import Slabs
 from siltstone.errors import DiskMissing
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
-from siltstone.ports import DiskWrite, Lane
+from siltstone.ports import DiskWrite
 from siltstone.types import Buffer, SlabId, StripeId, slab_of
 
 
@@ -71,7 +79,6 @@ class StripeFiller:
         """Bytes of users that went into holes."""
         self.raw_bytes_written = 0
         """What went to chunk files for it: new parity, and the bytes."""
-        self._pending: set[StripeId] = set()
         self._dead: dict[StripeId, Stripe] = {}
 
     async def prepare(self, wanted: Sequence[tuple[StripeAddress, Sequence[Fill]]]) -> list[Filled | None]:
@@ -122,12 +129,7 @@ class StripeFiller:
             return None
         old = dict(zip(spans, found, strict=False))
         parity = [bytearray(data) for data in found[len(spans) :]]
-        new = {span: bytearray(data) for span, data in old.items()}
-        for unit, offset, data in pieces:
-            for span, block in new.items():
-                low, high = max(offset, span.start), min(offset + len(data), span.end)
-                if span.unit == unit and low < high:
-                    block[low - span.start : high - span.start] = memoryview(data)[low - offset : high - offset]
+        new = {span: changed_by(pieces, span, data) for span, data in old.items()}
         codec = codec_for(slab.data_units, slab.parity_units)
         for span, block in new.items():
             codec.update(span.unit, xor(old[span], block), [memoryview(unit)[span.start : span.end] for unit in parity])
@@ -158,14 +160,9 @@ class StripeFiller:
                 offset = unit_offset(slab, stripe_id, stripe, unit)
                 writes.append(DiskWrite(disk, chunk_name(slab_id, unit), offset, [data]))
                 owners.append(slab_id)
-        # Not to be cut short: the rows must not be given back while a disk still writes to them.
-        with trio.CancelScope(shield=True):
-            errors = await self._pool.fanout.write_durable(writes, Lane.BULK) if writes else []
-        for slab_id, error in zip(owners, errors, strict=True):
-            if error is not None:
-                self._pool.report(error)
-                failed.add(slab_id)
-        return failed
+        # Not to be cut short, as this cannot be: the rows must not be given back while a disk still writes to them.
+        errors = await self._pool.write_durable(writes)
+        return failed | {slab_id for slab_id, error in zip(owners, errors, strict=True) if error is not None}
 
     def abandon(self, filled: Filled) -> None:
         """Give up a prepared stripe whose batch was never committed."""
@@ -175,11 +172,10 @@ class StripeFiller:
         """In the same turn as the commit of the batch (b): whoever reads by the new record sees the new bytes."""
         pieces = cut_fills(filled.stripe, filled.fills)
         self._reader.lay_over(filled.stripe_id, Overlay(filled.checksums, pieces))
-        self._pending.add(filled.stripe_id)
 
     def is_pending(self, stripe_id: StripeId) -> bool:
         """Whether bytes are still to be written in place."""
-        return stripe_id in self._pending
+        return self._reader.is_laid_over(stripe_id)
 
     def release_later(self, stripe_id: StripeId, stripe: Stripe) -> None:
         """The stripe has died while bytes are still to be written to it: give its rows back when they are."""
@@ -207,13 +203,10 @@ class StripeFiller:
                 start = unit_offset(filled.slab, filled.stripe_id, filled.stripe, unit) + offset
                 writes.append(DiskWrite(self._pool.disk(disk_id), name, start, [data]))
                 owners.append(filled.stripe_id)
-        with trio.CancelScope(shield=True):
-            errors = await self._pool.fanout.write_durable(writes, Lane.BULK) if writes else []
-        for write, owner, error in zip(writes, owners, errors, strict=True):
+        for write, owner, error in zip(writes, owners, await self._pool.write_durable(writes), strict=True):
             if error is None:
                 self.raw_bytes_written += sum(map(len, write.buffers))
             else:
-                self._pool.report(error)
                 left.add(owner)
         for filled in done:
             if filled.stripe_id not in left:
@@ -223,7 +216,6 @@ class StripeFiller:
     def _finish(self, filled: Filled) -> None:
         self.filled_bytes += sum(len(data) for _, data in filled.fills)
         self._reader.take_overlay(filled.stripe_id)
-        self._pending.remove(filled.stripe_id)
         dead = self._dead.pop(filled.stripe_id, None)
         if dead is not None:
             self._slabs.give_back(filled.stripe_id, dead)
@@ -234,7 +226,7 @@ class StripeFiller:
         self._slabs.give_back_parity(slab_of(filled.stripe_id), row, filled.before.rows)
 
 
-def _blocks(pieces: Sequence[tuple[int, int, Buffer]], unit_bytes: int) -> list[Span]:
+def _blocks(pieces: Sequence[UnitPiece], unit_bytes: int) -> list[Span]:
     """The checksum blocks that pieces lie in, each once."""
     blocks: set[Span] = set()
     for unit, offset, data in pieces:
@@ -244,9 +236,9 @@ def _blocks(pieces: Sequence[tuple[int, int, Buffer]], unit_bytes: int) -> list[
     return sorted(blocks)
 
 
-def cut_fills(stripe: Stripe, fills: Sequence[Fill]) -> list[tuple[int, int, Buffer]]:
+def cut_fills(stripe: Stripe, fills: Sequence[Fill]) -> list[UnitPiece]:
     """Fills as pieces of data units: (unit, offset in it, bytes)."""
-    pieces: list[tuple[int, int, Buffer]] = []
+    pieces: list[UnitPiece] = []
     for fill in fills:
         at = 0
         for unit, offset, size in unit_ranges(stripe, fill.offset, len(fill.data)):

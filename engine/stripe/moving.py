@@ -85,10 +85,8 @@ class UnitCopier:
             for source, column in zip(sources, columns, strict=True)
         }
         codec = codec_for(slab.data_units, slab.parity_units)
-        if codec.is_instant(slab.data_units * len(joined[sources[0]])):
-            rebuilt = codec.reconstruct(joined, [unit])
-        else:
-            rebuilt = await self._workers.run(codec.reconstruct, joined, [unit])
+        size = codec.data_units * len(joined[sources[0]])
+        rebuilt = await codec.run(self._workers, size, codec.reconstruct, joined, [unit])
         data, start = memoryview(rebuilt[unit]), 0
         for index in whole:
             at = stripes[index]

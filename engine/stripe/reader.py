@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import trio
-
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
@@ -47,12 +45,16 @@ class Span(NamedTuple):
     end: int
 
 
+UnitPiece = tuple[int, int, Buffer]
+"""New bytes of a data unit: its number, where in it they start, and they."""
+
+
 class Overlay(NamedTuple):
-    """Bytes that a stripe has by its record while they are still on their way to the disks: (data unit, offset in it,
-    bytes). ``checksums`` are those of the stripe with them."""
+    """Bytes that a stripe has by its record while they are still on their way to the disks. ``checksums`` are those of
+    the stripe with them."""
 
     checksums: bytes
-    pieces: Sequence[tuple[int, int, Buffer]]
+    pieces: Sequence[UnitPiece]
 
 
 class Flaw(NamedTuple):
@@ -71,6 +73,16 @@ def blocks_around(unit: int, offset: int, size: int, unit_bytes: int) -> Span:
     return Span(unit, start, min(end, unit_bytes))
 
 
+def changed_by(pieces: Sequence[UnitPiece], span: Span, data: Buffer) -> bytearray:
+    """The bytes of a span with the pieces of its unit in their places."""
+    changed = bytearray(data)
+    for unit, offset, piece in pieces:
+        low, high = max(offset, span.start), min(offset + len(piece), span.end)
+        if unit == span.unit and low < high:
+            changed[low - span.start : high - span.start] = memoryview(piece)[low - offset : high - offset]
+    return changed
+
+
 class StripeReader:
     """Reads and mends stripes of a pool."""
 
@@ -87,6 +99,10 @@ class StripeReader:
         assert stripe_id not in self._overlays
         self._overlays[stripe_id] = overlay
 
+    def is_laid_over(self, stripe_id: StripeId) -> bool:
+        """Whether something is still on its way to the stripe."""
+        return stripe_id in self._overlays
+
     def take_overlay(self, stripe_id: StripeId) -> None:
         """The overlay is on the disks now."""
         del self._overlays[stripe_id]
@@ -96,12 +112,7 @@ class StripeReader:
         overlay = self._overlays.get(at.stripe_id)
         if overlay is None or overlay.checksums != at.checksums:
             return data
-        changed = bytearray(data)
-        for unit, offset, piece in overlay.pieces:
-            low, high = max(offset, span.start), min(offset + len(piece), span.end)
-            if unit == span.unit and low < high:
-                changed[low - span.start : high - span.start] = memoryview(piece)[low - offset : high - offset]
-        return bytes(changed)
+        return bytes(changed_by(overlay.pieces, span, data))
 
     # --- without waiting ------------------------------------------------------------------------------------------
 
@@ -272,10 +283,7 @@ class StripeReader:
     ) -> dict[int, bytes]:
         """Range [low, high) of the wanted units, computed and checked."""
         codec = codec_for(at.slab.data_units, at.slab.parity_units)
-        if codec.is_instant(at.slab.data_units * (high - low)):
-            rebuilt = codec.reconstruct(sources, wanted)
-        else:
-            rebuilt = await self._workers.run(codec.reconstruct, sources, wanted)
+        rebuilt = await codec.run(self._workers, codec.data_units * (high - low), codec.reconstruct, sources, wanted)
         for unit, data in rebuilt.items():
             if not is_intact(data, at.checksums, at.checksum_index(unit, low)):
                 raise StripeUnreadable(
@@ -287,7 +295,7 @@ class StripeReader:
     async def _repair(self, at: StripeAddress, rebuilt: Mapping[int, bytes], flaws: Sequence[Flaw], low: int) -> None:
         """Write the wrong blocks again, on disks that are up. A failure is counted and told to the pool, not raised:
         the reader has its bytes."""
-        if at.stripe_id in self._overlays:
+        if self.is_laid_over(at.stripe_id):
             return  # what the overlay has must not reach a disk before the batch that says so is durable
         writes: list[DiskWrite] = []
         for flaw in flaws:
@@ -301,14 +309,7 @@ class StripeReader:
                 end = min(start + CHECKSUM_BLOCK_BYTES, flaw.span.end)
                 offset = at.offset(flaw.span.unit) + start
                 writes.append(DiskWrite(disk, name, offset, [data[start - low : end - low]]))
-        if not writes:
-            return
-        # Not to be cut short: the rows may have another owner as soon as the read is over.
-        with trio.CancelScope(shield=True):
-            errors = await self._pool.fanout.write_durable(writes, Lane.BULK)
-        for error in errors:
-            if error is None:
-                self.repaired_blocks += 1
-            else:
-                self.failed_repairs += 1
-                self._pool.report(error)
+        # Not to be cut short, as this cannot be: the rows may have another owner as soon as the read is over.
+        errors = await self._pool.write_durable(writes)
+        self.repaired_blocks += errors.count(None)
+        self.failed_repairs += len(errors) - errors.count(None)

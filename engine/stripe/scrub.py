@@ -14,8 +14,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-import trio
-
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import checksums_of, damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
@@ -188,10 +186,8 @@ class StripeScrub:
             start, end = run[0] * CHECKSUM_BLOCK_BYTES, min((run[-1] + 1) * CHECKSUM_BLOCK_BYTES, size)
             right = {i: memoryview(unit.image)[start:end] for i, unit in enumerate(units) if i not in wrong}
             codec = codec_for(at.slab.data_units, at.slab.parity_units)
-            if codec.is_instant(at.slab.data_units * (end - start)):
-                rebuilt = codec.reconstruct(right, wanted)
-            else:
-                rebuilt = await self._workers.run(codec.reconstruct, right, wanted)
+            size_computed = codec.data_units * (end - start)
+            rebuilt = await codec.run(self._workers, size_computed, codec.reconstruct, right, wanted)
             for unit, data in rebuilt.items():
                 disk_id = at.slab.disks[unit]
                 # Bytes that do not match would be a checksum record that is not of this stripe: nothing is written.
@@ -199,14 +195,8 @@ class StripeScrub:
                     name = chunk_name(slab_of(at.stripe_id), unit)
                     offset = at.offset(unit) + start
                     writes.append(DiskWrite(self._pool.disk(disk_id), name, offset, [data]))
-        if not writes:
-            return
-        # Not to be cut short: the rows may have another owner as soon as the look is over.
-        with trio.CancelScope(shield=True):
-            errors = await self._pool.fanout.write_durable(writes, Lane.BULK)
-        for error in errors:
-            if error is not None:
-                self._pool.report(error)
+        # Not to be cut short, as this cannot be: the rows may have another owner as soon as the look is over.
+        await self._pool.write_durable(writes)
 
 
 def _is_right(at: StripeAddress, unit: int, data: memoryview) -> bool:

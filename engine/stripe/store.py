@@ -8,10 +8,8 @@ open (``load``), hands out what to record after a write (``WrittenStripe``), and
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
-
-import trio
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.codec import codec_for
@@ -26,10 +24,8 @@ from siltstone.engine.stripe.slab import Backing, Placement
 from siltstone.engine.stripe.slabs import Slabs, StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
 from siltstone.limits import KIB, ROW_BYTES
-from siltstone.ports import DiskWrite, Lane, Workers
+from siltstone.ports import DiskWrite, Workers
 from siltstone.types import Buffer, DiskId, SlabId, StripeId
-
-T = TypeVar("T")
 
 TOGETHER_UNIT_BYTES_MAX = 64 * KIB
 """Stripes with units up to this are encoded together; a call of the codec costs as much as copying these."""
@@ -249,23 +245,23 @@ class StripeStore:
             if unit_bytes <= TOGETHER_UNIT_BYTES_MAX:
                 short.setdefault(slab.data_units, []).append(index)
             else:
-                size = unit_bytes * slab.data_units
+                codec = codec_for(slab.data_units, slab.parity_units)
                 arguments = buffers, slab.data_units, slab.parity_units, unit_bytes
-                encoded[index] = await self._run_codec(slab, size, encode_stripe, *arguments)
+                encoded[index] = await codec.run(
+                    self._workers, unit_bytes * slab.data_units, encode_stripe, *arguments
+                )
         for indexes in short.values():
             slab = writing[indexes[0]].placement.state.slab
             sources = [
                 StripeSource(writing[index].buffers, writing[index].placement.stripe.unit_bytes) for index in indexes
             ]
             size = sum(source.unit_bytes for source in sources) * slab.data_units
-            found = await self._run_codec(slab, size, encode_together, sources, slab.data_units, slab.parity_units)
+            codec = codec_for(slab.data_units, slab.parity_units)
+            found = await codec.run(
+                self._workers, size, encode_together, sources, slab.data_units, slab.parity_units
+            )
             encoded.update(zip(indexes, found, strict=True))
         return [encoded[index] for index in range(len(writing))]
-
-    async def _run_codec(self, slab: Slab, size: int, function: Callable[..., T], *arguments: object) -> T:
-        if codec_for(slab.data_units, slab.parity_units).is_instant(size):
-            return function(*arguments)
-        return await self._workers.run(function, *arguments)
 
     async def _write_units(
         self, writing: Sequence[_Writing], encoded: Sequence[EncodedStripe]
@@ -291,12 +287,9 @@ class StripeStore:
             for offset, buffers in neighbours(pieces):
                 writes.append(DiskWrite(disk, chunk_name(slab_id, unit), offset, buffers))
                 slab_of_write.append(slab_id)
-        # Not to be cut short: rows that are given back while a disk still writes to them would hold two stripes.
-        with trio.CancelScope(shield=True):
-            errors = await self._pool.fanout.write_durable(writes, Lane.BULK) if writes else []
-        for slab_id, failure in zip(slab_of_write, errors, strict=True):
+        # Not to be cut short, as this cannot be: rows given back while a disk writes to them would hold two stripes.
+        for slab_id, failure in zip(slab_of_write, await self._pool.write_durable(writes), strict=True):
             if failure is not None:
-                self._pool.report(failure)
                 failed.setdefault(slab_id, []).append(failure)
         return failed
 

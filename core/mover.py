@@ -1,8 +1,9 @@
 """Moving units of slabs to other disks: what a lost disk held is rebuilt, a draining disk emptied, a new one levelled.
 
-One unit of one slab at a time: the slab takes no new stripes meanwhile, its living stripes' units are copied or
-computed into a new chunk file, and when that is durable one batch puts the other disk into the slab's record. Nothing
-else notes how far it came, so a restart goes on with the slabs that are left; a crash in between leaves a stray file.
+One unit of a slab at a time, two slabs side by side: a slab takes no new stripes meanwhile, its living stripes' units
+are copied or computed into a new chunk file, and when that is durable one batch puts the other disk into the slab's
+record. Nothing else notes how far it came, so a restart goes on with the slabs that are left; a crash in between leaves
+a stray file. Rows that no stripe has are not copied.
 Since slabs with a disk that is away take no stripes, a disk that returns is never stale: whatever was not moved yet is
 simply used again.
 """
@@ -16,6 +17,7 @@ import trio
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.move_plan import Move, MoveKind, SlabView, plan_level, plan_moves
+from siltstone.core.pace import WINDOWS_ALONE, Pace
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.windows import window_from
 from siltstone.engine.pool import DiskRole, DiskState
@@ -27,11 +29,17 @@ from siltstone.types import DiskId, SlabId, make_stripe_id, slab_of
 LOOK_SECONDS = 1.0
 """How often the background looks whether something is to be moved."""
 
-WINDOWS_AT_ONCE = 3
-"""Windows of stripes (a megabyte of each unit) that are read, computed and written side by side."""
+MOVES_AT_ONCE = 2
+"""Units that are moved side by side: while the last of one is flushed and recorded, the next is being read."""
+
+PROGRESS_SECONDS = 0.25
+"""How often those who wait are told how far it is, and how soon they see what nobody tells them."""
 
 RETRY_SECONDS = 10.0
 """A unit whose move failed is left alone for this long."""
+
+CLAIM_SECONDS = 0.1
+"""The same if somebody else has the slab: those who fill or scrub have it for a moment."""
 
 AWAY_STATES = (DiskState.MISSING, DiskState.FAILED)
 
@@ -43,7 +51,7 @@ class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is being moved, and what is left. Bytes are of chunk files."""
 
     kind: str
-    """rebuild, drain, level, or empty when nothing is moved."""
+    """rebuild, drain, level, or empty when nothing is moved; like source and target of the oldest move under way."""
     source: int
     target: int
     units_left: int
@@ -73,21 +81,25 @@ class Mover:
         self._slabs = ledger.stripes.slabs
         self._pool = ledger.pool
         self._grace = grace
-        self._bytes_per_second = bytes_per_second
+        self._pace = Pace(ledger, bytes_per_second=bytes_per_second)
         self._hurry = 0
         """How many wait for everything that can be rebuilt to be rebuilt, without grace."""
         self._away_since: dict[DiskId, int] = {}
         self._wake = trio.Event()
-        self._now: Move | None = None
-        self._target: DiskId | None = None
+        self._moving: dict[SlabId, tuple[Move, DiskId]] = {}
+        """What is being moved, and where to."""
+        self._is_moving = False
+        """A round is under way: it ends when nothing is being moved and nothing can be for now."""
         self._left: list[Move] = []
         self._retry_at: dict[tuple[SlabId, int], int] = {}
         self._began_ns = 0
         self._began_wall_ns = 0
         self._done_bytes = 0
-        self._seen = (0, 0)
         self._looked = trio.Event()
+        self._ended = trio.Event()
+        """Set when a move has ended."""
         self._role_listener: RoleListener = lambda disk_id, role: None
+        self._begun_moves = 0
         self.moved_units = 0
         self.unreadable_stripes = 0
         self.waiting = ""
@@ -108,7 +120,7 @@ class Mover:
         """
         self._hurry += 1
         try:
-            await self._wait_for(lambda: not self._left, progress)
+            await self._wait_for(lambda: not self._left and not self._moving, progress)
         finally:
             self._hurry -= 1
 
@@ -129,9 +141,10 @@ class Mover:
         return {move.slab_id for move in self._left if move.kind is not MoveKind.LEVEL and not move.targets}
 
     def is_drained(self, disk_id: DiskId) -> bool:
-        """Whether no slab and no log segment counts on a disk."""
+        """Whether no slab and no log segment counts on a disk, nor would after a crash."""
         in_log = any(disk_id in segment.disks for segment in self._ledger.log.segments())
-        return not in_log and not self._slabs.units_of(disk_id)
+        is_source = any(move.source == disk_id for move, _ in self._moving.values())
+        return not in_log and not is_source and not self._slabs.units_of(disk_id)
 
     async def _wait_for(self, is_done: Callable[[], bool], progress: ProgressListener | None) -> None:
         await self._look()
@@ -139,11 +152,11 @@ class Mover:
             if progress is not None:
                 status = self.status()
                 progress(Progress(status.done_bytes, status.total_bytes, "bytes"))
-            if self.waiting and self._now is None and not self._can_go_on():
+            if self.waiting and not self._moving and not self._can_go_on():
                 raise Refused(self.waiting)
-            if self._now is None:
-                # What is left is the log's to do, or a move that failed waits to be tried again.
-                await self._ledger.clock.sleep(LOOK_SECONDS)
+            # Without a move: what is left is the log's to do, or one that failed waits to be tried again.
+            with trio.move_on_after(PROGRESS_SECONDS):
+                await self._ended.wait()
             await self._look()
 
     async def _look(self) -> None:
@@ -157,14 +170,14 @@ class Mover:
 
     def status(self) -> MoveStatus:
         """Where moving stands."""
-        now = self._now
+        now = next(iter(self._moving.values()), None)
         left = sum(move.size for move in self._left)
         elapsed = (self._ledger.clock.monotonic_ns() - self._began_ns) / 1e9
         rate = self._done_bytes / elapsed if now is not None and elapsed > 0 else 0.0
         return MoveStatus(
-            kind="" if now is None else now.kind.value,
-            source=-1 if now is None else now.source,
-            target=-1 if self._target is None else self._target,
+            kind="" if now is None else now[0].kind.value,
+            source=-1 if now is None else now[0].source,
+            target=-1 if now is None else now[1],
             units_left=len(self._left),
             done_bytes=self._done_bytes,
             total_bytes=self._done_bytes + left,
@@ -180,46 +193,61 @@ class Mover:
 
     async def run(self) -> None:
         """Move what should be moved, for ever."""
-        while True:
-            try:
-                while await self._move_next():
-                    pass
-            except SiltstoneError as error:
-                self.last_error = str(error)
-            with trio.move_on_after(LOOK_SECONDS):
-                await self._wake.wait()
-            self._wake = trio.Event()
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                wait_seconds = await self._start_moves(nursery)
+                with trio.move_on_after(wait_seconds):
+                    await self._wake.wait()
 
     def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
         self._wake.set()
 
-    async def _move_next(self) -> bool:
-        """Make the first move that can be made; False when there is none."""
+    async def _start_moves(self, nursery: trio.Nursery) -> float:
+        """Start the first moves that can be made; returns after how many seconds to look again at the latest."""
         self._left = self._plan()
         self._looked.set()
         self._looked = trio.Event()
         now_ns = self._ledger.clock.monotonic_ns()
+        wait_ns = int(LOOK_SECONDS * 1e9)
+        room: dict[tuple[DiskId, int], bool] = {}
         for move in self._left:
-            if now_ns < self._retry_at.get((move.slab_id, move.unit), 0):
+            if len(self._moving) == MOVES_AT_ONCE:
+                break
+            if move.slab_id in self._moving:
                 continue
-            targets = await self._slabs.have_room(move.targets, move.size)
-            if not targets:
+            retry_ns = self._retry_at.get((move.slab_id, move.unit), 0) - now_ns
+            if retry_ns > 0:
+                wait_ns = min(wait_ns, retry_ns)
                 continue
-            if self._now is None:
+            target = await self._target_of(move, room)
+            if target is None:
+                continue
+            if not self._is_moving:
                 self._begin_round()
-            self._now, self._target = move, targets[0]
-            if await self._move(move, targets[0]):
-                return True
-            self._retry_at[move.slab_id, move.unit] = now_ns + int(RETRY_SECONDS * 1e9)
-            return True
-        self._now = self._target = None
-        self.waiting = self._why_waiting()
-        return False
+            # The new file is made here, so that its disk shows how much room is left for another.
+            if await self._begin(move, target):
+                nursery.start_soon(self._carry_out, move, target)
+            room.clear()
+        self._is_moving = bool(self._moving)
+        self.waiting = "" if self._moving else self._why_waiting()
+        return wait_ns / 1e9
+
+    async def _target_of(self, move: Move, room: dict[tuple[DiskId, int], bool]) -> DiskId | None:
+        """The best disk that has room for a unit. ``room``: what was found out about that already."""
+        for disk_id in move.targets:
+            has_room = room.get((disk_id, move.size))
+            if has_room is None:
+                has_room = room[disk_id, move.size] = bool(await self._slabs.have_room([disk_id], move.size))
+            if has_room:
+                return disk_id
+        return None
 
     def _begin_round(self) -> None:
         self._began_ns = self._ledger.clock.monotonic_ns()
         self._began_wall_ns = self._ledger.clock.now_ns()
         self._done_bytes = 0
+        self._is_moving = True
         self._retry_at.clear()
         self.last_error = ""
 
@@ -286,14 +314,26 @@ class Mover:
 
     # --- one move --------------------------------------------------------------------------------------------------
 
-    async def _move(self, move: Move, target: DiskId) -> bool:
-        """Move one unit; False when it cannot be done now."""
+    async def _begin(self, move: Move, target: DiskId) -> bool:
+        """Claim the slab and make the new chunk file; False when that cannot be done now."""
         if not self._ledger.try_claim(move.slab_id):
-            await self._ledger.clock.sleep(0.1)
-            return True  # somebody fills or scrubs the slab for a moment: look again
+            self._leave_alone(move, CLAIM_SECONDS)
+            return False
+        is_begun = False
+        self._moving[move.slab_id] = move, target
         try:
-            if not await self._slabs.begin_move(move.slab_id, move.unit, target):
-                return False
+            is_begun = await self._slabs.begin_move(move.slab_id, move.unit, target)
+        except SiltstoneError as error:
+            self._note_failure(error)
+        finally:
+            if not is_begun:
+                self._end(move, RETRY_SECONDS)
+        return is_begun
+
+    async def _carry_out(self, move: Move, target: DiskId) -> None:
+        """Move one unit, which was begun; what fails is tried again later."""
+        retry_seconds = RETRY_SECONDS
+        try:
             moved: Slab | None = None
             try:
                 await self._fill(move, target)
@@ -301,50 +341,69 @@ class Mover:
             finally:
                 with trio.CancelScope(shield=True):
                     await self._slabs.end_move(move.slab_id, moved=moved)
-            if moved is None:
-                return False
-            self.moved_units += 1
-            await self._forget_source(move)
-            return True
-        except (DiskError, Unavailable) as error:
-            if isinstance(error, DiskError):
-                self._pool.report(error)
-            self.last_error = str(error)
-            return False
+            if moved is not None:
+                self.moved_units += 1
+                retry_seconds = 0.0
+                await self._forget_source(move)
+        except SiltstoneError as error:
+            self._note_failure(error)
         finally:
-            self._ledger.release_claim(move.slab_id)
+            self._end(move, retry_seconds)
+
+    def _end(self, move: Move, retry_seconds: float) -> None:
+        del self._moving[move.slab_id]
+        self._ledger.release_claim(move.slab_id)
+        self._leave_alone(move, retry_seconds)
+        self._wake.set()
+        self._ended.set()
+        self._ended = trio.Event()
+
+    def _leave_alone(self, move: Move, seconds: float) -> None:
+        self._retry_at[move.slab_id, move.unit] = self._ledger.clock.monotonic_ns() + int(seconds * 1e9)
+
+    def _note_failure(self, error: SiltstoneError) -> None:
+        if isinstance(error, DiskError):
+            self._pool.report(error)
+        self.last_error = str(error)
 
     async def _fill(self, move: Move, target: DiskId) -> None:
-        """Fill the new chunk file with the units of living stripes."""
+        """Fill the new chunk file with the units of living stripes; durable on return."""
+        self._begun_moves += 1
+        number = self._begun_moves
         cursor = make_stripe_id(move.slab_id, 0)
         is_done = False
-
         failures: list[DiskError] = []
-        unreadable = 0
+        unreadable = unflushed = 0
 
         async def work() -> None:
-            nonlocal cursor, is_done, unreadable
-            while not is_done and not failures:
-                began_ns = self._ledger.clock.monotonic_ns()
-                # What is looked up in the fence stays in place until it is left: stripes may die, their rows wait.
-                era = self._ledger.fence.enter()
-                try:
-                    window = window_from(self._ledger.store, cursor)
-                    if not window.addresses or slab_of(window.addresses[0].stripe_id) != move.slab_id:
-                        is_done = True
+            nonlocal cursor, is_done, unreadable, unflushed
+            while True:
+                async with self._pace.window(number):
+                    if is_done or failures:
                         return
-                    cursor = window.cursor
-                    copied = await self._ledger.stripes.copy_unit(window.addresses, move.unit, target)
-                except DiskError as error:
-                    failures.append(error)
-                    return
-                finally:
-                    self._ledger.fence.leave(era)
+                    # What is looked up in the fence stays in place until it is left: stripes may die, their rows wait.
+                    era = self._pace.enter_fence()
+                    try:
+                        window = window_from(self._ledger.store, cursor)
+                        if not window.addresses or slab_of(window.addresses[0].stripe_id) != move.slab_id:
+                            is_done = True
+                            return
+                        cursor = window.cursor
+                        copied = await self._ledger.stripes.copy_unit(window.addresses, move.unit, target)
+                        unflushed += copied.written_bytes
+                        if unflushed >= self._pace.flush_bytes:
+                            unflushed = 0
+                            await self._ledger.stripes.flush_unit(move.slab_id, move.unit, target)
+                    except DiskError as error:
+                        failures.append(error)
+                        return
+                    finally:
+                        self._ledger.fence.leave(era)
                 unreadable += len(copied.unreadable)
-                await self._pace(copied.written_bytes, began_ns)
+                await self._pace.wait_for_budget(copied.written_bytes)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(WINDOWS_AT_ONCE):
+            for _ in range(WINDOWS_ALONE):
                 nursery.start_soon(work)
         if failures:
             raise failures[0]
@@ -362,19 +421,6 @@ class Mover:
         role = next((disk.role for disk in self._pool.status() if disk.disk_id == disk_id), DiskRole.LOST)
         return role is DiskRole.LOST
 
-    async def _pace(self, size: int, began_ns: int) -> None:
-        """Wait as long as the limit asks for; and while others use the volume, as long as the work took."""
-        clock = self._ledger.clock
-        took = (clock.monotonic_ns() - began_ns) / 1e9
-        seen = (self._ledger.store.last_lsn, self._ledger.fence.entered)
-        is_busy = seen[0] != self._seen[0] or seen[1] - self._seen[1] > WINDOWS_AT_ONCE
-        self._seen = seen
-        rest = took if is_busy else 0.0
-        if self._bytes_per_second:
-            rest = max(rest, WINDOWS_AT_ONCE * size / self._bytes_per_second - took)
-        if rest > 0:
-            await clock.sleep(rest)
-
     async def _record(self, move: Move, target: DiskId) -> Slab | None:
         """Commit the slab's record with the new disk; None if the slab is gone. Durable on return."""
         await self._ledger.admit()
@@ -388,6 +434,7 @@ class Mover:
         transaction = self._ledger.begin()
         space.put_slab(transaction, move.slab_id, moved)
         self._ledger.commit(transaction)
+        self._pace.note_own_commit()
         self._ledger.forget_slab(move.slab_id)
         return moved
 

@@ -131,6 +131,7 @@ class Membership:
                     f"disk {disk_id} still has data that is not on other disks; wait for it with: siltstone disk drain "
                     f"HOME {disk_id}"
                 )
+            await self._volume.ledger.sync()  # the disk must not be asked for after a crash
             config = self._owner.config
             rest = tuple(other for other in config.disks if other.disk_id != disk_id)
             changed = msgspec.structs.replace(config, disks=rest, next_disk_id=max(config.next_disk_id, disk_id + 1))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import msgspec
 import trio
 
+from siltstone.core.away import AwayTimes
 from siltstone.core.ledger import Ledger
 from siltstone.core.move_plan import Move, MoveKind, SlabView, plan_level, plan_moves
 from siltstone.core.pace import WINDOWS_ALONE, Pace
@@ -84,7 +85,7 @@ class Mover:
         self._pace = Pace(ledger, bytes_per_second=bytes_per_second)
         self._hurry = 0
         """How many wait for everything that can be rebuilt to be rebuilt, without grace."""
-        self._away_since: dict[DiskId, int] = {}
+        self._away = AwayTimes(ledger)
         self._wake = trio.Event()
         self._moving: dict[SlabId, tuple[Move, DiskId]] = {}
         """What is being moved, and where to."""
@@ -205,6 +206,7 @@ class Mover:
 
     async def _start_moves(self, nursery: trio.Nursery) -> float:
         """Start the first moves that can be made; returns after how many seconds to look again at the latest."""
+        await self._away.note({disk.disk_id for disk in self._pool.status() if disk.state in AWAY_STATES})
         self._left = self._plan()
         self._looked.set()
         self._looked = trio.Event()
@@ -290,7 +292,6 @@ class Mover:
 
     def _disks_by_need(self) -> tuple[set[DiskId], set[DiskId], set[DiskId]]:
         """(lost, draining, new): of the disks that are away those whose time is up."""
-        now_ns = self._ledger.clock.monotonic_ns()
         lost: set[DiskId] = set()
         draining: set[DiskId] = set()
         new: set[DiskId] = set()
@@ -298,15 +299,13 @@ class Mover:
         for disk in self._pool.status():
             known.add(disk.disk_id)
             if disk.state not in AWAY_STATES:
-                self._away_since.pop(disk.disk_id, None)
                 if disk.role is DiskRole.DRAINING:
                     draining.add(disk.disk_id)
                 elif disk.role is DiskRole.NEW and disk.space is not None:
                     new.add(disk.disk_id)
                 continue
-            since_ns = self._away_since.setdefault(disk.disk_id, now_ns)
             is_given_up = disk.role in (DiskRole.LOST, DiskRole.DRAINING) or self._hurry
-            if is_given_up or now_ns - since_ns >= self._grace * 1e9:
+            if is_given_up or self._away.seconds(disk.disk_id) >= self._grace:
                 lost.add(disk.disk_id)
         for state in self._slabs.open_slabs():
             lost.update(disk_id for disk_id in state.slab.disks if disk_id not in known)

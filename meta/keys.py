@@ -19,6 +19,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``s`` ``T`` stripe id (8) | Stripe |
 | ``s`` ``f`` stripe id (8) | Fill: bytes that are on their way to dead places of the stripe |
 | ``s`` ``K`` stripe id (8) | checksums of the stripe's units, raw |
+| ``s`` ``a`` | AwayRecord: since when disks are away |
 | ``s`` ``c`` | ScrubRecord: how far scrubbing has come |
 | ``s`` ``l`` log address (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the log here |
 | ``s`` ``r`` stripe id (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the stripe here |
@@ -263,6 +264,9 @@ UPLOAD = b"m"
 ORPHAN = b"o"
 XATTR = b"x"
 
+
+AWAY = b"sa"
+"""Key of the record of disks that are away."""
 
 SCRUB = b"sc"
 """Key of the record of scrubbing."""

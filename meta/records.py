@@ -198,6 +198,15 @@ class ScrubRecord(msgspec.Struct, array_like=True, tag=1):
     lost_count: int = 0
 
 
+class AwayRecord(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Disks that are away, and since when, as pairs of disk id and nanoseconds since the epoch.
+
+    Derived from what the disks answer; one that is missing or old changes when a disk is rebuilt, and nothing else.
+    """
+
+    disks: list[tuple[int, int]]
+
+
 _encoder = msgspec.msgpack.Encoder()
 
 encode = _encoder.encode
@@ -210,7 +219,21 @@ def _decoder(record: type[R]) -> Any:
 
 _decoders: dict[type[Any], Any] = {
     record: _decoder(record)
-    for record in (Inode, Dentry, Extent, Object, Bucket, Upload, Part, Counters, Slab, Stripe, ScrubRecord, Fill)
+    for record in (
+        Inode,
+        Dentry,
+        Extent,
+        Object,
+        Bucket,
+        Upload,
+        Part,
+        Counters,
+        Slab,
+        Stripe,
+        ScrubRecord,
+        Fill,
+        AwayRecord,
+    )
 }
 
 decode_inode = msgspec.msgpack.Decoder(Inode).decode

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.meta import keys
 from siltstone.meta.keys import Reference
-from siltstone.meta.records import Fill, decode, encode
+from siltstone.meta.records import AwayRecord, Fill, decode, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
-from siltstone.types import SlabId, StripeId
+from siltstone.types import DiskId, SlabId, StripeId
 
 
 def put_slab(transaction: Transaction, slab_id: SlabId, slab: Slab) -> None:
@@ -79,6 +79,20 @@ def fills(reader: Reader) -> Iterator[tuple[StripeId, Fill]]:
     """Every stripe to which bytes are on their way, in the order of their ids."""
     for key, value in reader.scan(*keys.prefix_range(keys.FILLS)):
         yield keys.stripe_id(key), decode(Fill, value)
+
+
+def put_away(transaction: Transaction, since_ns: Mapping[DiskId, int]) -> None:
+    """Record since when disks are away; no record where none is."""
+    if since_ns:
+        transaction.put(keys.AWAY, encode(AwayRecord(list(since_ns.items()))))
+    else:
+        transaction.delete(keys.AWAY)
+
+
+def get_away(reader: Reader) -> dict[DiskId, int]:
+    """Since when disks are away, as it was recorded last."""
+    value = reader.get(keys.AWAY)
+    return {} if value is None else {DiskId(disk_id): since_ns for disk_id, since_ns in decode(AwayRecord, value).disks}
 
 
 def stripes(reader: Reader) -> Iterator[tuple[StripeId, Stripe]]:

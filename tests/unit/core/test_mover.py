@@ -17,7 +17,7 @@ from siltstone.core.fsck import fsck
 from siltstone.core.types import Progress
 from siltstone.core.volume import Volume
 from siltstone.engine.pool import DiskRole
-from siltstone.errors import Refused
+from siltstone.errors import Refused, SiltstoneError
 from siltstone.limits import MIB
 from siltstone.meta import space
 from siltstone.types import ROOT_INO, DiskId, Ino
@@ -284,3 +284,99 @@ def test_a_crash_at_any_operation_of_a_move_leaves_everything(seed: int, operati
             }
 
     trio.run(main, clock=autojump())
+
+
+GRACE_SECONDS = 600.0
+
+
+def run_lives(*lives: Callable[[World, Volume], Awaitable[None]], crash: bool) -> None:
+    """Several lives of one volume with seven disks; the world outlives them."""
+
+    async def main() -> None:
+        world = World(msgspec.structs.replace(small_config(disk_count=7), rebuild_grace=GRACE_SECONDS))
+        await world.sim.create()
+        async with world.sim.opened() as volume:
+            await world.write(volume, SIZES)
+            await volume.settle()
+        for life in lives:
+            try:
+                async with world.sim.opened() as volume:
+                    await life(world, volume)
+                    if crash:
+                        world.sim.power_off()
+            except* (SiltstoneError, trio.Cancelled):
+                assert world.sim.is_off
+            if crash:
+                world.sim.after_crash()
+                world.sim.disks[2].disappear()  # the end of a crash brings every disk back
+        world.sim.disks[2].return_()
+        async with world.sim.opened() as volume:
+            await world.compare(volume)
+            assert await fsck(volume, deep=True) == []
+
+    trio.run(main, clock=autojump())
+
+
+async def lose_a_disk(world: World, volume: Volume) -> None:
+    world.sim.disks[2].disappear()
+    await trio.sleep(GRACE_SECONDS - 100)
+    assert volume.mover.moved_units == 0
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_the_grace_time_goes_on_through_restarts(crash: bool) -> None:
+    async def wait_for_the_rest(world: World, volume: Volume) -> None:
+        await trio.sleep(60)
+        assert volume.mover.moved_units == 0
+        await trio.sleep(100)
+        assert volume.mover.moved_units > 0 and 2 not in disks_in_use(volume)
+
+    run_lives(lose_a_disk, wait_for_the_rest, crash=crash)
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_jump_of_the_wall_clock_that_is_seen_changes_nothing(jump: float) -> None:
+    async def lose_and_jump(world: World, volume: Volume) -> None:
+        await lose_a_disk(world, volume)
+        world.sim.clock.jump(jump)
+        await trio.sleep(10)
+        assert volume.mover.moved_units == 0
+
+    async def wait_for_the_rest(world: World, volume: Volume) -> None:
+        await trio.sleep(60)
+        assert volume.mover.moved_units == 0
+        await trio.sleep(100)
+        assert volume.mover.moved_units > 0
+
+    run_lives(lose_and_jump, wait_for_the_rest, crash=False)
+
+
+def test_a_wall_clock_that_was_set_back_between_two_lives_costs_one_grace_at_most() -> None:
+    async def set_back(world: World, volume: Volume) -> None:
+        await lose_a_disk(world, volume)
+        world.sim.clock.jump(-86_400.0)  # right before the end: nobody sees it
+
+    async def wait(world: World, volume: Volume) -> None:
+        await trio.sleep(GRACE_SECONDS - 100)
+        assert volume.mover.moved_units == 0
+        await trio.sleep(200)
+        assert volume.mover.moved_units > 0
+
+    run_lives(set_back, wait, crash=False)
+
+
+def test_a_disk_that_returns_has_all_of_its_grace_time_again() -> None:
+    async def return_and_go(world: World, volume: Volume) -> None:
+        await lose_a_disk(world, volume)
+        world.sim.disks[2].return_()
+        await trio.sleep(30)
+        world.sim.disks[2].disappear()
+        await trio.sleep(30)
+
+    async def wait(world: World, volume: Volume) -> None:
+        await trio.sleep(GRACE_SECONDS - 100)
+        assert volume.mover.moved_units == 0
+        world.sim.disks[2].return_()
+        await trio.sleep(30)
+
+    run_lives(return_and_go, wait, crash=False)

@@ -16,6 +16,7 @@ from siltstone.engine.stripe.layout import SAME_ROWS, Slab, Stripe
 from siltstone.meta import keys
 from siltstone.meta.keys import Reference
 from siltstone.meta.records import (
+    AwayRecord,
     Bucket,
     Counters,
     Dentry,
@@ -69,6 +70,7 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
         Fill([(512, Extent(4000, Place.LOG, 0x123456, 96, 4096, b"\x01" * 8))]),
     ),
     "checksums": (keys.stripe_checksums(StripeId(0x2A0010)), bytes(range(24))),
+    "away": (keys.AWAY, AwayRecord([(2, 10**18), (300, 10**18 + 5)])),
     "scrub": (
         keys.SCRUB,
         ScrubRecord(10**18, 10**18 + 5, 0x2A0010, [ScrubTally(3, *range(1, 12))], ["inode 1: lost"], 2),

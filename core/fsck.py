@@ -23,6 +23,7 @@ from siltstone.engine.stripe.scrub import DamageKind
 from siltstone.limits import PARTITION_COUNT, ROW_BYTES
 from siltstone.meta import counters, keys, space
 from siltstone.meta.records import Dentry, Extent, Inode, InodeFlag, Part, Place, decode, decode_extent
+from siltstone.meta.totals import SpaceTotals
 from siltstone.types import ROOT_INO, Ino, Lsn, PartitionId, StripeId, row_of, slab_of
 
 WALK_STEP = 50
@@ -84,6 +85,7 @@ async def fsck(volume: Volume, *, deep: bool = False, progress: ProgressListener
         await _check_counters(walk)
         await _check_references(walk)
         await _check_stripes(walk)
+        await _check_totals(walk)
         await _check_fills(walk)
         _check_log(walk)
     if deep:
@@ -274,6 +276,20 @@ def _check_stripe(walk: _Walk, subject: str, stripe_id: StripeId, stripe: Stripe
             walk.report("I8", subject, f"inode {reference.ino} refers to bytes beyond its {stripe.data_bytes}")
     if not referenced:
         walk.report("I7", subject, "nothing refers to it: its rows are lost until it is removed")
+
+
+async def _check_totals(walk: _Walk) -> None:
+    """What status shows without looking is what the records add up to."""
+    found = SpaceTotals()
+    slabs = dict(space.slabs(walk.store))
+    for _ in space.counted(found, slabs, space.stripes(walk.store)):
+        await walk.step()
+    for _, value in walk.store.scan(*keys.prefix_range(keys.LOG_REFERENCES)):
+        await walk.step()
+        found.log_live_bytes += keys.decode_length(value)
+    counted = walk.volume.ledger.totals
+    if counted != found:
+        walk.report("I6", "totals", f"counted in memory: {counted}; the records have: {found}")
 
 
 async def _check_fills(walk: _Walk) -> None:

@@ -25,6 +25,7 @@ from siltstone.limits import MIB
 from siltstone.meta import space
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.store.store import Store, Transaction
+from siltstone.meta.totals import SpaceTotals
 from siltstone.ports import Clock, Random
 from siltstone.types import Lsn, SlabId, StripeId, slab_of
 
@@ -51,7 +52,7 @@ class StripeInfo(NamedTuple):
 
 
 class Ledger:
-    """Store, log and stripes, and the rules that tie them together."""
+    """Store, log and stripes, and the rules that tie them together. ``totals``: of the records as they are now."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Ledger:
         random: Random,
         *,
         log_bytes_high: int,
+        totals: SpaceTotals,
     ) -> None:
         self.store = store
         self.log = log
@@ -71,6 +73,7 @@ class Ledger:
         self.clock = clock
         self.random = random
         self.fence = ReadFence()
+        self.totals = totals
         self.worn = WornStripes(store)
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
@@ -111,6 +114,7 @@ class Ledger:
         Visible on return, durable when the log has passed the LSN that is returned.
         """
         lsn = transaction.commit()
+        self.totals.add(transaction.totals)
         for stripe in written:
             self.stripes.note_committed(stripe)
             if stripe.stripe.unit_bytes * stripe.slab.data_units - stripe.stripe.data_bytes >= DEAD_BYTES_MIN:

@@ -37,6 +37,7 @@ from siltstone.limits import RESERVE_CHUNKS
 from siltstone.meta import inodes, keys, space
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
+from siltstone.meta.totals import SpaceTotals
 from siltstone.ports import Clock, Disk, Fanout, Random, Workers
 from siltstone.types import ROOT_INO, DiskId
 
@@ -126,9 +127,12 @@ async def open_volume(
     )
     if store.get(keys.inode(ROOT_INO)) is None:
         raise Corrupt("the metadata has no root directory: this is not a volume, or its set-up was cut short")
-    stripes.load(space.slabs(store), space.stripes(store))
+    totals = SpaceTotals()
+    totals.log_live_bytes = space.log_live_bytes(store)
+    slabs = dict(space.slabs(store))
+    stripes.load(slabs.items(), space.counted(totals, slabs, space.stripes(store)))
     await stripes.collect_strays()
-    volume = _assemble(config, pool, store, log, stripes, clock, random)
+    volume = _assemble(config, pool, store, log, stripes, totals, clock, random)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
@@ -157,9 +161,16 @@ async def open_volume(
 
 
 def _assemble(
-    config: VolumeConfig, pool: Pool, store: Store, log: Log, stripes: StripeStore, clock: Clock, random: Random
+    config: VolumeConfig,
+    pool: Pool,
+    store: Store,
+    log: Log,
+    stripes: StripeStore,
+    totals: SpaceTotals,
+    clock: Clock,
+    random: Random,
 ) -> Volume:
-    ledger = Ledger(store, log, stripes, pool, clock, random, log_bytes_high=config.log_bytes_high)
+    ledger = Ledger(store, log, stripes, pool, clock, random, log_bytes_high=config.log_bytes_high, totals=totals)
     write_back = WriteBack(
         ledger,
         dirty_bytes_max=config.dirty_bytes_max,

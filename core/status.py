@@ -17,8 +17,8 @@ from siltstone.core.settle import Settler
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.pool import DiskState, DiskStatus
 from siltstone.engine.stripe.store import Tier
-from siltstone.meta import counters, keys, space
-from siltstone.types import Lsn, slab_of
+from siltstone.meta import counters
+from siltstone.types import Lsn
 
 
 class DiskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,18 +70,24 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     log_raw_bytes: int
     """What the segments of the log hold, all copies together."""
     live_bytes: int
-    """Of the files' bytes, what does not lie in the log."""
+    """Of the files' bytes, what does not lie in the log: in stripes, or (runs of up to 128 bytes) in the metadata."""
     dead_bytes: int
     """In stripes that live on: what users overwrote or deleted, and room that was left over; as far as it is known."""
     raw_used_bytes: int
     """Rows of stripes, in all chunk files: data, dead bytes, padding and parity."""
     utilisation: float
-    """live_bytes with their parity at full width, as a share of raw_used_bytes; 1 for an empty volume."""
+    """live_bytes * (k+m)/k / raw_used_bytes: of what stripes take on the disks, the share that is living data and the
+    parity that this needs; 1 where there are no stripes. More than 1 where clones share bytes, which count for each of
+    them, and by inline bytes, which take nothing."""
+    utilisation_with_log: float
+    """The same with the log on both sides: (live_bytes * (k+m)/k + log_live_bytes * copies) / (raw_used_bytes +
+    log_raw_bytes). What metadata takes in the log, and payload that was settled or died, counts as waste."""
     write_amplification: WriteAmplification
     space_amplification: float
     """(stripe_raw_bytes + log_raw_bytes) / file_bytes; 0 for an empty volume."""
     stripes: int
     slabs: int
+    """Those that are just being made or deleted included."""
     codec: str
     """What computes parity: "isa-l", or "zfec", which is some 20 times slower."""
     usable_total_bytes: int
@@ -127,17 +133,11 @@ class Parts(NamedTuple):
 
 
 def volume_status(parts: Parts) -> VolumeStatus:
-    """Look at everything. Scans the stripe and log reference records: some microseconds for each."""
+    """Look at everything that is counted anyway: takes some microseconds for each slab and disk, however many stripes
+    and files there are, so whoever asks often holds nobody up."""
     ledger, write_back, settler = parts.ledger, parts.write_back, parts.settler
-    totals = counters.read_totals(ledger.store)
-    slabs = dict(space.slabs(ledger.store))
-    stripe_count = data_bytes = raw_bytes = 0
-    for stripe_id, stripe in space.stripes(ledger.store):
-        slab = slabs[slab_of(stripe_id)]
-        stripe_count += 1
-        data_bytes += stripe.data_bytes
-        raw_bytes += stripe.unit_bytes * len(slab.disks)
-    log_live = sum(keys.decode_length(value) for _, value in ledger.store.scan(*keys.prefix_range(keys.LOG_REFERENCES)))
+    totals, placed = counters.read_totals(ledger.store), ledger.totals
+    live_bytes = totals.bytes - placed.log_live_bytes
     segments = ledger.log.segments()
     log_raw = sum((segment.end - segment.start) * len(segment.disks) for segment in segments)
     engine_space = ledger.stripes.space()
@@ -148,18 +148,22 @@ def volume_status(parts: Parts) -> VolumeStatus:
     return VolumeStatus(
         inodes=totals.inodes,
         file_bytes=totals.bytes,
-        log_live_bytes=log_live,
-        stripe_data_bytes=data_bytes,
-        stripe_raw_bytes=raw_bytes,
+        log_live_bytes=placed.log_live_bytes,
+        stripe_data_bytes=placed.stripe_data_bytes,
+        stripe_raw_bytes=placed.stripe_raw_bytes,
         log_raw_bytes=log_raw,
-        live_bytes=totals.bytes - log_live,
+        live_bytes=live_bytes,
         dead_bytes=ledger.worn.dead_bytes,
         raw_used_bytes=engine_space.raw_used_bytes,
-        utilisation=_utilisation(ledger, totals.bytes - log_live, engine_space.raw_used_bytes),
+        utilisation=_share(live_bytes * _redundancy(ledger), engine_space.raw_used_bytes),
+        utilisation_with_log=_share(
+            live_bytes * _redundancy(ledger) + placed.log_live_bytes * ledger.log.replicas,
+            engine_space.raw_used_bytes + log_raw,
+        ),
         write_amplification=_write_amplification(ledger, write_back),
-        space_amplification=round((raw_bytes + log_raw) / totals.bytes, 3) if totals.bytes else 0.0,
-        stripes=stripe_count,
-        slabs=len(slabs),
+        space_amplification=round((placed.stripe_raw_bytes + log_raw) / totals.bytes, 3) if totals.bytes else 0.0,
+        stripes=placed.stripes,
+        slabs=engine_space.slabs,
         codec=ledger.stripes.codec_name,
         usable_total_bytes=engine_space.usable_total_bytes,
         usable_free_bytes=engine_space.usable_free_bytes,
@@ -195,8 +199,8 @@ def _redundancy(ledger: Ledger) -> float:
     return (stripes.data_units + stripes.slabs.parity_units) / stripes.data_units
 
 
-def _utilisation(ledger: Ledger, live_bytes: int, raw_used_bytes: int) -> float:
-    return round(min(1.0, live_bytes * _redundancy(ledger) / raw_used_bytes), 4) if raw_used_bytes else 1.0
+def _share(useful: float, taken: int) -> float:
+    return round(useful / taken, 4) if taken else 1.0
 
 
 def _write_amplification(ledger: Ledger, write_back: WriteBack) -> WriteAmplification:

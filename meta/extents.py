@@ -189,6 +189,7 @@ def _cut(
         _delete(transaction, ino, offset, extent)
     else:
         # The start stays, and with it the key of the record and of the reference: both are overwritten.
+        _count_log(transaction, extent, -1)
         _put(transaction, ino, offset, clip(extent, 0, start - offset))
     if stop > end:
         _put(transaction, ino, end, clip(extent, end - offset, stop - end))
@@ -212,6 +213,7 @@ def _put(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> Non
         assert extent.skip + extent.length <= extent.span, "an extent leaves the payload that it was logged with"
         key = keys.log_reference(Reference(extent.address, extent.skip, ino, offset))
         transaction.put(key, keys.encode_length(extent.length))
+        _count_log(transaction, extent, 1)
     elif extent.place == Place.STRIPE:
         key = keys.stripe_reference(Reference(extent.address, extent.skip, ino, offset))
         transaction.put(key, keys.encode_length(extent.length))
@@ -223,8 +225,14 @@ def _delete(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> 
     transaction.delete(keys.extent(ino, offset))
     if extent.place == Place.LOG:
         transaction.delete(keys.log_reference(Reference(extent.address, extent.skip, ino, offset)))
+        _count_log(transaction, extent, -1)
     elif extent.place == Place.STRIPE:
         transaction.delete(keys.stripe_reference(Reference(extent.address, extent.skip, ino, offset)))
+
+
+def _count_log(transaction: Transaction, extent: Extent, sign: int) -> None:
+    if extent.place == Place.LOG:
+        transaction.totals.log_live_bytes += sign * extent.length
 
 
 def _free_unreferenced(transaction: Transaction, touched: Iterable[StripeId], freed: list[FreedStripe]) -> None:

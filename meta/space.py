@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from siltstone.engine.stripe.layout import Slab, Stripe
+from siltstone.engine.stripe.layout import Slab, Stripe, units_in
 from siltstone.meta import keys
 from siltstone.meta.keys import Reference
 from siltstone.meta.records import AwayRecord, Fill, decode, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
-from siltstone.types import DiskId, SlabId, StripeId
+from siltstone.meta.totals import SpaceTotals
+from siltstone.types import DiskId, SlabId, StripeId, slab_of
 
 
 def put_slab(transaction: Transaction, slab_id: SlabId, slab: Slab) -> None:
@@ -38,9 +39,18 @@ def slabs(reader: Reader) -> Iterator[tuple[SlabId, Slab]]:
 
 
 def put_stripe(transaction: Transaction, stripe_id: StripeId, stripe: Stripe, checksums: bytes) -> None:
-    """Record a stripe and the checksums of its units, in the batch that first refers to it."""
+    """Record a stripe and the checksums of its units, in the batch that first refers to it, or anew."""
+    _count_stripe(transaction, stripe_id, -1)
     transaction.put(keys.stripe(stripe_id), encode(stripe))
     transaction.put(keys.stripe_checksums(stripe_id), checksums)
+    _count_stripe(transaction, stripe_id, 1)
+
+
+def _count_stripe(transaction: Transaction, stripe_id: StripeId, sign: int) -> None:
+    """Count a stripe as it stands in the transaction, if it has a record."""
+    stripe, checksums = get_stripe(transaction, stripe_id), get_checksums(transaction, stripe_id)
+    if stripe is not None and checksums is not None:
+        transaction.totals.count_stripe(stripe, units_in(checksums, stripe), sign)
 
 
 def get_stripe(reader: Reader, stripe_id: StripeId) -> Stripe | None:
@@ -58,6 +68,7 @@ def delete_stripe(transaction: Transaction, stripe_id: StripeId) -> Stripe:
     """Forget a stripe that nothing refers to any more; returns what its record was."""
     stripe = get_stripe(transaction, stripe_id)
     assert stripe is not None, f"stripe {stripe_id:x} was referred to and has no record"
+    _count_stripe(transaction, stripe_id, -1)
     transaction.delete(keys.stripe(stripe_id))
     transaction.delete(keys.stripe_checksums(stripe_id))
     if transaction.get(keys.fill(stripe_id)) is not None:
@@ -104,6 +115,22 @@ def stripes_from(reader: Reader, stripe_id: StripeId) -> Iterator[tuple[StripeId
     """Every stripe from an id on, in the order of their ids."""
     for key, value in reader.scan(keys.stripe(stripe_id), keys.after(keys.STRIPES)):
         yield keys.stripe_id(key), decode(Stripe, value)
+
+
+def counted(
+    totals: SpaceTotals, slabs: Mapping[SlabId, Slab], found: Iterable[tuple[StripeId, Stripe]]
+) -> Iterator[tuple[StripeId, Stripe]]:
+    """Pass stripes on and count them."""
+    for stripe_id, stripe in found:
+        slab = slabs.get(slab_of(stripe_id))
+        if slab is not None:
+            totals.count_stripe(stripe, len(slab.disks))
+        yield stripe_id, stripe
+
+
+def log_live_bytes(reader: Reader) -> int:
+    """Sum of the extents in the log; looks at each."""
+    return sum(keys.decode_length(value) for _, value in reader.scan(*keys.prefix_range(keys.LOG_REFERENCES)))
 
 
 def checksums_of_slab(reader: Reader, slab_id: SlabId) -> Iterator[bytes]:

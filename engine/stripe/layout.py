@@ -144,6 +144,11 @@ def checksums_bytes(slab: Slab, stripe: Stripe) -> int:
     return units * blocks_per_unit(stripe.unit_bytes) * CHECKSUM_BYTES
 
 
+def units_in(checksums: bytes, stripe: Stripe) -> int:
+    """Units of a stripe, told from its checksum record."""
+    return len(checksums) // (blocks_per_unit(stripe.unit_bytes) * CHECKSUM_BYTES)
+
+
 def unit_ranges(stripe: Stripe, offset: int, size: int) -> list[UnitRange]:
     """Split data bytes [offset, offset + size) of a stripe at the borders of its units."""
     assert offset >= 0 and size > 0
@@ -174,4 +179,5 @@ __all__ = [
     "unit_bytes_for",
     "unit_offset",
     "unit_ranges",
+    "units_in",
 ]

@@ -11,6 +11,7 @@ from siltstone.errors import Conflict
 from siltstone.meta.store.batch import KEY_BYTES_MAX, encode_batch
 from siltstone.meta.store.memtable import MISSING
 from siltstone.meta.store.port import BATCH_KIND, CHUNK_MAX, FIRST_CHUNK, Chunk
+from siltstone.meta.totals import SpaceTotals
 from siltstone.types import Buffer, Lsn
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Transaction:
         "_sorted",
         "_store",
         "_writes",
+        "totals",
     )
 
     def __init__(self, store: Store) -> None:
@@ -49,6 +51,8 @@ class Transaction:
         self._payload: list[Buffer] = []
         self._payload_bytes = 0
         self._payload_lsn = Lsn(0)
+        self.totals = SpaceTotals()
+        """How the totals of space change when this is committed."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as this transaction sees it, None when there is none. The same each time."""

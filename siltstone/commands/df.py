@@ -18,6 +18,7 @@ FIELDS = (
     "raw_used_bytes",
     "log_raw_bytes",
     "utilisation",
+    "utilisation_with_log",
     "usable_total_bytes",
     "usable_free_bytes",
     "available_bytes",
@@ -60,7 +61,8 @@ def describe(volume: dict[str, Any]) -> list[str]:
         f"dead         {format_bytes(volume['dead_bytes'])} in stripes that live on, to be filled or moved together",
         f"raw          {format_bytes(volume['raw_used_bytes'])} in stripes with parity, "
         f"{format_bytes(volume['log_raw_bytes'])} in the log with its copies",
-        f"utilisation  {100 * volume['utilisation']:.1f} % of what stripes take holds living data and its parity",
+        f"utilisation  {100 * volume['utilisation']:.1f} % of what stripes take holds living data and its parity; "
+        f"with the log and its copies on both sides {100 * volume['utilisation_with_log']:.1f} %",
         f"free         {available} for users of {total}",
     ]
     if written["user_bytes"]:

@@ -17,6 +17,7 @@ from siltstone.meta.counters import read_totals
 from siltstone.meta.extents import FreedStripe, Placed
 from siltstone.meta.records import Extent, Inode, Place
 from siltstone.meta.store.store import Transaction
+from siltstone.meta.totals import SpaceTotals
 from siltstone.types import ROOT_INO, DiskId, Ino, SlabId, StripeId, make_stripe_id
 from sim.metadata import check_metadata, open_metadata
 
@@ -52,6 +53,7 @@ class ExtentsMachine(RuleBasedStateMachine):
         self.stripes: dict[StripeId, bytes] = {}
         self.freed: set[StripeId] = set()
         self.serial = 0
+        self.totals = SpaceTotals()
         self.files: dict[Ino, Content] = {}
         transaction = self.store.begin()
         space.put_slab(transaction, SlabId(7), SLAB)
@@ -101,6 +103,7 @@ class ExtentsMachine(RuleBasedStateMachine):
         for ino, inode in put:
             inodes.put_inode(transaction, ino, inode)
         transaction.commit()
+        self.totals.add(transaction.totals)
         gone = {stripe_id for stripe_id, stripe in freed if stripe is not None}
         for stripe_id, stripe in freed:
             if stripe is None:
@@ -310,6 +313,14 @@ class ExtentsMachine(RuleBasedStateMachine):
         assert list(check_metadata(self.store)) == []
         allocated = sum(cell is not None for content in self.files.values() for cell in content.cells)
         assert read_totals(self.store).bytes == allocated
+
+    @invariant()
+    def what_batches_count_is_what_the_records_add_up_to(self) -> None:
+        found = SpaceTotals()
+        for _ in space.counted(found, dict(space.slabs(self.store)), space.stripes(self.store)):
+            pass
+        found.log_live_bytes = space.log_live_bytes(self.store)
+        assert self.totals == found
 
 
 TestExtents = ExtentsMachine.TestCase

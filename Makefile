@@ -3,6 +3,7 @@
 PY := .venv/bin/python
 SEED ?= 0
 MINUTES ?= 10
+EXAMPLES ?=
 PROFILE ?= default
 
 .PHONY: help setup check test demo bench sim soak clean
@@ -15,6 +16,7 @@ help:
 	@echo "make bench            every benchmark, short, as ratios against the floor"
 	@echo "make sim SEED=7       the simulated volume on one seed, replayable"
 	@echo "make soak MINUTES=30  the simulated volume on new seeds until the time is up"
+	@echo "make soak EXAMPLES=10000   the same until so many examples of the volume machine ran"
 
 setup:
 	@tools/setup.sh
@@ -37,7 +39,7 @@ sim: setup
 	$(PY) -m pytest tests/stateful --hypothesis-profile=$(PROFILE) --hypothesis-seed=$(SEED)
 
 soak: setup
-	$(PY) tools/soak.py --minutes $(MINUTES)
+	$(PY) tools/soak.py $(if $(EXAMPLES),--examples $(EXAMPLES),--minutes $(MINUTES))
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

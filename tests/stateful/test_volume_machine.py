@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sim.clock import autojump
 from sim.machine import Machine, Step
 from sim.programs import EXAMPLES, programs
+from sim.tally import note_example
 
 
 @settings(
@@ -35,4 +36,6 @@ from sim.programs import EXAMPLES, programs
     None,
 )
 def test_a_volume_is_what_the_model_says_through_crashes_and_faults(program: list[Step], seed: int, _: object) -> None:
-    trio.run(Machine(seed, Counter()).run, program, clock=autojump())
+    fired: Counter[str] = Counter()
+    trio.run(Machine(seed, fired).run, program, clock=autojump())
+    note_example(fired)

@@ -64,6 +64,13 @@ class _Wanted(NamedTuple):
     """Where a run starts in the stripe's data, and the numbers of its extents."""
 
 
+class _Held(NamedTuple):
+    """What the bytes of a fill wait for: its batch is durable, and the reads by the old record have ended."""
+
+    lsn: Lsn
+    era: int
+
+
 class Filler:
     """Fills worn stripes of a volume. One call at a time: the Settler's lock sees to it."""
 
@@ -73,6 +80,8 @@ class Filler:
         self._engine = ledger.stripes.filler
         self._is_scarce = False
         self._pending: dict[StripeId, Filled] = {}
+        self._held: dict[StripeId, _Held] = {}
+        """Of those pending, the fills of this life that have not been waited for yet."""
         self._filled_stripes = self._filled_bytes = self._redone = 0
         self.last_error = ""
         """Why a redo record could not be redone; empty when all could."""
@@ -179,18 +188,15 @@ class Filler:
             for filled in left:
                 if filled.stripe_id not in committed:
                     self._engine.abandon(filled)
+        held = _Held(lsn, self._ledger.fence.advance())
         for filled in done:
             self._ledger.forget_stripe(filled.stripe_id)
             self._engine.lay_over(filled)
             self._pending[filled.stripe_id] = filled
-        era = self._ledger.fence.advance()
+            self._held[filled.stripe_id] = held
         self._filled_stripes += len(done)
         self._filled_bytes += moved
-        await self._ledger.log.wait_durable(lsn)
-        await self._ledger.fence.wait_past(era)
-        for filled in done:
-            self._engine.release_parity(filled)
-        await self._complete(done)
+        await self._land(done)
         return moved
 
     async def _fetch(
@@ -282,7 +288,7 @@ class Filler:
                 filled = filled._replace(slab=self._ledger.stripe_info(filled.stripe_id).slab)
             ready.append(filled)
         try:
-            await self._complete(ready)
+            await self._land(ready)
         finally:
             for slab_id in claimed:
                 self._ledger.release_claim(slab_id)
@@ -300,6 +306,18 @@ class Filler:
         self._engine.lay_over(filled)
         self._pending[stripe_id] = filled
         self._redone += 1
+
+    async def _land(self, done: Sequence[Filled]) -> None:
+        """Bring bytes to their places when they may go there (T11). Where this is cancelled, by a client that hangs up,
+        ``finish`` begins it again, and waits for the same."""
+        held = [self._held[filled.stripe_id] for filled in done if filled.stripe_id in self._held]
+        if held:
+            await self._ledger.log.wait_durable(max(lsn for lsn, _ in held))
+            await self._ledger.fence.wait_past(max(era for _, era in held))
+        for filled in done:
+            if self._held.pop(filled.stripe_id, None) is not None:
+                self._engine.release_parity(filled)
+        await self._complete(done)
 
     async def _complete(self, done: Sequence[Filled]) -> None:
         left = {filled.stripe_id for filled in await self._engine.complete(done)}

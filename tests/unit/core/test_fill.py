@@ -330,6 +330,86 @@ def test_bytes_are_not_in_place_before_older_reads_have_ended() -> None:
     with_volume(body)
 
 
+def test_a_settle_that_is_cut_short_leaves_what_is_to_be_waited_for() -> None:
+    """A client that hangs up cancels it: the rest is done later, and not earlier than it may be."""
+
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        stripes = volume.ledger.stripes
+        used = stripes.space().raw_used_bytes
+        known = {key: volume.ledger.stripe_info(key) for key, _ in space.stripes(volume.ledger.store)}
+        era = volume.ledger.fence.enter()
+        with trio.move_on_after(3):
+            await volume.settle()
+        await trio.sleep(3)
+        assert volume.status().pending_fills, "the batch is committed"
+        for key, (slab, stripe, checksums) in known.items():
+            await stripes.read(slab, key, stripe, checksums, 0, stripe.data_bytes)
+        assert stripes.statistics().degraded_reads == 0, "an old read is in flight, and finds what it looked up"
+        volume.ledger.fence.leave(era)
+        await trio.sleep(3)
+        assert volume.status().pending_fills == 0
+        await volume.settle()
+        assert volume.ledger.stripes.space().raw_used_bytes == used, "old parity came back"
+        await compare(volume, contents)
+        assert await fsck(volume, deep=True) == []
+
+    with_volume(body)
+
+
+def slow_log_from_the_first_fill_on(world: SimVolume) -> None:
+    """What is committed from now on takes ten seconds to be durable."""
+    original = world.disks[0].on_operation
+    is_slow = False
+
+    def watch(disk: SimDisk, operation: str, name: str) -> None:
+        nonlocal is_slow
+        if original is not None:
+            original(disk, operation, name)
+        if operation == "write" and name.startswith("slab/") and name[-1] in "45" and not is_slow:
+            is_slow = True
+            for other in world.disks:
+                other.slow(10.0, "write", "log/")
+
+    for disk in world.disks:
+        disk.on_operation = watch
+
+
+@pytest.mark.parametrize("lost", [(0, 1), (2, 5), (3, 4)])
+def test_a_settle_that_is_cut_short_before_its_batch_is_durable_survives_a_crash(lost: tuple[int, int]) -> None:
+    async def main() -> None:
+        world = SimVolume(small_config(), capacity_bytes=16 << 20)
+        await world.create()
+        contents: Contents = {}
+        with trio.CancelScope() as life:
+            async with world.opened() as volume:
+                await wear(world, volume, contents)
+                slow_log_from_the_first_fill_on(world)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(volume.settle)
+                    for _ in range(6000):
+                        await trio.sleep(0.01)
+                        if volume.status().pending_fills:
+                            break
+                    nursery.cancel_scope.cancel()
+                assert volume.status().pending_fills
+                await trio.sleep(3)
+                world.on_power_lost = life.cancel
+                world.power_off()
+                await trio.sleep_forever()
+        world.on_power_lost = lambda: None
+        world.after_crash()
+        for disk in world.disks:
+            disk.heal()
+        for index in lost:
+            world.disks[index].disappear()
+        async with world.opened() as volume:
+            await compare(volume, contents)
+
+    trio.run(main, clock=autojump())
+
+
 dead_ranges = st.lists(st.integers(0, 32), min_size=2, max_size=8, unique=True).map(
     lambda cuts: [(a * SLOT_BYTES, b * SLOT_BYTES) for a, b in zip(sorted(cuts)[::2], sorted(cuts)[1::2], strict=False)]
 )

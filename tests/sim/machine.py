@@ -320,6 +320,7 @@ class Machine(Rules):
         if len(self.world.config.disks) < DISKS_MAX:
             disk = self.world.make_disk()
             self.world.set_role(disk.disk_id, DiskRole.NEW.value)
+            volume.scrubber.expect_superblock(disk.disk_id, self.world.superblock(disk.disk_id))
             volume.ledger.pool.add(disk)
             await trio.sleep(2)
 
@@ -338,6 +339,7 @@ class Machine(Rules):
             if volume.mover.is_drained(disk_id):
                 self.fired["disk drained and removed"] += 1
                 self.world.set_role(disk_id, None)
+                volume.scrubber.forget_superblock(disk_id)
                 pool.remove(disk_id)
                 self.away.discard(disk_id)
                 self.failing.discard(disk_id)

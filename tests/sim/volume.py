@@ -100,9 +100,13 @@ class SimVolume:
         disk_id = DiskId(len(self.disks))
         disk = SimDisk(disk_id, capacity_bytes=self.capacity_bytes, cache_random=SimRandom(disk_id))
         disk.on_operation = self._note_operation
-        disk.format(pack_superblock(superblock_of(self.config, disk_config(disk_id), created_ns=0)))
+        disk.format(self.superblock(disk_id))
         self.disks.append(disk)
         return disk
+
+    def superblock(self, disk_id: DiskId) -> bytes:
+        """What a disk that is added later says of itself."""
+        return pack_superblock(superblock_of(self.config, disk_config(disk_id), created_ns=0))
 
     def set_role(self, disk_id: DiskId, role: str | None) -> None:
         """Write a disk's role into the settings; with None, take the disk out of them."""

@@ -56,22 +56,29 @@ class Carrier:
         What changed or went meanwhile is left alone; what cannot be read is told. The reserve is for what
         makes room. Raises what write_runs raises, with nothing moved.
         """
+        # Until the batch is committed the rows that were read must not have another owner: an extent that was rewritten
+        # to the same rows meanwhile would look as if nothing had changed, and get the old bytes back.
+        era = self._ledger.fence.enter()
+        try:
+            return await self._carry(chunk, place, tier, width_min, use_reserve=use_reserve)
+        finally:
+            self._ledger.fence.leave(era)
+
+    async def _carry(
+        self, chunk: Sequence[Movable], place: Place, tier: Tier, width_min: int, *, use_reserve: bool
+    ) -> Carried:
         current: dict[int, Extent] = {}
         payloads: dict[int, bytes] = {}
         unreadable: dict[Reference, SiltstoneError] = {}
-        era = self._ledger.fence.enter()
-        try:
-            for index, movable in enumerate(chunk):
-                extent = current_extent(self._ledger.store, movable, place)
-                if extent is None:
-                    continue  # gone since it was listed
-                try:
-                    payloads[index] = await self._reader.fetch(extent, 0, extent.length)
-                    current[index] = extent
-                except SiltstoneError as error:
-                    unreadable[movable.reference] = error
-        finally:
-            self._ledger.fence.leave(era)
+        for index, movable in enumerate(chunk):
+            extent = current_extent(self._ledger.store, movable, place)
+            if extent is None:
+                continue  # gone since it was listed
+            try:
+                payloads[index] = await self._reader.fetch(extent, 0, extent.length)
+                current[index] = extent
+            except SiltstoneError as error:
+                unreadable[movable.reference] = error
         indexes = list(current)
         if not indexes:
             return Carried(0, 0, unreadable, False)

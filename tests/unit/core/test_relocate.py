@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from itertools import combinations
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,11 +13,16 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siltstone.core.carrier import Carrier
 from siltstone.core.fsck import fsck
+from siltstone.core.packing import Movable
+from siltstone.core.reader import Reader
 from siltstone.core.volume import Volume
 from siltstone.core.worn import DEAD_BYTES_MIN, use_of
+from siltstone.engine.stripe.store import Tier
 from siltstone.limits import KIB, MIB, SLOT_BYTES
 from siltstone.meta import space
+from siltstone.meta.records import Place
 from siltstone.types import ROOT_INO, Ino
 from sim.clock import autojump
 from sim.volume import SimVolume, small_config
@@ -45,6 +51,47 @@ async def write(volume: Volume, name: bytes, data: bytes) -> Ino:
 async def compare(volume: Volume, files: dict[Ino, bytes]) -> None:
     for ino, data in files.items():
         assert b"".join([await volume.read(ino, at, MIB) for at in range(0, len(data), MIB)]) == data
+
+
+def test_what_is_rewritten_to_the_same_rows_while_it_is_carried_keeps_its_new_bytes() -> None:
+    """Its extent looks as it did when it was read: the same place in the same stripe, of which the rows were used again
+    in between. Only that rows with a reader stay taken tells them apart."""
+
+    async def body(world: SimVolume, volume: Volume) -> None:
+        size = 256 * KIB
+        ino = await write(volume, b"a", bytes([1]) * size)
+        chunk = [
+            Movable(reference, length)
+            for stripe_id, _ in space.stripes(volume.ledger.store)
+            for reference, length in space.stripe_references(volume.ledger.store, stripe_id)
+        ]
+        carrier = Carrier(volume.ledger, Reader(volume.ledger), stripe_bytes=volume.ledger.stripes.stripe_bytes_max)
+        blocked = trio.Event()
+        write_runs = volume.ledger.stripes.write_runs
+
+        async def write_slowly(*arguments: Any, **named: Any) -> Any:
+            await blocked.wait()
+            return await write_runs(*arguments, **named)
+
+        async def carry() -> None:
+            volume.ledger.stripes.write_runs = write_slowly  # type: ignore[method-assign]
+            await carrier.carry(chunk, Place.STRIPE, Tier.RELOCATE)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(carry)
+            await trio.sleep(0.1)
+            volume.ledger.stripes.write_runs = write_runs  # type: ignore[method-assign]
+            for value in range(2, 8):
+                await volume.write(ino, 0, bytes([value]) * size)
+                await volume.fsync(ino)
+                await trio.sleep(2)  # the rows before come free, unless somebody may still read them
+                used_again = [stripe_id for stripe_id, _ in space.stripes(volume.ledger.store)]
+                if [reference.address for reference, _ in chunk] == used_again:
+                    break
+            blocked.set()
+        assert await volume.read(ino, 0, size) == bytes([value]) * size
+
+    run(body)
 
 
 @given(seed=st.integers(0, 9999))

@@ -337,6 +337,10 @@ class Mover:
             try:
                 await self._fill(move, target)
                 moved = await self._record(move, target)
+                if moved is not None:
+                    # Only then is the old file nobody's: a source that returns meanwhile would drop it as a stray, and
+                    # a crash could bring back the record that counts on it.
+                    await self._ledger.sync()
             finally:
                 with trio.CancelScope(shield=True):
                     await self._slabs.end_move(move.slab_id, moved=moved)
@@ -421,7 +425,7 @@ class Mover:
         return role is DiskRole.LOST
 
     async def _record(self, move: Move, target: DiskId) -> Slab | None:
-        """Commit the slab's record with the new disk; None if the slab is gone. Durable on return."""
+        """Commit the slab's record with the new disk; None if the slab is gone. Nothing is awaited after the commit."""
         await self._ledger.admit()
         slab = space.get_slab(self._ledger.store, move.slab_id)
         if slab is None:
@@ -438,7 +442,6 @@ class Mover:
         return moved
 
     async def _forget_source(self, move: Move) -> None:
-        """Delete the old chunk file when nobody reads it any more and a crash cannot bring the old record back."""
-        await self._ledger.sync()
+        """Delete the old chunk file when nobody reads it any more; the record that it has moved is durable."""
         await self._ledger.fence.wait_past(self._ledger.fence.advance())
         await self._slabs.delete_chunk(move.slab_id, move.unit, move.source)

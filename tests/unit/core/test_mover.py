@@ -232,6 +232,51 @@ def test_a_stripe_that_cannot_be_computed_keeps_its_unit_until_the_disk_is_decla
     run(body)
 
 
+def test_a_disk_that_returns_keeps_its_units_until_it_is_durable_that_they_have_moved() -> None:
+    async def main() -> None:
+        world = World(msgspec.structs.replace(small_config(disk_count=7), rebuild_grace=1.0))
+        await world.sim.create()
+        target: DiskId | None = None
+
+        def watch(disk: SimDisk, operation: str, name: str) -> None:
+            """From when the first unit is whole in its new place no batch is durable for ten seconds."""
+            nonlocal target
+            if operation == "flush" and name.startswith("slab/") and target is None:
+                target = disk.disk_id
+                for other in world.sim.disks:
+                    other.slow(10.0, "write", "log/")
+
+        with trio.CancelScope() as life:
+            async with world.sim.opened() as volume:
+                await world.write(volume, SIZES)
+                await volume.settle()
+                before = dict(space.slabs(volume.ledger.store))
+                lost = next(iter(before.values())).disks[0]
+                world.sim.disks[lost].disappear()
+                for disk in world.sim.disks:
+                    disk.on_operation = watch
+                await trio.sleep(6)
+                after = dict(space.slabs(volume.ledger.store))
+                moved = [slab_id for slab_id, slab in before.items() if lost in slab.disks and after[slab_id] != slab]
+                assert moved, "the batch is committed, and not durable"
+                world.sim.disks[lost].return_()
+                await trio.sleep(3)
+                world.sim.on_power_lost = life.cancel
+                world.sim.power_off()
+                await trio.sleep_forever()
+        world.sim.on_power_lost = lambda: None
+        world.sim.after_kill()
+        for disk in world.sim.disks:
+            disk.heal()
+            disk.on_operation = None
+        for index in [index for index in before[moved[0]].disks if index != lost][:2]:
+            world.sim.disks[index].disappear()
+        async with world.sim.opened() as volume:
+            await world.compare(volume)
+
+    trio.run(main, clock=autojump())
+
+
 @given(seed=st.integers(0, 9999), operations=st.integers(0, 400), kind=st.sampled_from(["lost", "drain", "new"]))
 @settings(max_examples=30, deadline=None)
 def test_a_crash_at_any_operation_of_a_move_leaves_everything(seed: int, operations: int, kind: str) -> None:

@@ -4,9 +4,10 @@ PY := .venv/bin/python
 SEED ?= 0
 MINUTES ?= 10
 EXAMPLES ?=
+KILLS ?= 200
 PROFILE ?= default
 
-.PHONY: help setup check test demo bench sim soak clean
+.PHONY: help setup check test demo bench sim soak kills clean
 
 help:
 	@echo "make setup            system packages (as root), .venv, the package with its test tools; the others run it first"
@@ -16,7 +17,8 @@ help:
 	@echo "make bench            every benchmark, short, as ratios against the floor"
 	@echo "make sim SEED=7       the simulated volume on one seed, replayable"
 	@echo "make soak MINUTES=30  the simulated volume on new seeds until the time is up"
-	@echo "make soak EXAMPLES=10000   the same until so many examples of the volume machine ran"
+	@echo "make soak EXAMPLES=10000  the same until so many examples of the volume machine ran"
+	@echo "make kills KILLS=200  kill -9 of a real daemon under writing clients; what it promised is compared"
 
 setup:
 	@tools/setup.sh
@@ -40,6 +42,9 @@ sim: setup
 
 soak: setup
 	$(PY) tools/soak.py $(if $(EXAMPLES),--examples $(EXAMPLES),--minutes $(MINUTES))
+
+kills: setup
+	$(PY) tools/kills.py --kills $(KILLS)
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

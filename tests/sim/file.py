@@ -15,6 +15,9 @@ BLOCK_BYTES = 4096
 """Room is taken and given back in this step."""
 
 
+_ZEROS = bytes(BLOCK_BYTES)
+
+
 class PendingWrite(NamedTuple):
     """A change of the contents that no flush has covered yet."""
 
@@ -91,6 +94,8 @@ class SimFile:
 
     def crash(self, random: Random) -> None:
         """Decide what is left: each sector on its own is as flushed, or as one of the writes since then left it."""
+        if not self._pending:
+            return
         running = bytearray(self._durable)
         versions: dict[int, list[bytes]] = {}
         for write in self._pending:
@@ -111,7 +116,9 @@ class SimFile:
         del self._blocks[count:]
         self._blocks.extend(bytes(count - len(self._blocks)))
         for block in range(count):
-            if not self._blocks[block] and any(self.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]):
+            if not self._blocks[block] and not _ZEROS.startswith(
+                self.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+            ):
                 self._blocks[block] = 1
 
 

@@ -71,6 +71,8 @@ class Machine(Rules):
         super().__init__(SimVolume(small_config(), seed=seed), fired)
         self.away: set[int] = set()
         self.failing: set[int] = set()
+        self.given_up: set[int] = set()
+        """Disks that are replaced while they are away: never used again, and removed when they hold nothing."""
         self.rotten: dict[int, set[str]] = {}
         self.is_kill = False
         """The next loss of power spares what was written: only the process dies."""
@@ -113,7 +115,7 @@ class Machine(Rules):
         try:
             with trio.CancelScope() as self._life:
                 self._go_on()
-                self.world.on_power_lost = self._life.cancel
+                self.world.on_power_lost = lambda: self._power_lost(volumes)
                 async with self.world.opened() as volume:
                     volumes.append(volume)
                     await self._begin_life(volume)
@@ -140,6 +142,15 @@ class Machine(Rules):
         """What begins now has its time."""
         self._step = step
         self._life.deadline = trio.current_time() + STEP_SECONDS_MAX
+
+    def _power_lost(self, volumes: Sequence[Volume]) -> None:
+        """In the middle of an operation of a disk: note what was under way."""
+        for volume in volumes:
+            self.fired["power lost in a move"] += bool(volume.mover.status().kind)
+            self.fired["power lost in a fill"] += volume.settler.fills().pending > 0
+            self.fired["power lost in a scrub"] += volume.scrubber.status().is_running
+            self.fired["power lost in a relocation"] += volume.relocator._lock.locked()
+        self._life.cancel()
 
     def _after_loss(self) -> None:
         self.fired[f"{'killed' if self.is_kill else 'power lost'} while {self.phase}"] += 1
@@ -174,7 +185,7 @@ class Machine(Rules):
                 return
             self._go_on(step)
             await getattr(self, "do_" + step.rule.replace(" ", "_"))(volume, step.a, step.b, step.c)
-            await self.compare(volume)
+            await self.look(volume)
             self._note_branches(volume)
 
     async def _end(self) -> None:
@@ -195,7 +206,8 @@ class Machine(Rules):
                 await trio.sleep(20)
                 await self.look(volume)
                 await self._check(volume)
-                assert {disk.state for disk in volume.status().disks} <= {"up", "new", "draining"}
+                staying = [disk for disk in volume.status().disks if disk.disk_id not in self.given_up]
+                assert {disk.state for disk in staying} <= {"up", "new", "draining"}
                 assert not volume.status().orphans
             self._count(volume)
 
@@ -225,6 +237,7 @@ class Machine(Rules):
         self.fired["fill redone"] += fills.redone
         self.fired["unit moved"] += volume.mover.moved_units
         self.fired["stripes of another width"] += volume.relocator.rewidened_bytes > 0
+        self.fired["relocated"] += volume.relocator.relocated_bytes > 0
         self.fired["settled"] += volume.settler.settled_bytes > 0
 
     def _note_branches(self, volume: Volume) -> None:
@@ -281,7 +294,8 @@ class Machine(Rules):
             self.world.power_off()
 
     def _may_impair(self, *indexes: int) -> bool:
-        return len(self.away | self.failing | self.rotten.keys() | set(indexes)) <= IMPAIRED_MAX
+        impaired = self.away | self.failing | self.given_up | self.rotten.keys()
+        return len(impaired | set(indexes)) <= IMPAIRED_MAX
 
     async def do_lose_disk(self, volume: Volume, a: int, b: int, _: int) -> None:
         """A disk vanishes, or two at once, before anybody notices."""
@@ -311,6 +325,9 @@ class Machine(Rules):
         """A disk comes back with what it had, and is noticed."""
         if self.away:
             index = sorted(self.away)[a % len(self.away)]
+            is_needed = volume.ledger.stripes.slabs.units_of(DiskId(index))
+            self.fired["disk returned after a rebuild"] += bool(volume.mover.moved_units) and not is_needed
+            self.fired["disk returned that misses fills"] += volume.settler.fills().pending > 0
             self.world.disks[index].return_()
             self.away.discard(index)
             await trio.sleep(3)
@@ -328,7 +345,7 @@ class Machine(Rules):
         """A disk is to go: its data moves away, and when there is none left, it goes."""
         pool = volume.ledger.pool
         staying = [disk.disk_id for disk in self.world.config.disks if disk.role in ("member", "new")]
-        draining = [disk.disk_id for disk in self.world.config.disks if disk.role == "draining"]
+        draining = [disk.disk_id for disk in self.world.config.disks if disk.role in ("draining", "lost")]
         if not draining and len(staying) > self.world.config.data_units + self.world.config.parity_units:
             disk_id = DiskId(staying[a % len(staying)])
             self.world.set_role(disk_id, DiskRole.DRAINING.value)
@@ -343,7 +360,40 @@ class Machine(Rules):
                 pool.remove(disk_id)
                 self.away.discard(disk_id)
                 self.failing.discard(disk_id)
+                self.given_up.discard(disk_id)
                 self.rotten.pop(disk_id, None)
+
+    async def do_replace_disk(self, volume: Volume, a: int, seconds: int, _: int) -> None:
+        """Another disk takes the place of one, which is read as long as it is there, and given up when it is away."""
+        staying = [disk.disk_id for disk in self.world.config.disks if disk.role in ("member", "new")]
+        leaving = [disk.disk_id for disk in self.world.config.disks if disk.role in ("draining", "lost")]
+        if leaving or len(self.world.config.disks) >= DISKS_MAX:
+            return
+        await self.do_add_disk(volume, 0, 0, 0)
+        away = [disk_id for disk_id in staying if disk_id in self.away]
+        disk_id = DiskId(away[0] if away and a % 2 else staying[a % len(staying)])
+        role = DiskRole.LOST if disk_id in self.away else DiskRole.DRAINING
+        if role is DiskRole.LOST:
+            self.fired["disk given up"] += 1
+            self.given_up.add(disk_id)
+        self.world.set_role(disk_id, role.value)
+        volume.ledger.pool.set_role(disk_id, role)
+        await trio.sleep(seconds)
+
+    async def do_hang_up(self, volume: Volume, a: int, operations: int, _: int) -> None:
+        """A client asks for something long and is gone after so many operations of disks: it is cancelled."""
+        with trio.CancelScope() as scope:
+            self.world.strike_after(operations, lambda disk, operation, name: scope.cancel())
+            async with trio.open_nursery() as nursery:
+                with suppress(Refused):
+                    if a % 3 == 0:
+                        await self.attempt(volume.settle())
+                    elif a % 3 == 1:
+                        await volume.scrub()
+                    else:
+                        nursery.cancel_scope.deadline = trio.current_time() + 100
+                        await volume.rebuild()
+        self.fired["client hung up"] += scope.cancelled_caught
 
     async def do_rebuild(self, volume: Volume, _: int, __: int, ___: int) -> None:
         """What disks that are away held is made anew on others, where there are any."""

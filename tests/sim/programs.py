@@ -45,6 +45,9 @@ RULES: dict[str, int] = {
     "multipart": 1,
     "get": 1,
     "delete": 1,
+    "small files": 2,
+    "thin out": 1,
+    "hang up": 2,
     "crash": 4,
     "restart": 1,
     "lose disk": 2,
@@ -52,6 +55,7 @@ RULES: dict[str, int] = {
     "return disk": 2,
     "add disk": 2,
     "drain disk": 2,
+    "replace disk": 1,
     "rebuild": 1,
     "fault": 3,
     "heal": 1,
@@ -71,7 +75,7 @@ _places = st.integers(0, 2**20)
 
 def _step(rule: str) -> SearchStrategy[Step]:
     a = _operations if rule == "crash" else _small
-    b = _operations if rule == "vanish" else _places if rule in {"rot", "full"} else _small
+    b = _operations if rule in {"vanish", "hang up"} else _places if rule in {"rot", "full"} else _small
     return st.builds(Step, st.just(rule), a, b, _small)
 
 
@@ -85,12 +89,25 @@ def worn_and_tight(p: int, q: int) -> list[Step]:
     return [*small, large, Step("settle"), Step("unlink", p), Step("full", 1), Step("write", p, 0, 3), Step("sync")]
 
 
+def thinned_and_tight(p: int) -> list[Step]:
+    """Stripes that small files share, half of which died, little room, and others in the log: holes are filled."""
+    small = [Step("small files", 0, 11), Step("write", 6, 9, 6), Step("settle"), Step("thin out", p)]
+    return [*small, Step("full", 1), Step("small files", 12, 7), Step("sync")]
+
+
+def worn_long_and_tight() -> list[Step]:
+    """Long stripes of which the most is dead, and no room: what lives in them is relocated."""
+    files = [step for path in range(5) for step in (Step("write", path, 0, 8), Step("fsync", path))]
+    return [*files, Step("full", 1), Step("write", 6, 0, 9), *(Step("write", path, 7, 8) for path in range(5))]
+
+
 def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
     """What hardly ever comes about by chance: steps that bring a rule of the order in time (T1 ... T10) to bear.
 
     ``p`` and ``q`` are paths, ``size`` the number of a size, ``count`` operations until the crash (0: at once).
     """
     written = [Step("write", p, 0, size), Step("fsync", p)]
+    lost = [*written, Step("lose disk", p, p), Step("add disk")]
     other = [Step("write", q, 0, size), Step("flush", q)]
     return [
         [*written, Step("write", p, 0, size), Step("flush", p), *other, Step("crash", count)],
@@ -113,6 +130,15 @@ def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
         [Step("vanish", p, count), *written, *other, Step("vanish", q, count), *written],
         [Step("crash", count), *written, *other, Step("restart"), Step("crash", count), *written],
         [*worn_and_tight(p, q), Step("crash", count), Step("settle"), Step("write", p, 2, 3), Step("sync")],
+        [*thinned_and_tight(p), Step("crash", count), Step("settle"), Step("lose disk", p, q)],
+        [*thinned_and_tight(p), Step("hang up", 0, count), Step("wait"), Step("crash", count), Step("lose disk", p, q)],
+        [*thinned_and_tight(p), Step("vanish", q, count), Step("settle"), Step("return disk"), Step("lose disk", p, q)],
+        [*thinned_and_tight(p), *[Step("small files", q, 8), Step("thin out", p, q), Step("settle")] * 2],
+        [*worn_long_and_tight(), Step("crash", count), Step("sync"), *[Step("wait")] * 3, Step("lose disk", p, q)],
+        [*written, *other, Step("settle"), Step("crash", count), Step("replace disk", p, 1), *[Step("wait")] * 3],
+        [*lost, Step("crash", count), Step("rebuild"), Step("return disk")],
+        [*written, Step("add disk"), Step("drain disk", p, 11), Step("drain disk", p, 11), Step("lose disk", p, q)],
+        [*written, *other, Step("settle"), Step("rot", p, count, 1), Step("crash", count), Step("scrub")],
     ]
 
 
@@ -123,11 +149,11 @@ def _motif(index: int, p: int, q: int, size: int, count: int) -> list[Step]:
 
 _motifs = st.builds(
     _motif,
-    st.integers(0, 13),
+    st.integers(0, 22),
     st.integers(0, 6),
     st.integers(0, 6),
     st.integers(3, 8),
-    st.sampled_from((0, 0, 3, 20, 60)),
+    st.one_of(st.sampled_from((0, 3)), st.integers(0, 150)),
 )
 _pieces = st.one_of(_steps.map(lambda step: [step]), _steps.map(lambda step: [step]), _motifs)
 
@@ -146,10 +172,10 @@ def fixed_program(seed: int, pieces: int) -> list[Step]:
     for _ in range(pieces):
         if source.random() < 0.3:
             p, q, size = source.randrange(7), source.randrange(7), source.randint(3, 8)
-            program += source.choice(motifs(p, q, size, source.choice((0, 0, 3, 20, 60, 150))))
+            program += source.choice(motifs(p, q, size, source.choice((0, 3, *range(0, 150, 7)))))
             continue
         rule, count = source.choice(rules), source.randrange(source.choice((12, 60, 400)))
         a = count if rule == "crash" else source.randrange(12)
-        b = count if rule == "vanish" else source.randrange(2**20 if rule in {"rot", "full"} else 12)
+        b = count if rule in {"vanish", "hang up"} else source.randrange(2**20 if rule in {"rot", "full"} else 12)
         program.append(Step(rule, a, b, source.randrange(12)))
     return program

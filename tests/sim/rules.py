@@ -23,6 +23,9 @@ from sim.volume import SimVolume
 
 DIRECTORIES = (b"d", b"e")
 PATHS = (b"a", b"b", b"d/a", b"d/b", b"e/a", b"e/b", b"c")
+SMALL_PATHS = tuple(b"s%d" % number for number in range(24))
+"""Many small files, of which several share a stripe."""
+
 OFFSETS = (0, 1, 511, 512, 4096, 10_000, 16 * KIB, 100_000, 256 * KIB, 400_000)
 SIZES = (1, 100, 129, 4096, 16 * KIB + 1, 60_000, 256 * KIB, 300_000, 1 * MIB, 2_500_000)
 
@@ -236,6 +239,19 @@ class Rules:
         self.fired["slow read"] += any(fault.fired for _, fault in slow)
         assert found in ([before], [self.model.files[ino].data[: len(before)]])
 
+    async def do_small_files(self, volume: Volume, a: int, b: int, _: int) -> None:
+        """Write a run of small files, new or in the place of old ones."""
+        for number in range(a, a + b + 1):
+            path = SMALL_PATHS[number % len(SMALL_PATHS)]
+            if path in self.model.names or await self._create(volume, path):
+                await self._write_unseen(volume, self.model.names[path], 0, 3000 + 500 * (number % 3))
+
+    async def do_thin_out(self, volume: Volume, a: int, b: int, _: int) -> None:
+        """Remove some small files, so that the stripes they share are worn."""
+        for number in range(a % 2, len(SMALL_PATHS), 2 + b % 3):
+            if SMALL_PATHS[number] in self.model.names:
+                await self._unlink(volume, SMALL_PATHS[number])
+
     async def do_truncate(self, volume: Volume, a: int, b: int, _: int) -> None:
         """Cut or extend."""
         ino = self.model.names.get(self.path(a))
@@ -329,10 +345,13 @@ class Rules:
         """Remove a name: never refused for want of room."""
         path = self.path(a)
         if path in self.model.names:
-            after = {key: ino for key, ino in self.model.names.items() if key != path}
-            self.model.begin([after])
-            await volume.unlink(*self.place(path))
-            self.model.done(after)
+            await self._unlink(volume, path)
+
+    async def _unlink(self, volume: Volume, path: bytes) -> None:
+        after = {key: ino for key, ino in self.model.names.items() if key != path}
+        self.model.begin([after])
+        await volume.unlink(*self.place(path))
+        self.model.done(after)
 
     async def do_hold(self, volume: Volume, a: int, _: int, __: int) -> None:
         """Open a file: it stays readable when its last name goes."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sim.clock import autojump
 from sim.machine import Machine, Step
-from sim.programs import RULES, fixed_program, worn_and_tight
+from sim.programs import RULES, fixed_program, thinned_and_tight, worn_and_tight, worn_long_and_tight
 
 PROGRAMS = 50
 PIECES = 16
@@ -23,8 +23,12 @@ PIECES = 16
 BRANCHES = (
     "EIO",
     "block repaired",
+    "client hung up",
     "degraded read",
     "disk drained and removed",
+    "disk given up",
+    "disk returned after a rebuild",
+    "disk returned that misses fills",
     "disk vanished in an operation",
     "fill redone",
     "hole filled",
@@ -35,10 +39,15 @@ BRANCHES = (
     "log mended",
     "narrow slab",
     "orphan let go",
+    "power lost in a fill",
+    "power lost in a move",
+    "power lost in a relocation",
+    "power lost in a scrub",
     "power lost while closing",
     "power lost while living",
     "power lost while opening",
     "refused for want of room",
+    "relocated",
     "rot in log/",
     "rot in slab/",
     "rows used again",
@@ -60,6 +69,26 @@ WAITED = [Step("wait"), Step("wait"), Step("wait")]
 
 DIRECTED: dict[str, list[Step]] = {
     "disk drained and removed": [*WRITTEN, Step("add disk"), Step("drain disk", 1, 11), Step("drain disk", 1, 11)],
+    "client hung up": [*WRITTEN, Step("write", 1, 0, 3), Step("hang up", 0, 10)],
+    "disk given up": [*WRITTEN, Step("lose disk", 0, 0), Step("replace disk", 1, 3)],
+    "disk returned after a rebuild": [
+        *WRITTEN,
+        Step("lose disk", 0, 0),
+        Step("add disk"),
+        Step("rebuild"),
+        Step("return disk"),
+    ],
+    "disk returned that misses fills": [
+        *thinned_and_tight(0),
+        Step("vanish", 0, 64),
+        Step("settle"),
+        Step("return disk"),
+    ],
+    "power lost in a fill": [*thinned_and_tight(0), Step("crash", 88), Step("settle")],
+    "power lost in a move": [*WRITTEN, Step("crash", 86), Step("replace disk", 0, 1), *WAITED],
+    "power lost in a relocation": [*worn_long_and_tight(), Step("crash", 97), Step("sync"), *WAITED],
+    "power lost in a scrub": [*WRITTEN, Step("crash", 26), Step("scrub")],
+    "relocated": [*worn_long_and_tight(), Step("sync"), *WAITED],
     "stripes of another width": [Step("lose disk", 0, 1), *WRITTEN, Step("return disk"), Step("return disk"), *WAITED],
     "unit moved": [*WRITTEN, Step("lose disk", 0, 0), Step("add disk"), Step("rebuild")],
     "EIO": [Step("fault", 1, 0), Step("fault", 2, 5), *WRITTEN, Step("write", 1, 0, 3), Step("sync"), Step("heal")],

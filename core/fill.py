@@ -12,11 +12,11 @@ a crash or a failing disk left is redone from the log, which keeps the payload u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from siltstone.core.carrier import current_extent, join_neighbours
-from siltstone.core.fill_plan import Candidate, StripeFill, plan_fills
+from siltstone.core.fill_plan import Candidate, FillPart, StripeFill, plan_fills
 from siltstone.core.ledger import Ledger, StripeInfo
 from siltstone.core.packing import Movable, short_runs
 from siltstone.core.reader import Reader
@@ -29,7 +29,7 @@ from siltstone.meta import records as meta_records
 from siltstone.meta.keys import Reference
 from siltstone.meta.records import Extent, Place
 from siltstone.meta.store.store import Transaction
-from siltstone.types import Lsn, SlabId, StripeId, slab_of
+from siltstone.types import Buffer, Lsn, SlabId, StripeId, slab_of
 
 SCARCE_SHARE = 16
 AMPLE_SHARE = 12
@@ -55,13 +55,29 @@ class FillStatistics(NamedTuple):
     """Stripes whose bytes are not all in place: a disk is away, or the log cannot be read."""
 
 
+class _Part(NamedTuple):
+    """Bytes [start, start + length) of the extent number ``extent``, at ``position`` of a stripe's data."""
+
+    extent: int
+    start: int
+    length: int
+    position: int
+
+
 class _Wanted(NamedTuple):
-    """A stripe that is to be filled: its record as it was looked up, and what goes where."""
+    """A stripe that is to be filled: its record as it was looked up, and what goes there: runs of parts that follow
+    each other without a gap."""
 
     stripe_id: StripeId
     info: StripeInfo
-    runs: list[tuple[int, list[int]]]
-    """Where a run starts in the stripe's data, and the numbers of its extents."""
+    runs: list[list[_Part]]
+
+
+class _Moved(NamedTuple):
+    """Where an extent of the log lies now."""
+
+    reference: Reference
+    places: list[Extent]
 
 
 class _Held(NamedTuple):
@@ -122,11 +138,11 @@ class Filler:
         for slab_id in claimed - used:
             self._ledger.release_claim(slab_id)
         claimed &= used
-        return [self._wanted(fill, runs) for fill in fills]
+        return [self._wanted(fill, runs, chunk) for fill in fills]
 
-    def _wanted(self, fill: StripeFill, runs: Sequence[list[int]]) -> _Wanted:
-        places = [(position, runs[run]) for run, position in fill.places]
-        return _Wanted(fill.stripe_id, self._ledger.stripe_info(fill.stripe_id), places)
+    def _wanted(self, fill: StripeFill, runs: Sequence[list[int]], chunk: Sequence[Movable]) -> _Wanted:
+        parts = [_cut(runs[part.run], chunk, part) for part in fill.parts]
+        return _Wanted(fill.stripe_id, self._ledger.stripe_info(fill.stripe_id), parts)
 
     def _candidates(self, claimed: set[SlabId]) -> Iterator[Candidate]:
         """Worn stripes of slabs that nobody else works on, most dead first."""
@@ -152,11 +168,11 @@ class Filler:
         todo: list[_Wanted] = []
         requests: list[tuple[StripeAddress, list[Fill]]] = []
         for item in wanted:
-            runs = [(position, run) for position, run in item.runs if all(index in current for index in run)]
+            runs = [run for run in item.runs if all(part.extent in current for part in run)]
             if runs:
                 info = item.info
                 todo.append(item._replace(runs=runs))
-                fills = [Fill(position, b"".join([payloads[index] for index in run])) for position, run in runs]
+                fills = [Fill(run[0].position, _joined(run, payloads)) for run in runs]
                 requests.append((StripeAddress(info.slab, item.stripe_id, info.stripe, info.checksums), fills))
         if not requests:
             return 0
@@ -171,12 +187,7 @@ class Filler:
                 for filled, item in zip(prepared, todo, strict=True)
                 if filled is not None and self._is_still(filled, item.info)
             ]
-            moved = 0
-            for filled, item in good:
-                moved_here = self._move(transaction, filled, item, chunk, current)
-                if moved_here:
-                    done.append(filled)
-                    moved += moved_here
+            moved = self._move(transaction, good, chunk, current, done)
             if not done:
                 return 0
             lsn = self._ledger.commit(transaction)
@@ -207,7 +218,7 @@ class Filler:
         payloads: dict[int, bytes] = {}
         era = self._ledger.fence.enter()
         try:
-            for index in [index for item in wanted for _, run in item.runs for index in run]:
+            for index in dict.fromkeys(part.extent for item in wanted for run in item.runs for part in run):
                 extent = current_extent(self._ledger.store, chunk[index], Place.LOG)
                 if extent is not None:
                     try:
@@ -235,32 +246,38 @@ class Filler:
     def _move(
         self,
         transaction: Transaction,
-        filled: Filled,
-        item: _Wanted,
+        good: Sequence[tuple[Filled, _Wanted]],
         chunk: Sequence[Movable],
         current: dict[int, Extent],
+        done: list[Filled],
     ) -> int:
-        """Point at the stripe what is still as it was, and record its new state; how many bytes moved. Nothing is
-        put when that is none."""
-        moved = 0
-        pieces: list[tuple[int, Extent]] = []
-        neighbours: list[tuple[Reference, list[Extent]]] = []
-        for start, run in item.runs:
-            position = start
-            for index in run:
-                reference, old = chunk[index].reference, current[index]
-                new = Extent(old.length, Place.STRIPE, filled.stripe_id, position)
-                # What changed meanwhile is written all the same: the parity has it.
-                pieces.append((position, old))
-                if extents.relocate(transaction, reference.ino, reference.offset, old, [new], []):
-                    moved += old.length
-                    neighbours.append((reference, [new]))
-                position += old.length
-        if moved:
-            join_neighbours(transaction, neighbours)
-            space.put_stripe(transaction, filled.stripe_id, filled.stripe, filled.checksums)
-            space.put_fill(transaction, filled.stripe_id, meta_records.Fill(pieces))
-        return moved
+        """Point at the stripes what is still as it was and has a place for all of its bytes, and record the new state of
+        those that hold some of it, which are added to ``done``; how many bytes moved."""
+        places: dict[int, list[tuple[int, Extent]]] = {}
+        for filled, item in good:
+            for extent, start, length, position in (part for run in item.runs for part in run):
+                place = Extent(length, Place.STRIPE, filled.stripe_id, position)
+                places.setdefault(extent, []).append((start, place))
+        moved: dict[int, _Moved] = {}
+        for index, found in places.items():
+            reference, old = chunk[index].reference, current[index]
+            new = [place for _, place in sorted(found, key=lambda item: item[0])]
+            if sum(place.length for place in new) < old.length:
+                continue  # one of the stripes that were to hold it could not be filled
+            if extents.relocate(transaction, reference.ino, reference.offset, old, new, []):
+                moved[index] = _Moved(reference, new)
+        join_neighbours(transaction, [moved[index] for index in sorted(moved)])
+        for filled, item in good:
+            parts = [part for run in item.runs for part in run]
+            if any(part.extent in moved for part in parts):
+                # What did not move is written all the same: the parity has it.
+                pieces = [
+                    (part.position, extents.clip(current[part.extent], part.start, part.length)) for part in parts
+                ]
+                space.put_stripe(transaction, filled.stripe_id, filled.stripe, filled.checksums)
+                space.put_fill(transaction, filled.stripe_id, meta_records.Fill(pieces))
+                done.append(filled)
+        return sum(current[index].length for index in moved)
 
     # --- finishing -------------------------------------------------------------------------------------------------
 
@@ -339,3 +356,22 @@ class Filler:
             for _, record in space.fills(self._ledger.store)
             for _, extent in record.pieces
         )
+
+
+def _cut(run: Sequence[int], chunk: Sequence[Movable], part: FillPart) -> list[_Part]:
+    """A part of a run as parts of its extents."""
+    found: list[_Part] = []
+    at = 0
+    for index in run:
+        length = chunk[index].length
+        low, high = max(at, part.start), min(at + length, part.start + part.length)
+        if low < high:
+            found.append(_Part(index, low - at, high - low, part.position + low - part.start))
+        at += length
+    return found
+
+
+def _joined(run: Sequence[_Part], payloads: Mapping[int, bytes]) -> Buffer:
+    """The bytes of parts that follow each other."""
+    views = [memoryview(payloads[part.extent])[part.start : part.start + part.length] for part in run]
+    return views[0] if len(views) == 1 else b"".join(views)

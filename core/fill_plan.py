@@ -1,15 +1,20 @@
-"""Which runs of bytes go to which dead places of which stripes. Pure.
+"""Which bytes of which runs go to which dead places of which stripes. Pure.
 
 Filling a stripe costs its new parity, whatever is filled: (m * unit + filled) / filled bytes written for each byte. So
 a stripe is filled with a cell (one unit's worth) at least, which bounds that at m + 1, or not at all.
+
+A dead place is seldom as long as a run. Runs that fit go there whole, longest first; what is left of the place takes
+the first part of one that does not, whose rest goes to the next place. So places are filled to the end, at the price of
+some extents in two parts.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from siltstone.core.packing import SPLIT_BYTES_MIN
 from siltstone.limits import SLOT_BYTES
 from siltstone.types import StripeId
 
@@ -22,34 +27,71 @@ class Candidate(NamedTuple):
     dead: Sequence[tuple[int, int]]
 
 
+class FillPart(NamedTuple):
+    """Bytes [start, start + length) of the run number ``run``, at ``position`` of a stripe's data."""
+
+    run: int
+    start: int
+    length: int
+    position: int
+
+
 class StripeFill(NamedTuple):
-    """What goes to one stripe: (number of the run, where in the stripe's data it starts)."""
+    """What goes to one stripe."""
 
     stripe_id: StripeId
-    places: list[tuple[int, int]]
+    parts: list[FillPart]
+
+
+class _Waiting(NamedTuple):
+    """Bytes [start, start + length) of a run that have no place yet. Sorts by length."""
+
+    length: int
+    run: int
+    start: int
 
 
 def plan_fills(sizes: Sequence[int], candidates: Iterable[Candidate], *, stripes_max: int) -> list[StripeFill]:
-    """Give runs of these sizes places in the candidates, best candidate first, longest run first.
+    """Give runs of these sizes places in the candidates, best candidate first; a run gets places for all of its bytes,
+    or none.
 
     Looks at no more candidates than it needs. Runs that got no place are left for new stripes.
     """
-    waiting = sorted((size, run) for run, size in enumerate(sizes))
+    waiting = sorted(_Waiting(size, run, 0) for run, size in enumerate(sizes))
     fills: list[StripeFill] = []
     for candidate in candidates:
-        if len(fills) == stripes_max:
+        if len(fills) == stripes_max or not waiting:
             break
         left = list(waiting)
-        places: list[tuple[int, int]] = []
-        for start, end in sorted(candidate.dead, key=lambda place: place[0] - place[1]):
-            at = start
-            while (index := bisect_right(left, (end - at, len(sizes))) - 1) >= 0:
-                size, run = left.pop(index)
-                places.append((run, at))
-                at += -(-size // SLOT_BYTES) * SLOT_BYTES
-        if sum(sizes[run] for run, _ in places) >= candidate.unit_bytes:
+        parts = _fill(candidate, left)
+        if sum(part.length for part in parts) >= candidate.unit_bytes:
             waiting = left
-            fills.append(StripeFill(candidate.stripe_id, places))
-            if not waiting:
+            fills.append(StripeFill(candidate.stripe_id, parts))
+    unfinished = {item.run for item in waiting}
+    whole = (
+        StripeFill(fill.stripe_id, [part for part in fill.parts if part.run not in unfinished]) for fill in fills
+    )
+    return [fill for fill in whole if fill.parts]
+
+
+def _fill(candidate: Candidate, left: list[_Waiting]) -> list[FillPart]:
+    """Take what one stripe gets from ``left``."""
+    parts: list[FillPart] = []
+    for start, end in sorted(candidate.dead, key=lambda place: place[0] - place[1]):
+        at = start
+        while left and end - at >= SLOT_BYTES:
+            gap = end - at
+            index = bisect_right(left, gap, key=lambda item: item.length) - 1
+            if index >= 0:
+                taken = left.pop(index)
+            elif gap >= SPLIT_BYTES_MIN:
+                # One that was begun before, if there is any: at the end only few may be unfinished.
+                index = next((i for i, item in enumerate(left) if item.start), len(left) - 1)
+                length, run, first = left.pop(index)
+                insort(left, _Waiting(length - gap, run, first + gap))
+                taken = _Waiting(gap, run, first)
+            else:
                 break
-    return fills
+            parts.append(FillPart(taken.run, taken.start, taken.length, at))
+            at += -(-taken.length // SLOT_BYTES) * SLOT_BYTES
+    return parts

@@ -426,13 +426,32 @@ def test_planned_fills_lie_in_dead_places_apart_and_are_worth_the_parity(
     candidates = {StripeId(index): Candidate(StripeId(index), ROW_BYTES, ranges) for index, ranges in enumerate(dead)}
     fills = plan_fills(sizes, iter(candidates.values()), stripes_max=stripes_max)
     assert len(fills) <= stripes_max
-    placed = [run for fill in fills for run, _ in fill.places]
-    assert len(placed) == len(set(placed)), "a run is placed once"
     assert len({fill.stripe_id for fill in fills}) == len(fills)
+    covered: dict[int, list[tuple[int, int]]] = {}
     for fill in fills:
         end = 0
-        for run, start in sorted(fill.places, key=lambda place: place[1]):
-            assert start % SLOT_BYTES == 0 and start >= end
-            end = start + sizes[run]
-            assert any(low <= start and end <= high for low, high in candidates[fill.stripe_id].dead)
-        assert sum(sizes[run] for run, _ in fill.places) >= ROW_BYTES
+        for part in sorted(fill.parts, key=lambda part: part.position):
+            assert part.position % SLOT_BYTES == 0 and part.position >= end and part.length > 0
+            end = part.position + part.length
+            assert any(low <= part.position and end <= high for low, high in candidates[fill.stripe_id].dead)
+            covered.setdefault(part.run, []).append((part.start, part.start + part.length))
+    for run, parts in covered.items():
+        ends = [0, *(end for _, end in sorted(parts))]
+        assert [start for start, _ in sorted(parts)] == ends[:-1] and ends[-1] == sizes[run], "a run is placed whole"
+
+
+def test_a_run_that_fits_nowhere_whole_is_split_over_places() -> None:
+    places = [(0, 6 * KIB), (8 * KIB, 14 * KIB)]
+    (fill,) = plan_fills([10 * KIB], [Candidate(StripeId(7), ROW_BYTES, places)], stripes_max=4)
+    assert [(part.run, part.start, part.length, part.position) for part in fill.parts] == [
+        (0, 0, 6 * KIB, 0),
+        (0, 6 * KIB, 4 * KIB, 8 * KIB),
+    ]
+
+
+def test_a_run_that_finds_places_for_a_part_only_is_left_out() -> None:
+    assert plan_fills([20 * KIB], [Candidate(StripeId(7), ROW_BYTES, [(0, 12 * KIB)])], stripes_max=4) == []
+
+
+def test_a_place_that_would_hold_less_than_a_cell_is_left_alone() -> None:
+    assert plan_fills([3 * KIB], [Candidate(StripeId(7), ROW_BYTES, [(0, 12 * KIB)])], stripes_max=4) == []

@@ -44,7 +44,8 @@ from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.errors import NoSpace
-from siltstone.limits import KIB, MIB
+from siltstone.geometry import sizes_for
+from siltstone.limits import KIB, LOG_REPLICAS, MIB
 from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.types import ROOT_INO, DiskId, Ino
 
@@ -173,7 +174,7 @@ class Churn:
 @asynccontextmanager
 async def opened(folder: Path, disk_bytes: int) -> AsyncIterator[Volume]:
     """A new volume in a directory."""
-    piece = max(256 * KIB, 1 << (disk_bytes // 320).bit_length() - 1)
+    sizes = sizes_for(disk_bytes, DISKS, LOG_REPLICAS)
     config = VolumeConfig(
         uuid=uuid.uuid4().hex,
         data_units=4,
@@ -182,11 +183,10 @@ async def opened(folder: Path, disk_bytes: int) -> AsyncIterator[Volume]:
             DiskConfig(disk_id=index, path=str(folder / f"disk{index}"), uuid=uuid.uuid4().hex, bytes_max=disk_bytes)
             for index in range(DISKS)
         ),
-        chunk_bytes=piece,
-        segment_bytes=piece,
-        log_bytes_low=2 * piece,
-        log_bytes_high=8 * piece,
-        dirty_bytes_max=16 * MIB,
+        chunk_bytes=sizes.chunk_bytes,
+        segment_bytes=sizes.segment_bytes,
+        log_bytes_low=sizes.log_bytes_low,
+        log_bytes_high=sizes.log_bytes_high,
     )
     config.check()
     for disk in config.disks:

@@ -251,8 +251,8 @@ class Filler:
         current: dict[int, Extent],
         done: list[Filled],
     ) -> int:
-        """Point at the stripes what is still as it was and has a place for all of its bytes, and record the new state of
-        those that hold some of it, which are added to ``done``; how many bytes moved."""
+        """Point at the stripes what is still as it was and has a place for all of its bytes. Records the stripes that
+        hold some of it, and adds them to ``done``. Returns how many bytes moved."""
         places: dict[int, list[tuple[int, Extent]]] = {}
         for filled, item in good:
             for extent, start, length, position in (part for run in item.runs for part in run):

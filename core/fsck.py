@@ -88,6 +88,7 @@ async def fsck(volume: Volume, *, deep: bool = False, progress: ProgressListener
         await _check_totals(walk)
         await _check_fills(walk)
         _check_log(walk)
+        _check_space(walk)
     if deep:
         await _read_everything(walk, progress)
     return walk.findings
@@ -303,6 +304,14 @@ async def _check_fills(walk: _Walk) -> None:
             walk.report("I11", subject, "its fill was not redone: what the log has for it is not in place")
         if not all(_is_kept(segments, extent) for _, extent in record.pieces):
             walk.report("I11", subject, "what it is to be filled with lies in no segment of the log")
+
+
+def _check_space(walk: _Walk) -> None:
+    slabs = walk.volume.ledger.stripes.slabs
+    found = slabs.space()
+    counted = slabs.recount()
+    if found != counted:
+        walk.report("I12", "the room in slabs", f"it is kept as {found}, and counted anew {counted}")
 
 
 def _check_log(walk: _Walk) -> None:

@@ -15,13 +15,14 @@ from typing import NamedTuple
 import trio
 
 from siltstone.core.reclaim import ReadFence, Reclaimer
+from siltstone.core.throttle import Throttle
 from siltstone.core.worn import DEAD_BYTES_MIN, WornStripes
 from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
 from siltstone.errors import Corrupt, NoSpace, TooFewDisks
-from siltstone.limits import MIB
+from siltstone.limits import DIRECT_THRESHOLD_BYTES, MIB
 from siltstone.meta import space
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.store.store import Store, Transaction
@@ -63,6 +64,7 @@ class Ledger:
         clock: Clock,
         random: Random,
         *,
+        log_bytes_low: int,
         log_bytes_high: int,
         totals: SpaceTotals,
     ) -> None:
@@ -82,9 +84,11 @@ class Ledger:
         """Large runs that went through the log because there were too few disks for stripes, since it was last emptied:
         settling moves them as soon as there are enough."""
         self._refusal: TooFewDisks | None = None
+        self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
+        self.throttle = Throttle(clock, log_bytes_low=log_bytes_low, log_bytes_high=log_bytes_high)
         self.settle_wanted = trio.Event()
-        """Set when writers wait for the log to get shorter."""
+        """Set when the log has passed its low-water mark."""
         self.waiting_for_room = 0
         """Writers that wait for reclaim to make room."""
         self._writers_go = trio.Event()
@@ -141,15 +145,18 @@ class Ledger:
         """The wall clock in seconds, as stripe records note it."""
         return self.clock.now_ns() // 1_000_000_000
 
-    async def admit(self, size: int = 0) -> None:
+    async def admit(self, size: int = 0, *, logged: int | None = None) -> None:
         """Wait until the pipeline has room for another change. ``size`` is what it adds to the user's bytes: it is
-        taken off ``room_bytes``, so that what is admitted between two measurements fits.
+        taken off ``room_bytes``, so that what is admitted between two measurements fits. ``logged``: how much of that
+        goes through the log; by default all, unless it is enough for a stripe.
 
         Raises NoSpace when the pool is full, TooFewDisks when the log is and cannot be emptied (only for changes that
         add bytes).
         """
         if size > 0:
-            await self._admit_bytes(size)
+            if logged is None:
+                logged = size if size < DIRECT_THRESHOLD_BYTES else 0
+            await self._admit_bytes(size, logged)
         while self.log.pending_bytes > PENDING_BYTES_MAX:
             await self.log.wait_durable(self.log.next_lsn)
         while self.store.pressure:
@@ -157,16 +164,20 @@ class Ledger:
         # Last: who holds changes back must not see one that was let through before and waited for something else.
         await self.wait_changes_go()
 
-    async def _admit_bytes(self, size: int) -> None:
+    async def _admit_bytes(self, size: int, logged: int) -> None:
         """Wait for room in the pool, and for the log to be under its high-water mark."""
         if size > self.room_bytes:
             await self._wait_for_room(size)
         self.check_room(size)
         self.room_bytes -= size
-        if self._writers_go.is_set() and self.log.kept_bytes + self.log.pending_bytes > self._log_bytes_high:
+        log_bytes = self.log.kept_bytes + self.log.pending_bytes
+        if log_bytes > self._log_bytes_low and not self.settle_wanted.is_set():
+            self.settle_wanted.set()
+        if self._writers_go.is_set() and log_bytes > self._log_bytes_high:
             # Looked at here, since a second of writing can be more than a small pool has room for.
             self.hold_writers(True)
-            self.settle_wanted.set()
+        if self._refusal is None:
+            await self.throttle.wait(logged, log_bytes)
         if not self._writers_go.is_set():
             self.waits += 1
             await self._writers_go.wait()

@@ -170,7 +170,17 @@ def _assemble(
     clock: Clock,
     random: Random,
 ) -> Volume:
-    ledger = Ledger(store, log, stripes, pool, clock, random, log_bytes_high=config.log_bytes_high, totals=totals)
+    ledger = Ledger(
+        store,
+        log,
+        stripes,
+        pool,
+        clock,
+        random,
+        log_bytes_low=config.log_bytes_low,
+        log_bytes_high=config.log_bytes_high,
+        totals=totals,
+    )
     write_back = WriteBack(
         ledger,
         dirty_bytes_max=config.dirty_bytes_max,

@@ -31,6 +31,9 @@ BATCH_REFERENCES = 4096
 LOOK_SECONDS = 1.0
 """How often the background looks how long the log is, besides when writers wait for it."""
 
+STEPS = 8
+"""The log is shortened from the high- to the low-water mark in so many steps, or more: writers feel each of them."""
+
 BATCH_STRIPES = 8
 """Stripes' worth of payload that is put in order together; more gives better locality, fewer less memory."""
 
@@ -54,6 +57,9 @@ class Settler:
         self._stripe_bytes = stripe_bytes
         self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
+        self._step_bytes = (log_bytes_high - log_bytes_low) // STEPS
+        self._owed_end = Lsn(0)
+        """Up to here the log holds large runs that waited for disks."""
         self._lock = trio.Lock()
         self.settled_bytes = 0
         self.settled_stripes = 0
@@ -81,7 +87,7 @@ class Settler:
         await self._retire()
 
     async def run(self) -> None:
-        """Settle in the background when the sealed segments pass the low-water mark, for ever.
+        """Settle in the background when the log passes the low-water mark, for ever.
 
         Begins with what earlier lives left: a volume that crashes soon each time must not collect segments.
         """
@@ -91,13 +97,12 @@ class Settler:
         while True:
             with trio.move_on_after(LOOK_SECONDS):
                 await self._ledger.settle_wanted.wait()
+            self._ledger.settle_wanted = trio.Event()
             try:
                 await self.finish_fills()
-                if self._ledger.settle_wanted.is_set():
-                    self._ledger.settle_wanted = trio.Event()
-                    await self._empty_log()
                 await self._retire()
-                await self._settle_if_wanted()
+                while await self._settle_some():
+                    self._push_back()
                 self.last_error = self.waits_for = ""
             except TooFewDisks as error:
                 self.waits_for = str(error)
@@ -105,35 +110,38 @@ class Settler:
                 self.last_error = str(error)
             self._push_back()
 
-    async def _empty_log(self) -> None:
-        """Writers wait: settle everything, and do not wait for LMDB to come round by itself."""
-        self._ledger.stripes.check_disks()
-        await self._ledger.log.seal()
-        if await self._settle_sealed():
-            await self._ledger.sync()
-            await self._ledger.store.checkpoint()
-
-    async def _settle_if_wanted(self) -> None:
-        """Settle what is sealed when that is much; all of it when large runs wait there for disks to come back.
+    async def _settle_some(self) -> bool:
+        """Settle the oldest sealed segments while the log is longer than the low-water mark, or holds large runs that
+        wait for disks; False if that is not so. Writers feel how long the log is, so it gets shorter in small steps.
 
         Raises TooFewDisks, with nothing read, as long as there are not enough.
         """
+        log = self._ledger.log
         if self._ledger.owed_bytes:
             self._ledger.stripes.check_disks()
-            await self._ledger.log.seal()
+            await log.seal()
             self._ledger.owed_bytes = 0
-        elif self._ledger.log.kept_bytes <= self._log_bytes_low:
-            return
-        if await self._settle_sealed():
-            await self._retire()
-
-    async def _settle_sealed(self) -> bool:
-        """Move what lies in sealed segments; False if there are none."""
-        sealed = [segment.end for segment in self._ledger.log.segments() if segment.sealed]
-        if not sealed:
+            self._owed_end = log.next_lsn
+        oldest = log.segments()[0]
+        if log.kept_bytes <= self._log_bytes_low and oldest.start >= self._owed_end:
             return False
         self._ledger.stripes.check_disks()
-        await self._settle_below(max(sealed), None)
+        if not oldest.sealed:
+            await log.seal()
+        boundary = Lsn(0)
+        size = 0
+        for segment in log.segments():
+            if not segment.sealed or (size and size + segment.end - segment.start > self._step_bytes):
+                break
+            size += segment.end - segment.start
+            boundary = segment.end
+        if not size:
+            return False
+        await self._settle_below(boundary, None)
+        await self._ledger.sync()
+        if self._ledger.store.applied_lsn < boundary:
+            await self._ledger.store.checkpoint()  # it comes round by itself each second: here that is long
+        await self._retire()
         return True
 
     def _push_back(self) -> None:

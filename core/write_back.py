@@ -149,7 +149,7 @@ class WriteBack:
             raise FileTooLarge(f"inode {ino}: a write of {size} bytes at {offset} passes the largest file size")
         while self.dirty_bytes and self.dirty_bytes + size > self._dirty_bytes_max:
             await self._drain()
-        await self._ledger.admit(size)
+        await self._ledger.admit(size, logged=self._logged_part(ino, size))
         file = self.files.get(ino) or self._track(ino)
         if not file.lock.locked():
             self._take_over(file, offset, data)
@@ -262,6 +262,13 @@ class WriteBack:
                     except SiltstoneError as error:
                         # Kept for the writer: the next write, flush or close of the file raises it.
                         file.error = error
+
+    def _logged_part(self, ino: Ino, size: int) -> int:
+        """How much of a write will go through the log, as far as can be told: nothing once its file has long runs."""
+        file = self.files.get(ino)
+        if file is not None and file.dirty.size + size >= DIRECT_THRESHOLD_BYTES * max(1, len(file.dirty)):
+            return 0
+        return size if size < DIRECT_THRESHOLD_BYTES else 0
 
     # --- sending ---------------------------------------------------------------------------------------------------
 

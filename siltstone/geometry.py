@@ -9,12 +9,16 @@ from siltstone.errors import ConfigInvalid
 from siltstone.limits import CHUNK_BYTES_DEFAULT, GIB, LOG_REPLICAS, MIB, SEGMENT_BYTES_DEFAULT
 
 DISK_BYTES_MIN = 128 * MIB
-PIECE_BYTES_MIN = 4 * MIB
-PIECES_PER_DISK = 32
-"""Segments and chunks are at most this fraction of a disk, so that a small disk is not spent on half-empty ones."""
+PIECE_BYTES_MIN = 1 * MIB
+PIECES_PER_DISK = 256
+"""Segments and chunks are at most this fraction of a disk: three are kept in reserve on each (limits.RESERVE_CHUNKS),
+and that should be little of it."""
 
-LOG_SHARE = 4
+LOG_SHARE = 40
 """The log's copies may take one part in so many of the raw space before writers wait for settle."""
+
+LOG_SEGMENTS_MIN = 8
+"""But the log may be as long as so many segments, or nothing could be gathered in it."""
 
 
 class Code(NamedTuple):
@@ -63,9 +67,11 @@ def sizes_for(disk_bytes: int, disk_count: int, log_replicas: int) -> Sizes:
     if disk_bytes < DISK_BYTES_MIN:
         raise ConfigInvalid(f"{disk_bytes} bytes are too little for a disk: want at least {DISK_BYTES_MIN // MIB} MiB")
     piece_bytes = max(1 << ((disk_bytes // PIECES_PER_DISK).bit_length() - 1), PIECE_BYTES_MIN)
-    log_bytes_high = min(1 * GIB, disk_bytes * disk_count // (LOG_SHARE * log_replicas))
+    segment_bytes = min(piece_bytes, SEGMENT_BYTES_DEFAULT)
+    log_bytes_high = disk_bytes * disk_count // (LOG_SHARE * log_replicas)
+    log_bytes_high = min(1 * GIB, max(log_bytes_high, LOG_SEGMENTS_MIN * segment_bytes))
     return Sizes(
-        segment_bytes=min(piece_bytes, SEGMENT_BYTES_DEFAULT),
+        segment_bytes=segment_bytes,
         chunk_bytes=min(piece_bytes, CHUNK_BYTES_DEFAULT),
         log_bytes_high=log_bytes_high,
         log_bytes_low=log_bytes_high // 4,

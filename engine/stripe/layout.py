@@ -29,7 +29,10 @@ SAME_ROWS = -1
 """As the parity row of a stripe: its parity starts at the row where its data starts."""
 
 SPARE_ROWS_SHARE = 256
-"""One row in so many is spare in new slabs."""
+"""One row in so many is spare in new slabs,"""
+
+SPARE_ROWS_MIN = 2
+"""and no fewer, but in slabs so small that one in SPARE_ROWS_SHARE is none at all."""
 
 
 class Slab(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -93,6 +96,13 @@ class UnitRange(NamedTuple):
     unit: int
     offset: int
     size: int
+
+
+def spare_rows_of(chunk_bytes: int) -> int:
+    """How many rows longer parity chunks are than data chunks in new slabs: so many stripes of one row can get new
+    parity at the same time while all other rows are taken."""
+    spare_rows = chunk_bytes // ROW_BYTES // SPARE_ROWS_SHARE
+    return max(spare_rows, SPARE_ROWS_MIN) if spare_rows else 0
 
 
 def chunk_name(slab_id: SlabId, unit: int) -> str:
@@ -166,6 +176,7 @@ __all__ = [
     "CHECKSUM_BYTES",
     "CHUNK_PREFIX",
     "SAME_ROWS",
+    "SPARE_ROWS_MIN",
     "SPARE_ROWS_SHARE",
     "Slab",
     "Stripe",
@@ -176,6 +187,7 @@ __all__ = [
     "parity_row_of",
     "parse_chunk_name",
     "slab_of",
+    "spare_rows_of",
     "unit_bytes_for",
     "unit_offset",
     "unit_ranges",

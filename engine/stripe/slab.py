@@ -195,13 +195,6 @@ class Placement(NamedTuple):
         rows = self.stripe.rows
         return self.state.data.is_backed(row, rows) and self.state.parity.is_backed(parity_row, rows)
 
-    def note_written(self) -> None:
-        """Note that the rows were written: there are blocks behind them, and the slab takes writes."""
-        row, parity_row = row_of(self.stripe_id), parity_row_of(self.stripe_id, self.stripe)
-        self.state.data.set_backing(row, self.stripe.rows, Backing.PRESENT)
-        self.state.parity.set_backing(parity_row, self.stripe.rows, Backing.PRESENT)
-        self.state.is_suspect = False
-
 
 def take_placement(state: SlabState, size: int, unit_bytes: int, written: int) -> Placement:
     """Rows of a slab for a stripe of ``size`` bytes; they must fit."""

@@ -16,18 +16,30 @@ from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.allocate import RowAllocator, allocator_of
 from siltstone.engine.stripe.layout import (
     CHUNK_PREFIX,
-    SPARE_ROWS_SHARE,
     Slab,
     Stripe,
     chunk_name,
     parity_row_of,
     parse_chunk_name,
+    spare_rows_of,
     unit_bytes_for,
 )
 from siltstone.engine.stripe.slab import Backing, Placement, Rows, SlabPhase, SlabState, take_placement
 from siltstone.errors import Corrupt, DiskError, DiskMissing, FileMissing, NoSpace, TooFewDisks
 from siltstone.limits import RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES, UNIT_BYTES_MAX
 from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
+
+
+class _Counted(NamedTuple):
+    """What one slab adds to StripeSpace. Only a slab that takes stripes has free rows."""
+
+    suspect: int = 0
+    raw: int = 0
+    raw_used: int = 0
+    raw_free: int = 0
+    raw_punched: int = 0
+    data: int = 0
+    data_free: int = 0
 
 
 class StripeSpace(NamedTuple):
@@ -73,6 +85,9 @@ def data_chunks_in(chunks: Sequence[int], data_units: int, parity_units: int) ->
     return data
 
 
+_NOTHING = _Counted()
+
+
 class Slabs:
     """All slabs of a volume.
 
@@ -88,14 +103,18 @@ class Slabs:
         self._data_units = data_units
         self._parity_units = parity_units
         self._chunk_bytes = chunk_bytes
-        self._spare_rows = chunk_bytes // ROW_BYTES // SPARE_ROWS_SHARE
+        self._spare_rows = spare_rows_of(chunk_bytes)
         self._reserve_bytes = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
         self._slabs: dict[SlabId, SlabState] = {}
         self._next_id = SlabId(1)
         # For each number of data units the OPEN slabs with free rows, as sorted (largest free run, slab id).
         self._rooms: dict[int, list[tuple[int, SlabId]]] = {width: [] for width in range(1, data_units + 1)}
+        self._uncounted: set[SlabId] = set()
+        self._counted: dict[SlabId, _Counted] = {}
+        self._total = _NOTHING
         self._creating = trio.Lock()
         self._created = 0
+        pool.subscribe(self._note_disk)
 
     # --- what there is --------------------------------------------------------------------------------------------
 
@@ -124,16 +143,8 @@ class Slabs:
 
     def space(self) -> StripeSpace:
         """Room now; the disks' as the pool saw it last."""
-        suspect = raw = raw_used = raw_free = raw_punched = data = data_free = 0
-        for state in self._slabs.values():
-            suspect += state.is_suspect
-            raw += state.slab.raw_bytes
-            raw_used += state.raw(state.data.used, state.parity.used)
-            data += state.slab.data_bytes
-            if self._is_placeable(state.slab) and not state.is_shunned:
-                raw_free += state.raw(state.data.backed_free, state.parity.backed_free)
-                raw_punched += state.raw(state.data.punched_free, state.parity.punched_free)
-                data_free += state.data.backed_free * ROW_BYTES * state.slab.data_units
+        self._count()
+        suspect, raw, raw_used, raw_free, raw_punched, data, data_free = self._total
         total, free_of = self._disk_bytes()
         free = sum(left for left, _ in free_of)
         k, units = self._data_units, self._data_units + self._parity_units
@@ -157,6 +168,45 @@ class Slabs:
             usable_free_bytes=data_free + for_rows * k // units + for_slabs,
             reserve_bytes=self._reserve_bytes,
         )
+
+    def _count(self) -> None:
+        """Bring the totals up to date: what has changed since the last call is looked at, never all slabs."""
+        if not self._uncounted:
+            return
+        total = list(self._total)
+        for slab_id in self._uncounted:
+            state = self._slabs.get(slab_id)
+            found = _Counted() if state is None else self._counted_of(state)
+            before = self._counted.pop(slab_id, _NOTHING)
+            if state is not None:
+                self._counted[slab_id] = found
+            for index, (old, new) in enumerate(zip(before, found, strict=True)):
+                total[index] += new - old
+        self._uncounted.clear()
+        self._total = _Counted(*total)
+
+    def recount(self) -> StripeSpace:
+        """What ``space`` tells, from a look at every slab: the check of its totals."""
+        self._uncounted.update(self._slabs)
+        self._counted.clear()
+        self._total = _NOTHING
+        return self.space()
+
+    def _counted_of(self, state: SlabState) -> _Counted:
+        takes_stripes = self._is_placeable(state.slab) and not state.is_shunned
+        return _Counted(
+            suspect=int(state.is_suspect),
+            raw=state.slab.raw_bytes,
+            raw_used=state.raw(state.data.used, state.parity.used),
+            raw_free=state.raw(state.data.backed_free, state.parity.backed_free) if takes_stripes else 0,
+            raw_punched=state.raw(state.data.punched_free, state.parity.punched_free) if takes_stripes else 0,
+            data=state.slab.data_bytes,
+            data_free=state.data.backed_free * ROW_BYTES * state.slab.data_units if takes_stripes else 0,
+        )
+
+    def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
+        """Which slabs take stripes may be different now."""
+        self._uncounted.update(self._slabs)
 
     def _disk_bytes(self) -> tuple[int, list[tuple[int, int]]]:
         """Bytes in all, and for each device what is free above the reserve and how many disks share it."""
@@ -266,7 +316,22 @@ class Slabs:
 
     def note_parity_written(self, slab_id: SlabId, row: int, rows: int) -> None:
         """Note that there are blocks behind these parity rows."""
+        self._uncounted.add(slab_id)
         self._slabs[slab_id].parity.set_backing(row, rows, Backing.PRESENT)
+
+    def note_written(self, placement: Placement) -> None:
+        """Note that the rows of a stripe were written: there are blocks behind them, and the slab takes writes."""
+        state = placement.state
+        self._uncounted.add(state.slab_id)
+        row, parity_row = row_of(placement.stripe_id), parity_row_of(placement.stripe_id, placement.stripe)
+        state.data.set_backing(row, placement.stripe.rows, Backing.PRESENT)
+        state.parity.set_backing(parity_row, placement.stripe.rows, Backing.PRESENT)
+        state.is_suspect = False
+
+    def suspect(self, slab_id: SlabId) -> None:
+        """A write failed in a slab although its disk answers: others are tried first until one succeeds there."""
+        self._uncounted.add(slab_id)
+        self._slabs[slab_id].is_suspect = True
 
     def give_back_parity(self, slab_id: SlabId, row: int, rows: int) -> None:
         """Make rows of the parity chunks free."""
@@ -315,7 +380,8 @@ class Slabs:
         return all(map(self._pool.is_placeable, slab.disks))
 
     def _index(self, state: SlabState) -> None:
-        """Keep the index of rooms in step with a slab whose rows or phase changed."""
+        """Keep the index of rooms, and the totals, in step with a slab whose rows or phase changed."""
+        self._uncounted.add(state.slab_id)
         largest = state.largest if state.phase is SlabPhase.OPEN and not state.is_closed and not state.is_shunned else 0
         if state.slab.parity_units != self._parity_units or state.slab.data_units > self._data_units:
             largest = 0  # a code that is not written any more
@@ -396,6 +462,7 @@ class Slabs:
         data, parity = Rows(RowAllocator(slab.data_rows)), Rows(RowAllocator(slab.parity_rows))
         state = SlabState(slab_id, slab, data, parity, SlabPhase.CREATING)
         self._slabs[slab_id] = state
+        self._uncounted.add(slab_id)
         errors: list[DiskError] = []
 
         async def create(unit: int, disk_id: DiskId) -> None:
@@ -411,7 +478,7 @@ class Slabs:
                     nursery.start_soon(create, unit, disk_id)
             if errors:
                 await self._delete_chunks(state)
-                del self._slabs[slab_id]
+                self._forget(slab_id)
                 return errors
         state.enter(SlabPhase.OPEN)
         self._index(state)
@@ -570,7 +637,11 @@ class Slabs:
         assert state.phase is SlabPhase.RETIRED
         with trio.CancelScope(shield=True):
             await self._delete_chunks(state)
-            del self._slabs[slab_id]
+            self._forget(slab_id)
+
+    def _forget(self, slab_id: SlabId) -> None:
+        del self._slabs[slab_id]
+        self._uncounted.add(slab_id)
 
     async def _delete_chunks(self, state: SlabState) -> None:
         for unit, disk_id in enumerate(state.slab.disks):

@@ -223,7 +223,7 @@ class StripeStore:
                 self._slabs.abandon(placement.stripe_id, placement.stripe)
                 left.append(item.part)
                 continue
-            placement.note_written()
+            self._slabs.note_written(placement)
             new_slab = not state.is_recorded
             result = WrittenStripe(
                 placement.stripe_id, state.slab_id, state.slab, placement.stripe, stripe.checksums, new_slab
@@ -233,7 +233,7 @@ class StripeStore:
             self._failed_writes += 1
             failed_slabs.add(slab_id)
             if not all(isinstance(error, (DiskMissing, DiskFull)) for error in errors):
-                self._slabs.get(slab_id).is_suspect = True
+                self._slabs.suspect(slab_id)
         return left, [error for errors in failed.values() for error in errors]
 
     async def _encode(self, writing: Sequence[_Writing]) -> list[EncodedStripe]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from siltstone.limits import SLOT_BYTES
 from siltstone.meta.keys import Reference
 
-SPLIT_BYTES_MIN = 2048
+SPLIT_BYTES_MIN = 1024
 """A gap at the end of a row that is worth splitting an extent for."""
 
 PADDING_SHARE = 32

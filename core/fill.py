@@ -158,10 +158,9 @@ class Filler:
                 if not self._ledger.try_claim(slab_id):
                     continue
                 claimed.add(slab_id)
-            stripe = space.get_stripe(store, found.stripe_id)
-            if stripe is not None:
+            if space.get_stripe(store, found.stripe_id) is not None:
                 dead = use_of(store, found.stripe_id, found.capacity).dead
-                yield Candidate(found.stripe_id, stripe.unit_bytes, dead)
+                yield Candidate(found.stripe_id, dead)
 
     async def _fill(self, chunk: Sequence[Movable], wanted: Sequence[_Wanted]) -> int:
         current, payloads = await self._fetch(chunk, wanted)

@@ -8,7 +8,7 @@ between tasks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ PENDING_BYTES_MAX = 32 * MIB
 
 ROOM_WAIT_SECONDS = 0.1
 ROOM_WAITS_MAX = 100
-"""A writer waits this often, so long, for reclaim to make room before it is told that there is none."""
+"""A writer waits this often, so long, without seeing more room than before, before it is told that there is none."""
 
 DEAD_SHARE_OF_POOL = 50
 """Less than one part in so many of the pool is not worth waiting for: it is spread too thinly."""
@@ -80,10 +80,14 @@ class Ledger:
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
+        self.hole_bytes = 0
+        """The same of dead places in living stripes, which only take what goes through the log."""
+        self.measure_room: Callable[[], None] = lambda: None
+        """Looks anew how much room there is (core/room.py)."""
         self.owed_bytes = 0
         """Large runs that went through the log because there were too few disks for stripes, since it was last emptied:
         settling moves them as soon as there are enough."""
-        self._refusal: TooFewDisks | None = None
+        self._refusal: TooFewDisks | NoSpace | None = None
         self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
         self.throttle = Throttle(clock, log_bytes_low=log_bytes_low, log_bytes_high=log_bytes_high)
@@ -150,8 +154,8 @@ class Ledger:
         taken off ``room_bytes``, so that what is admitted between two measurements fits. ``logged``: how much of that
         goes through the log; by default all, unless it is enough for a stripe.
 
-        Raises NoSpace when the pool is full, TooFewDisks when the log is and cannot be emptied (only for changes that
-        add bytes).
+        Raises NoSpace when the pool is full; TooFewDisks or NoSpace when the log is and cannot be emptied (only for
+        changes that add bytes).
         """
         if size > 0:
             if logged is None:
@@ -166,10 +170,14 @@ class Ledger:
 
     async def _admit_bytes(self, size: int, logged: int) -> None:
         """Wait for room in the pool, and for the log to be under its high-water mark."""
-        if size > self.room_bytes:
-            await self._wait_for_room(size)
-        self.check_room(size)
-        self.room_bytes -= size
+        if size > self._room_for(logged):
+            self.measure_room()
+        if size > self._room_for(logged):
+            await self._wait_for_room(size, logged)
+        self.check_room(size, logged=logged)
+        in_holes = min(logged, self.hole_bytes)
+        self.hole_bytes -= in_holes
+        self.room_bytes = max(0, self.room_bytes - (size - in_holes))
         log_bytes = self.log.kept_bytes + self.log.pending_bytes
         if log_bytes > self._log_bytes_low and not self.settle_wanted.is_set():
             self.settle_wanted.set()
@@ -184,15 +192,35 @@ class Ledger:
         if self._refusal is not None:
             raise self._refusal
 
-    async def _wait_for_room(self, size: int) -> None:
-        """Let reclaim make room, as long as there is something that it can make room of."""
+    def _room_for(self, logged: int) -> int:
+        """What fits, if ``logged`` of it goes through the log."""
+        return self.room_bytes + min(logged, self.hole_bytes)
+
+    async def _wait_for_room(self, size: int, logged: int) -> None:
+        """Let reclaim make room, as long as there is something that it can make room of, and it does."""
+        await self._wait_for_reclaim(lambda: self._room_for(logged), size)
+
+    async def wait_for_rows(self) -> bool:
+        """For somebody who was let through and found no rows: let reclaim make some. False if it does not."""
+        before = self.stripes.space().usable_free_bytes
+        return await self._wait_for_reclaim(lambda: self.stripes.space().usable_free_bytes, before + 1)
+
+    async def _wait_for_reclaim(self, room: Callable[[], int], wanted: int) -> bool:
+        """Wait until ``room`` is as wanted, as long as it grows now and then; whether it is."""
         self.waits += 1
         self.waiting_for_room += 1
+        best = room()
+        idle = 0
         try:
-            for _ in range(ROOM_WAITS_MAX):
-                if size <= self.room_bytes or not self._is_reclaimable():
-                    return
+            while idle < ROOM_WAITS_MAX and self._is_reclaimable():
                 await self.clock.sleep(ROOM_WAIT_SECONDS)
+                self.measure_room()
+                now = room()
+                if now >= wanted:
+                    return True
+                idle = 0 if now > best else idle + 1
+                best = max(best, now)
+            return False
         finally:
             self.waiting_for_room -= 1
 
@@ -206,9 +234,9 @@ class Ledger:
         if not self._changes_go.is_set():
             await self._changes_go.wait()
 
-    def check_room(self, size: int) -> None:
-        """Raise NoSpace if ``size`` more bytes do not fit; a size of 0 always does."""
-        if size > 0 and size > self.room_bytes:
+    def check_room(self, size: int, *, logged: int = 0) -> None:
+        """Raise NoSpace if ``size`` more bytes do not fit, of which ``logged`` go through the log; 0 always do."""
+        if size > 0 and size > self._room_for(logged):
             raise NoSpace(f"no room for {size} bytes: the pool is full up to its reserve; delete files or add disks")
 
     def hold_writers(self, hold: bool) -> None:
@@ -218,11 +246,11 @@ class Ledger:
         elif self._writers_go.is_set():
             self._writers_go = trio.Event()
 
-    def refuse_writers(self, error: TooFewDisks | None) -> None:
+    def refuse_writers(self, error: TooFewDisks | NoSpace | None) -> None:
         """Refuse changes that add bytes, those that wait included; None ends that.
 
-        Used where waiting could be for ever: nobody knows when disks come back, and a program that hangs tells its
-        user less than an error that names the disks. Deletes pass.
+        Used where waiting could be for ever: nobody knows when disks or room come back, and a program that hangs tells
+        its user less than an error that says what is missing. Deletes pass.
         """
         self._refusal = error
         if error is not None:

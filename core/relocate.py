@@ -30,8 +30,9 @@ LOOK_SECONDS = 0.25
 HURRIED_SECONDS = 0.01
 """The same while writers wait for room."""
 
-SCARCE_SHARE = 24
-"""Rows are scarce when less than one part in so many of the pool can still be written."""
+SCARCE_SHARE = 64
+"""Rows are scarce when less than one part in so many of the pool can still be written. Settling fills holes long before
+(core/fill.py): this is for what needs rows, large writes, and what no hole takes."""
 
 DEAD_SHARE_MIN = 8
 """A stripe is worth moving when at least one part in so many of it is dead."""
@@ -126,7 +127,7 @@ class Relocator:
     async def _step(self) -> None:
         if self._ledger.clock.monotonic_ns() < self._blocked_until_ns:
             return
-        if not await self._rewiden() and self.is_scarce():
+        if not await self._rewiden() and (self.is_scarce() or self._ledger.waiting_for_room):
             await self._relocate()
 
     # --- making room -----------------------------------------------------------------------------------------------
@@ -167,8 +168,9 @@ class Relocator:
                 return  # as many rows would be written as become free
             await self._ledger.admit()
             self._tokens -= size
+            is_needed = self._ledger.waiting_for_room > 0 or self._ledger.room_bytes == 0
             carried = await self._carrier.carry(
-                in_order_of_locality(chunk), Place.STRIPE, Tier.RELOCATE, use_reserve=self._ledger.room_bytes == 0
+                in_order_of_locality(chunk), Place.STRIPE, Tier.RELOCATE, use_reserve=is_needed
             )
             self.relocated_bytes += carried.moved_bytes
             self.victims += len(victims)

@@ -24,6 +24,10 @@ RECLAIM_SHARE = 128
 SCARCE_SHARE = 8
 """They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
 
+HOLES_OF_USE_PERCENT = 90
+"""So much of the dead places of living stripes is counted on: some lie on slabs that take no writes now, or are gaps
+that nothing fits."""
+
 METADATA_FULL_PERCENT = 90
 """Nothing is added when the metadata store is this full: what is left is for deletes and settling."""
 
@@ -32,13 +36,14 @@ EMPTY_SLABS_KEPT = 2
 
 
 class Room:
-    """Keeps ``Ledger.room_bytes`` true, and gives back to the disks what lies idle."""
+    """Keeps ``Ledger.room_bytes`` and ``hole_bytes`` true, and gives back to the disks what lies idle."""
 
     def __init__(self, ledger: Ledger, write_back: WriteBack, *, log_bytes_high: int) -> None:
         self._ledger = ledger
         self._log_bytes_high = log_bytes_high
         self._write_back = write_back
         self._disk_returned = False
+        ledger.measure_room = self.measure
         ledger.pool.subscribe(self._note_disk)
         self.last_error = ""
         """Why space could not be given back last time; empty when it could."""
@@ -46,15 +51,18 @@ class Room:
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
         on_the_way = self._write_back.dirty_bytes + self._ledger.log.kept_bytes
+        holes = self._ledger.worn.hole_bytes * HOLES_OF_USE_PERCENT // 100
         try:
             self._ledger.stripes.check_disks()
-            room = free_for_users(self._ledger.stripes.space()) - on_the_way
+            # What is on its way takes holes first, as settling does.
+            room = free_for_users(self._ledger.stripes.space()) - max(0, on_the_way - holes)
+            holes = max(0, holes - on_the_way)
         except TooFewDisks:
-            room = self._log_bytes_high  # everything rides in the log, which holds writers back by itself
+            room, holes = self._log_bytes_high, 0  # everything rides in the log, which holds writers back by itself
         metadata = self._ledger.store.statistics().space
         if metadata.used_bytes > metadata.max_bytes * METADATA_FULL_PERCENT // 100:
-            room = 0
-        self._ledger.room_bytes = max(0, room)
+            room = holes = 0
+        self._ledger.room_bytes, self._ledger.hole_bytes = max(0, room), holes
 
     async def run(self) -> None:
         """Measure and give back, for ever."""

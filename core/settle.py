@@ -63,6 +63,7 @@ class Settler:
         self._lock = trio.Lock()
         self.settled_bytes = 0
         self.settled_stripes = 0
+        self._is_out_of_room = False
         self.last_error = ""
         """Why the last background settle stopped; empty when it did not."""
         self.waits_for = ""
@@ -104,10 +105,12 @@ class Settler:
                 while await self._settle_some():
                     self._push_back()
                 self.last_error = self.waits_for = ""
+                self._is_out_of_room = False
             except TooFewDisks as error:
                 self.waits_for = str(error)
             except SiltstoneError as error:
                 self.last_error = str(error)
+                self._is_out_of_room = isinstance(error, NoSpace)
             self._push_back()
 
     async def _settle_some(self) -> bool:
@@ -150,6 +153,9 @@ class Settler:
         if is_over and self.waits_for:
             reason = f"the log is full, and to settle it there are too few disks: {self.waits_for}"
             self._ledger.refuse_writers(TooFewDisks(reason))
+        elif is_over and self._is_out_of_room:
+            reason = f"the log is full, and there is no room to settle it: {self.last_error}"
+            self._ledger.refuse_writers(NoSpace(reason))
         else:
             self._ledger.refuse_writers(None)
             self._ledger.hold_writers(is_over)

@@ -138,11 +138,11 @@ class Volume:
         """Room in usable bytes."""
         stripes = self.ledger.stripes.space()
         inode_count = counters.read_totals(self.ledger.store).inodes
-        free_bytes = free_for_users(stripes)
+        free_bytes = free_for_users(stripes) + self.ledger.hole_bytes
         return VolumeSpace(
             total_bytes=stripes.usable_total_bytes,
             free_bytes=free_bytes,
-            available_bytes=min(self.ledger.room_bytes, free_bytes),
+            available_bytes=min(self.ledger.room_bytes + self.ledger.hole_bytes, free_bytes),
             inodes=inode_count,
         )
 

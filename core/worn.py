@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import trio
 
+from siltstone.core.fill_plan import FILL_BYTES_MIN
 from siltstone.engine.stripe.layout import Stripe
 from siltstone.limits import ROW_BYTES, SLOT_BYTES
 from siltstone.meta import space
@@ -74,6 +75,8 @@ class WornStripes:
         self._classes: list[dict[StripeId, None]] = [{} for _ in range(2 * CLASSES)]
         self.dead_bytes = 0
         """In worn stripes that were looked at."""
+        self.hole_bytes = 0
+        """Of these, what settling can fill."""
 
     def note(self, stripe_id: StripeId) -> None:
         """A stripe has lost a part, or was written with room left over."""
@@ -136,13 +139,18 @@ class WornStripes:
         worn = Worn(stripe_id, capacity, dead_bytes, stripe.written, _is_short(stripe))
         self._worn[stripe_id] = worn
         self._classes[_class_of(worn)][stripe_id] = None
-        self.dead_bytes += dead_bytes
+        self._count(worn, 1)
 
     def _drop(self, stripe_id: StripeId) -> None:
         worn = self._worn.pop(stripe_id, None)
         if worn is not None:
             del self._classes[_class_of(worn)][stripe_id]
-            self.dead_bytes -= worn.dead_bytes
+            self._count(worn, -1)
+
+    def _count(self, worn: Worn, sign: int) -> None:
+        self.dead_bytes += sign * worn.dead_bytes
+        if worn.is_short and worn.dead_bytes >= FILL_BYTES_MIN:
+            self.hole_bytes += sign * worn.dead_bytes
 
 
 def _is_short(stripe: Stripe) -> bool:

@@ -20,7 +20,7 @@ from siltstone.core.dirty import DirtyMap, Run, joined
 from siltstone.core.ledger import Ledger
 from siltstone.core.reader import payload_checksums
 from siltstone.engine.stripe import store as stripe_store
-from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NotFound, SiltstoneError, TooFewDisks
+from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NoSpace, NotFound, SiltstoneError, TooFewDisks
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
 from siltstone.meta import extents, inodes, objects
 from siltstone.meta.extents import FreedStripe
@@ -378,20 +378,29 @@ class WriteBack:
 
     async def _store(self, file: OpenFile, run: Run) -> None:
         """Write a run to stripes and commit it; or through the log, where there are too few disks for a stripe."""
-        try:
-            written = await self._ledger.stripes.write_runs(
-                [stripe_store.Run(run.buffers, run.size)], tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s()
-            )
-        except TooFewDisks:
-            if self._ledger.log.statistics().is_stalled:
-                raise
-            await self._log_run(file, run)
-            return
+        stripes = self._ledger.stripes
+        written: list[stripe_store.Piece] | None = None
+        while written is None:
+            try:
+                written = await stripes.write_runs(
+                    [stripe_store.Run(run.buffers, run.size)],
+                    tier=stripe_store.Tier.DIRECT,
+                    written=self._ledger.now_s(),
+                )
+            except NoSpace:
+                # It was let in: the bytes wait for somebody to make room before they are an error.
+                if not await self._ledger.wait_for_rows():
+                    raise
+            except TooFewDisks:
+                if self._ledger.log.statistics().is_stalled:
+                    raise
+                await self._log_run(file, run)
+                return
         try:
             self._commit_stripes(file, run, written)
         except BaseException:
             for piece in written:
-                self._ledger.stripes.abandon(piece.written)
+                stripes.abandon(piece.written)
             raise
 
     async def _log_run(self, file: OpenFile, run: Run) -> None:

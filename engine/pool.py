@@ -116,6 +116,8 @@ class DiskStatus(NamedTuple):
     """All errors reported, FileMissing and DiskFull left out."""
     mismatches: int
     """How often it returned bytes that did not match their checksum, without an error."""
+    taken_bytes: int
+    """What was taken of its room since that was probed."""
 
 
 class _Member:
@@ -132,6 +134,7 @@ class _Member:
         "role",
         "since_ns",
         "space",
+        "taken_bytes",
         "weight",
     )
 
@@ -142,6 +145,7 @@ class _Member:
         self.reason = ""
         self.since_ns = now_ns
         self.space: DiskSpace | None = None
+        self.taken_bytes = 0
         self.errors = 0
         self.mismatches = 0
         self.weight = 0
@@ -240,6 +244,7 @@ class Pool:
             member.space,
             member.errors,
             member.mismatches,
+            member.taken_bytes,
         )
 
     def choose(self, count: int, exclude: Collection[DiskId] = ()) -> list[DiskId]:
@@ -317,6 +322,12 @@ class Pool:
         if member.weight == ERRORS_MAX:
             self._enter(member, DiskEvent.BROKE, str(error))
 
+    def note_taken(self, disk_id: DiskId, size: int) -> None:
+        """Take note that a new file, or new blocks of one, take room: how much there is is probed only now and then."""
+        member = self._members.get(disk_id)
+        if member is not None:
+            member.taken_bytes += size
+
     async def write_durable(self, writes: Sequence[DiskWrite]) -> list[DiskError | None]:
         """Write and flush each, and take note of what fails; in order, None or the error. Cannot be cut short."""
         if not writes:
@@ -370,11 +381,13 @@ class Pool:
             await member.disk.probe()
             if member.health is Health.FAILED:
                 await self._try_write(member.disk)
+            taken_bytes = member.taken_bytes
             space = await member.disk.space()
         except DiskError as error:
             self._note(member, error)
             return
         member.space = space
+        member.taken_bytes -= taken_bytes
         member.weight = max(0, member.weight - 1)
         if member.health is Health.FAILED:
             member.probes_passed += 1

@@ -255,6 +255,7 @@ class SegmentFiles:
         disk = self.pool.disk(disk_id)
         self._in_hand.add((disk_id, name))
         try:
+            self.pool.note_taken(disk_id, self.segment_bytes)
             await disk.create(name, self.segment_bytes)
             for offset in range(0, self.segment_bytes if is_zeroed else 0, ZERO_STEP_BYTES):
                 step = min(ZERO_STEP_BYTES, self.segment_bytes - offset)

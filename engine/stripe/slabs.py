@@ -212,13 +212,19 @@ class Slabs:
         """Bytes in all, and for each device what is free above the reserve and how many disks share it."""
         total: dict[int, int] = {}
         free: dict[int, int] = {}
+        taken: dict[int, int] = {}
         disks: dict[int, int] = {}
         for status in self._pool.status():
             space = status.space
-            if space is not None and self._pool.is_placeable(status.disk_id):
+            if space is None:
+                continue
+            taken[space.device] = taken.get(space.device, 0) + status.taken_bytes
+            if self._pool.is_placeable(status.disk_id):
                 total[space.device] = space.total_bytes
-                free[space.device] = free.get(space.device, space.free_bytes) - self._reserve_bytes
+                free[space.device] = min(free.get(space.device, space.free_bytes), space.free_bytes)
                 disks[space.device] = disks.get(space.device, 0) + 1
+        for device, count in disks.items():
+            free[device] -= taken[device] + count * self._reserve_bytes
         return sum(total.values()), [(max(0, left), disks[device]) for device, left in free.items()]
 
     @property
@@ -323,6 +329,9 @@ class Slabs:
         """Note that the rows of a stripe were written: there are blocks behind them, and the slab takes writes."""
         state = placement.state
         self._uncounted.add(state.slab_id)
+        if not placement.is_backed:
+            for disk_id in state.slab.disks:
+                self._pool.note_taken(disk_id, placement.stripe.unit_bytes)
         row, parity_row = row_of(placement.stripe_id), parity_row_of(placement.stripe_id, placement.stripe)
         state.data.set_backing(row, placement.stripe.rows, Backing.PRESENT)
         state.parity.set_backing(parity_row, placement.stripe.rows, Backing.PRESENT)
@@ -467,6 +476,7 @@ class Slabs:
 
         async def create(unit: int, disk_id: DiskId) -> None:
             try:
+                self._pool.note_taken(disk_id, slab.file_bytes(unit))
                 await self._pool.disk(disk_id).create(chunk_name(slab_id, unit), slab.file_bytes(unit))
             except DiskError as error:
                 self._pool.report(error)

@@ -137,7 +137,7 @@ def test_the_index_of_worn_stripes_is_what_a_look_at_everything_finds(seed: int)
     run(body, seed=seed)
 
 
-def test_a_full_pool_with_holes_takes_writes_again() -> None:
+def test_a_full_pool_with_holes_takes_small_writes_in_them_and_large_ones_where_stripes_were_emptied() -> None:
     async def body(world: SimVolume, volume: Volume) -> None:
         random = Random(1)
         files: dict[Ino, bytes] = {}
@@ -156,12 +156,17 @@ def test_a_full_pool_with_holes_takes_writes_again() -> None:
             await volume.unlink(ROOT_INO, names[ino])
             del files[ino]
         await volume.sync()
-        await trio.sleep(60)
-        assert volume.relocator.relocated_bytes > 0
+        await trio.sleep(2)
         for index in range(300):
             data = random.randbytes(6000)
             files[await write(volume, b"n%d" % index, data)] = data
         await volume.settle()
+        assert volume.status().filled_bytes > 0
+        assert volume.relocator.relocated_bytes == 0
+        for index in range(6):
+            data = random.randbytes(400_000)
+            files[await write(volume, b"l%d" % index, data)] = data
+        assert volume.relocator.relocated_bytes > 0
         await compare(volume, files)
         assert await fsck(volume, deep=True) == []
 

@@ -20,10 +20,12 @@ from siltstone.core.fill_plan import Candidate, FillPart, StripeFill, plan_fills
 from siltstone.core.ledger import Ledger, StripeInfo
 from siltstone.core.packing import Movable, short_runs
 from siltstone.core.reader import Reader
+from siltstone.core.split import Splitter
 from siltstone.core.worn import use_of
 from siltstone.engine.stripe.fill import Fill, Filled
 from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.errors import SiltstoneError
+from siltstone.limits import KIB, ROW_BYTES
 from siltstone.meta import extents, space
 from siltstone.meta import records as meta_records
 from siltstone.meta.keys import Reference
@@ -40,7 +42,13 @@ free is less than either."""
 STRIPES_MAX = 128
 """Stripes that are filled together: more share a flush, and they are all looked at again in the turn that commits."""
 
-CANDIDATES_MAX = 256
+RUN_BYTES_MAX = 64 * KIB
+"""Longer runs go to rows of their own: in holes they would be in too many parts."""
+
+HOLES_AHEAD = 2
+"""Long stripes are split until there are so many bytes of holes for each that is to settle: some fit nothing."""
+
+CANDIDATES_MAX = 512
 """Worn stripes that are looked at for one batch."""
 
 
@@ -90,9 +98,10 @@ class _Held(NamedTuple):
 class Filler:
     """Fills worn stripes of a volume. One call at a time: the Settler's lock sees to it."""
 
-    def __init__(self, ledger: Ledger, reader: Reader) -> None:
+    def __init__(self, ledger: Ledger, reader: Reader, splitter: Splitter) -> None:
         self._ledger = ledger
         self._reader = reader
+        self._splitter = splitter
         self._engine = ledger.stripes.filler
         self._is_scarce = False
         self._pending: dict[StripeId, Filled] = {}
@@ -113,9 +122,21 @@ class Filler:
 
         The others, those that cannot be read among them, are left to be carried to new stripes.
         """
-        if not self._wants_holes():
-            return 0
+        moved = 0
+        while self._wants_holes():
+            moved_now = await self._fill_once(chunk)
+            moved += moved_now
+            # New parity takes rows, few at a time, and gives as many back: there may be more to fill now.
+            chunk = [movable for movable in chunk if current_extent(self._ledger.store, movable, Place.LOG)]
+            if not moved_now or not chunk:
+                break
+            await self._ledger.admit()
+        return moved
+
+    async def _fill_once(self, chunk: Sequence[Movable]) -> int:
         claimed: set[SlabId] = set()
+        self._ledger.worn.look()
+        self._splitter.make_holes(HOLES_AHEAD * sum(extent.length for extent in chunk))
         try:
             wanted = self._plan(chunk, claimed)
             return await self._fill(chunk, wanted) if wanted else 0
@@ -131,7 +152,7 @@ class Filler:
 
     def _plan(self, chunk: Sequence[Movable], claimed: set[SlabId]) -> list[_Wanted]:
         """What goes where; claims the slabs."""
-        runs = short_runs(chunk, self._ledger.stripes.row_bytes)
+        runs = short_runs(chunk, RUN_BYTES_MAX)
         sizes = [sum(chunk[index].length for index in run) for run in runs]
         fills = plan_fills(sizes, self._candidates(claimed), stripes_max=STRIPES_MAX)
         used = {slab_of(fill.stripe_id) for fill in fills}
@@ -147,20 +168,24 @@ class Filler:
     def _candidates(self, claimed: set[SlabId]) -> Iterator[Candidate]:
         """Worn stripes of slabs that nobody else works on, most dead first."""
         store, worn = self._ledger.store, self._ledger.worn
-        worn.look()
+        parity_rows: dict[SlabId, int] = {}
         for count, found in enumerate(worn.short()):
             if count == CANDIDATES_MAX:
                 return
             slab_id = slab_of(found.stripe_id)
-            if self._engine.is_pending(found.stripe_id) or not self._ledger.stripes.takes_fills(slab_id):
+            if space.has_fill(store, found.stripe_id) or not self._ledger.stripes.takes_fills(slab_id):
                 continue
             if slab_id not in claimed:
                 if not self._ledger.try_claim(slab_id):
                     continue
                 claimed.add(slab_id)
+                parity_rows[slab_id] = self._ledger.stripes.slabs.get(slab_id).parity.allocator.free
+            if parity_rows[slab_id] < found.unit_bytes // ROW_BYTES:
+                continue
+            parity_rows[slab_id] -= found.unit_bytes // ROW_BYTES
             if space.get_stripe(store, found.stripe_id) is not None:
                 dead = use_of(store, found.stripe_id, found.capacity).dead
-                yield Candidate(found.stripe_id, dead)
+                yield Candidate(found.stripe_id, found.unit_bytes, dead)
 
     async def _fill(self, chunk: Sequence[Movable], wanted: Sequence[_Wanted]) -> int:
         current, payloads = await self._fetch(chunk, wanted)

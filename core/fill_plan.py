@@ -1,8 +1,8 @@
 """Which bytes of which runs go to which dead places of which stripes. Pure.
 
 Filling a stripe costs its new parity, whatever is filled: (m * unit + filled) / filled bytes written for each byte. So
-the most dead stripes come first, and none is filled with less than FILL_BYTES_MIN, half a cell of a short stripe,
-which bounds that at 2 m + 1: still less than emptying a stripe that is so full.
+the most dead stripes come first, and none is filled with less than half a unit's worth, which bounds that at 2 m + 1:
+still less than emptying a stripe that is so full.
 
 A dead place is seldom as long as a run. Runs that fit go there whole, longest first; what is left of the place takes
 the first part of one that does not, whose rest goes to the next place. So places are filled to the end, at the price of
@@ -16,17 +16,15 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from siltstone.core.packing import SPLIT_BYTES_MIN
-from siltstone.limits import ROW_BYTES, SLOT_BYTES
+from siltstone.limits import SLOT_BYTES
 from siltstone.types import StripeId
-
-FILL_BYTES_MIN = ROW_BYTES // 2
-"""A stripe that would get less is left alone."""
 
 
 class Candidate(NamedTuple):
     """A stripe with dead places: ranges [start, end) of its data, whole slots."""
 
     stripe_id: StripeId
+    unit_bytes: int
     dead: Sequence[tuple[int, int]]
 
 
@@ -54,6 +52,11 @@ class _Waiting(NamedTuple):
     start: int
 
 
+def fill_bytes_min(unit_bytes: int) -> int:
+    """A stripe that would get less than this is left alone."""
+    return unit_bytes // 2
+
+
 def plan_fills(sizes: Sequence[int], candidates: Iterable[Candidate], *, stripes_max: int) -> list[StripeFill]:
     """Give runs of these sizes places in the candidates, best candidate first; a run gets places for all of its bytes,
     or none.
@@ -67,7 +70,7 @@ def plan_fills(sizes: Sequence[int], candidates: Iterable[Candidate], *, stripes
             break
         left = list(waiting)
         parts = _fill(candidate, left)
-        if sum(part.length for part in parts) >= FILL_BYTES_MIN:
+        if sum(part.length for part in parts) >= fill_bytes_min(candidate.unit_bytes):
             waiting = left
             fills.append(StripeFill(candidate.stripe_id, parts))
     unfinished = {item.run for item in waiting}

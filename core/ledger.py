@@ -37,6 +37,9 @@ ROOM_WAIT_SECONDS = 0.1
 ROOM_WAITS_MAX = 100
 """A writer waits this often, so long, without seeing more room than before, before it is told that there is none."""
 
+ROOM_WAITS_MIN = 5
+"""The same where reclaim has nothing to work on: what is dirty in memory may be about to replace something."""
+
 DEAD_SHARE_OF_POOL = 50
 """Less than one part in so many of the pool is not worth waiting for: it is spread too thinly."""
 
@@ -212,7 +215,7 @@ class Ledger:
         best = room()
         idle = 0
         try:
-            while idle < ROOM_WAITS_MAX and self._is_reclaimable():
+            while idle < (ROOM_WAITS_MAX if self._is_reclaimable() else ROOM_WAITS_MIN):
                 await self.clock.sleep(ROOM_WAIT_SECONDS)
                 self.measure_room()
                 now = room()

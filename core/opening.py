@@ -24,6 +24,7 @@ from siltstone.core.relocate import Relocator
 from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.settle import Settler
+from siltstone.core.split import Splitter
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.volume import Volume
@@ -190,7 +191,8 @@ def _assemble(
     reader = Reader(ledger)
     orphans = Orphans(ledger, write_back)
     carrier = Carrier(ledger, reader, stripe_bytes=stripes.stripe_bytes_max)
-    filler = Filler(ledger, reader)
+    splitter = Splitter(ledger)
+    filler = Filler(ledger, reader, splitter)
     settler = Settler(
         ledger,
         carrier,
@@ -209,7 +211,7 @@ def _assemble(
         bytes_per_second=config.scrub_bytes_per_second,
     )
     mover = Mover(ledger, grace=config.rebuild_grace, bytes_per_second=config.rebuild_bytes_per_second)
-    relocator = Relocator(ledger, carrier, mover, data_units=config.data_units)
+    relocator = Relocator(ledger, carrier, mover, splitter, data_units=config.data_units)
     return Volume(
         ledger, write_back, reader, orphans, settler, cleaner, room, scrubber, mover, relocator, Subscribers()
     )

@@ -93,13 +93,13 @@ def pack(extents: Sequence[Movable], *, row_bytes: int, stripe_bytes: int) -> Pa
     return Packing(plans, same_as)
 
 
-def short_runs(extents: Sequence[Movable], row_bytes: int) -> list[list[int]]:
-    """The runs that would share a row, as numbers of extents; bytes that several extents have are left out."""
+def short_runs(extents: Sequence[Movable], bytes_max: int) -> list[list[int]]:
+    """The runs up to ``bytes_max``, as numbers of extents; bytes that several extents have are left out."""
     same_as: dict[int, int] = {}
     runs = [[piece.extent for piece in run] for run in _runs(extents, same_as)]
     shared = {*same_as, *same_as.values()}
     return [
-        run for run in runs if sum(extents[index].length for index in run) < row_bytes and not shared.intersection(run)
+        run for run in runs if sum(extents[index].length for index in run) <= bytes_max and not shared.intersection(run)
     ]
 
 

@@ -17,6 +17,7 @@ from siltstone.core.carrier import MOVE_BYTES, MOVE_REFERENCES, Carrier
 from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
 from siltstone.core.packing import Movable, in_order_of_locality
+from siltstone.core.split import Splitter
 from siltstone.core.worn import use_of
 from siltstone.engine.stripe.store import Tier
 from siltstone.errors import NoSpace, SiltstoneError
@@ -61,16 +62,21 @@ class RelocateStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Worn stripes that were emptied for that."""
     rewidened_bytes: int
     """Of living data that moved to stripes of another width."""
+    split_stripes: int
+    """Long worn stripes that became several, so that what is dead in them can be used."""
+    split_freed_bytes: int
+    """Of rows that came free by that, in data units."""
     last_error: str
 
 
 class Relocator:
     """Relocates extents of a volume with ``data_units`` data units in a stripe of full width."""
 
-    def __init__(self, ledger: Ledger, carrier: Carrier, mover: Mover, *, data_units: int) -> None:
+    def __init__(self, ledger: Ledger, carrier: Carrier, mover: Mover, splitter: Splitter, *, data_units: int) -> None:
         self._ledger = ledger
         self._carrier = carrier
         self._mover = mover
+        self._splitter = splitter
         self._data_units = data_units
         self._lock = trio.Lock()
         self._tokens = float(TOKENS_MAX)
@@ -86,6 +92,8 @@ class Relocator:
             relocated_bytes=self.relocated_bytes,
             victims=self.victims,
             rewidened_bytes=self.rewidened_bytes,
+            split_stripes=self._splitter.split_stripes,
+            split_freed_bytes=self._splitter.freed_bytes,
             last_error=self.last_error,
         )
 
@@ -97,6 +105,8 @@ class Relocator:
             try:
                 async with self._lock:
                     self._ledger.worn.look()
+                    await self._ledger.wait_changes_go()
+                    self._splitter.free_dead_rows()
                     self._earn()
                     if self._tokens > 0:
                         await self._step()

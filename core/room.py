@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.write_back import WriteBack
+from siltstone.engine.stripe.layout import GROUP_ROWS
 from siltstone.engine.stripe.slabs import StripeSpace
 from siltstone.errors import SiltstoneError, TooFewDisks
 from siltstone.meta import space
@@ -50,8 +51,11 @@ class Room:
 
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
-        on_the_way = self._write_back.dirty_bytes + self._ledger.log.kept_bytes
+        self._ledger.worn.look()
+        on_the_way = self._write_back.dirty_bytes + self._ledger.totals.log_live_bytes
         holes = self._ledger.worn.hole_bytes * HOLES_OF_USE_PERCENT // 100
+        if self._ledger.stripes.slabs.spare_rows < GROUP_ROWS:
+            holes = 0  # chunks are so small that a full slab has no rows for new parity
         try:
             self._ledger.stripes.check_disks()
             # What is on its way takes holes first, as settling does.

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import trio
 
-from siltstone.core.fill_plan import FILL_BYTES_MIN
-from siltstone.engine.stripe.layout import Stripe
-from siltstone.limits import ROW_BYTES, SLOT_BYTES
+from siltstone.core.split_plan import GroupKind, groups_of
+from siltstone.limits import CHECKSUM_BLOCK_BYTES, SLOT_BYTES
 from siltstone.meta import space
 from siltstone.meta.keys import Reference
 from siltstone.meta.store.port import Reader
@@ -38,8 +37,16 @@ class Worn(NamedTuple):
     capacity: int
     dead_bytes: int
     written: int
-    is_short: bool
-    """One row: what dies in it comes back by filling rather than by moving the rest."""
+    unit_bytes: int
+    hole_bytes: int
+    """Of what is dead, what can be filled, once it is split if it is long."""
+    has_dead_rows: bool
+    """Some rows of all units are dead: they come free by splitting it."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its dead places can be filled: new parity for it is at most one checksum block of each unit."""
+        return self.unit_bytes <= CHECKSUM_BLOCK_BYTES
 
 
 class StripeUse(NamedTuple):
@@ -73,10 +80,13 @@ class WornStripes:
         self._unseen: dict[StripeId, None] = {}
         self._worn: dict[StripeId, Worn] = {}
         self._classes: list[dict[StripeId, None]] = [{} for _ in range(2 * CLASSES)]
+        self._with_dead_rows: dict[StripeId, None] = {}
         self.dead_bytes = 0
         """In worn stripes that were looked at."""
         self.hole_bytes = 0
-        """Of these, what settling can fill."""
+        """Of these, what settling can fill,"""
+        self.short_hole_bytes = 0
+        """and without splitting anything."""
 
     def note(self, stripe_id: StripeId) -> None:
         """A stripe has lost a part, or was written with room left over."""
@@ -103,10 +113,21 @@ class WornStripes:
             await trio.lowlevel.checkpoint()
 
     def short(self) -> Iterator[Worn]:
-        """Worn stripes of one row, most dead first. To be used up without an await, as ``victims``."""
+        """Worn stripes whose dead places can be filled, most dead first. To be used up without an await, as
+        ``victims``."""
         for found in reversed(self._classes[:CLASSES]):
             for stripe_id in found:
                 yield self._worn[stripe_id]
+
+    def long(self) -> Iterator[Worn]:
+        """The others, most dead first: they can be split."""
+        for found in reversed(self._classes[CLASSES:]):
+            for stripe_id in found:
+                yield self._worn[stripe_id]
+
+    def with_dead_rows(self) -> list[StripeId]:
+        """Long stripes in which some rows are dead."""
+        return list(self._with_dead_rows)
 
     def victims(self, now: int) -> Iterator[Worn]:
         """Worn stripes in the order of what moving the rest gains: (1 - u) * age / (1 + u), u being the living share
@@ -136,25 +157,28 @@ class WornStripes:
         dead_bytes = sum(end - start for start, end in use.dead)
         if not use.references or dead_bytes < DEAD_BYTES_MIN:
             return
-        worn = Worn(stripe_id, capacity, dead_bytes, stripe.written, _is_short(stripe))
+        groups = groups_of(stripe, slab.data_units, use.dead)
+        holes = sum(group.dead_bytes for group in groups if group.kind is not GroupKind.LIVING)
+        has_dead_rows = any(group.kind is GroupKind.DEAD for group in groups)
+        worn = Worn(stripe_id, capacity, dead_bytes, stripe.written, stripe.unit_bytes, holes, has_dead_rows)
         self._worn[stripe_id] = worn
         self._classes[_class_of(worn)][stripe_id] = None
+        if has_dead_rows:
+            self._with_dead_rows[stripe_id] = None
         self._count(worn, 1)
 
     def _drop(self, stripe_id: StripeId) -> None:
         worn = self._worn.pop(stripe_id, None)
         if worn is not None:
             del self._classes[_class_of(worn)][stripe_id]
+            self._with_dead_rows.pop(stripe_id, None)
             self._count(worn, -1)
 
     def _count(self, worn: Worn, sign: int) -> None:
         self.dead_bytes += sign * worn.dead_bytes
-        if worn.is_short and worn.dead_bytes >= FILL_BYTES_MIN:
-            self.hole_bytes += sign * worn.dead_bytes
-
-
-def _is_short(stripe: Stripe) -> bool:
-    return stripe.unit_bytes == ROW_BYTES
+        self.hole_bytes += sign * worn.hole_bytes
+        if worn.is_short:
+            self.short_hole_bytes += sign * worn.hole_bytes
 
 
 def _class_of(worn: Worn) -> int:

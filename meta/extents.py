@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from siltstone.engine.stripe.layout import Stripe
+from siltstone.engine.stripe import layout
+from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.errors import FileTooLarge, InvalidArgument
 from siltstone.limits import FILE_BYTES_MAX
 from siltstone.meta import counters, keys, space
@@ -320,3 +321,35 @@ def join(transaction: Transaction, ino: Ino, pieces: Sequence[Placed]) -> None:
         _delete(transaction, ino, offset, extent)
         position += extent.length
     _put(transaction, ino, first_offset, Extent(position - first_offset, Place.STRIPE, first.address, first.skip))
+
+
+def split_stripe(
+    transaction: Transaction, stripe_id: StripeId, slab: Slab, cuts: Sequence[int], freed: list[FreedStripe]
+) -> list[StripeId]:
+    """Make several stripes of one by cutting it before some of its rows (layout.split_stripe), with all that refers to
+    it; nothing moves on the disks. Returns the parts that live; those that nothing refers to are reported as freed.
+
+    The file of each extent is as it was, in more extents. Nothing may be on its way to the stripe (a fill).
+    """
+    stripe, checksums = space.get_stripe(transaction, stripe_id), space.get_checksums(transaction, stripe_id)
+    assert stripe is not None and checksums is not None, f"stripe {stripe_id:x} has no record"
+    references = list(space.stripe_references(transaction, stripe_id))
+    parts = layout.split_stripe(slab, stripe_id, stripe, checksums, cuts)
+    space.delete_stripe(transaction, stripe_id)
+    used: set[int] = set()
+    for reference, length in references:
+        old = get_extent(transaction, reference.ino, reference.offset)
+        assert old is not None and (old.address, old.length) == (stripe_id, length), "a reference without its extent"
+        _delete(transaction, reference.ino, reference.offset, old)
+        offset = reference.offset
+        for piece in layout.split_range(stripe, cuts, old.skip, length):
+            used.add(piece.part)
+            extent = Extent(piece.size, Place.STRIPE, parts[piece.part].stripe_id, piece.offset)
+            _put(transaction, reference.ino, offset, extent)
+            offset += piece.size
+    for index, part in enumerate(parts):
+        if index in used:
+            space.put_stripe(transaction, part.stripe_id, part.stripe, part.checksums)
+        else:
+            freed.append(FreedStripe(part.stripe_id, part.stripe))
+    return [part.stripe_id for index, part in enumerate(parts) if index in used]

@@ -86,6 +86,11 @@ def delete_fill(transaction: Transaction, stripe_id: StripeId) -> None:
     transaction.delete(keys.fill(stripe_id))
 
 
+def has_fill(reader: Reader, stripe_id: StripeId) -> bool:
+    """Whether bytes are on their way to a stripe."""
+    return reader.get(keys.fill(stripe_id)) is not None
+
+
 def fills(reader: Reader) -> Iterator[tuple[StripeId, Fill]]:
     """Every stripe to which bytes are on their way, in the order of their ids."""
     for key, value in reader.scan(*keys.prefix_range(keys.FILLS)):

@@ -11,12 +11,15 @@ parity chunks have a few rows more than data chunks, so that there is room for t
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
 from siltstone.limits import CHECKSUM_BLOCK_BYTES, ROW_BYTES, UNIT_BYTES_MAX, UNITS_MAX
-from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
+from siltstone.types import DiskId, SlabId, StripeId, make_stripe_id, row_of, slab_of
 
 CHECKSUM_BYTES = 8
 """xxh3-64, little endian."""
@@ -31,7 +34,7 @@ SAME_ROWS = -1
 SPARE_ROWS_SHARE = 256
 """One row in so many is spare in new slabs,"""
 
-SPARE_ROWS_MIN = 2
+SPARE_ROWS_MIN = 4
 """and no fewer, but in slabs so small that one in SPARE_ROWS_SHARE is none at all."""
 
 
@@ -172,14 +175,82 @@ def unit_ranges(stripe: Stripe, offset: int, size: int) -> list[UnitRange]:
     return ranges
 
 
+GROUP_ROWS = CHECKSUM_BLOCK_BYTES // ROW_BYTES
+"""A stripe can be split between rows where a checksum block ends in every unit: after each so many rows."""
+
+
+class StripePart(NamedTuple):
+    """A stripe that was some rows of a longer one."""
+
+    stripe_id: StripeId
+    stripe: Stripe
+    checksums: bytes
+
+
+def split_stripe(
+    slab: Slab, stripe_id: StripeId, stripe: Stripe, checksums: bytes, cuts: Sequence[int]
+) -> list[StripePart]:
+    """The stripes that a stripe is when it is cut before some of its rows, in order. Nothing changes on the disks: a
+    code works byte by byte, so some rows of all units are a stripe by themselves, parity and checksums included.
+
+    ``cuts``: row numbers inside the stripe, multiples of GROUP_ROWS.
+    """
+    borders = [0, *cuts, stripe.rows]
+    assert all(low < high for low, high in pairwise(borders))
+    assert all(cut % GROUP_ROWS == 0 for cut in cuts)
+    blocks = blocks_per_unit(stripe.unit_bytes)
+    parts: list[StripePart] = []
+    for low, high in pairwise(borders):
+        unit_bytes = (high - low) * ROW_BYTES
+        parity_row = SAME_ROWS if stripe.parity_row == SAME_ROWS else stripe.parity_row + low
+        first, count = low // GROUP_ROWS, blocks_per_unit(unit_bytes)
+        digests = b"".join(
+            checksums[(unit * blocks + first) * CHECKSUM_BYTES : (unit * blocks + first + count) * CHECKSUM_BYTES]
+            for unit in range(len(slab.disks))
+        )
+        part = Stripe(unit_bytes, slab.data_units * unit_bytes, parity_row, stripe.written)
+        parts.append(StripePart(make_stripe_id(slab_of(stripe_id), row_of(stripe_id) + low), part, digests))
+    return parts
+
+
+class SplitRange(NamedTuple):
+    """Where a piece of a range of a stripe's data lies when the stripe is split."""
+
+    part: int
+    offset: int
+    size: int
+
+
+def split_range(stripe: Stripe, cuts: Sequence[int], offset: int, size: int) -> list[SplitRange]:
+    """Data bytes [offset, offset + size) of a stripe, as pieces in the parts that ``split_stripe`` makes of it, in the
+    order of the bytes. Pieces that follow each other in one part are one."""
+    borders = [row * ROW_BYTES for row in (0, *cuts, stripe.rows)]
+    pieces: list[SplitRange] = []
+    for unit, inner, length in unit_ranges(stripe, offset, size):
+        end = inner + length
+        while inner < end:
+            part = bisect_right(borders, inner) - 1
+            step = min(end, borders[part + 1]) - inner
+            at = unit * (borders[part + 1] - borders[part]) + inner - borders[part]
+            if pieces and pieces[-1].part == part and pieces[-1].offset + pieces[-1].size == at:
+                pieces[-1] = SplitRange(part, pieces[-1].offset, pieces[-1].size + step)
+            else:
+                pieces.append(SplitRange(part, at, step))
+            inner += step
+    return pieces
+
+
 __all__ = [
     "CHECKSUM_BYTES",
     "CHUNK_PREFIX",
+    "GROUP_ROWS",
     "SAME_ROWS",
     "SPARE_ROWS_MIN",
     "SPARE_ROWS_SHARE",
     "Slab",
+    "SplitRange",
     "Stripe",
+    "StripePart",
     "UnitRange",
     "blocks_per_unit",
     "checksums_bytes",
@@ -188,6 +259,8 @@ __all__ = [
     "parse_chunk_name",
     "slab_of",
     "spare_rows_of",
+    "split_range",
+    "split_stripe",
     "unit_bytes_for",
     "unit_offset",
     "unit_ranges",

@@ -103,7 +103,8 @@ class Slabs:
         self._data_units = data_units
         self._parity_units = parity_units
         self._chunk_bytes = chunk_bytes
-        self._spare_rows = spare_rows_of(chunk_bytes)
+        self.spare_rows = spare_rows_of(chunk_bytes)
+        """Rows of parity chunks of new slabs that are there for new parity when all others are taken."""
         self._reserve_bytes = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
         self._slabs: dict[SlabId, SlabState] = {}
         self._next_id = SlabId(1)
@@ -154,7 +155,7 @@ class Slabs:
         for left, disks in free_of:
             count = (left - left * for_rows // free) // self._chunk_bytes if free else 0
             chunks += [(count + index) // disks for index in range(disks)]
-        data_chunk = self._chunk_bytes - self._spare_rows * ROW_BYTES
+        data_chunk = self._chunk_bytes - self.spare_rows * ROW_BYTES
         for_slabs = data_chunks_in(chunks, k, self._parity_units) * data_chunk
         return StripeSpace(
             slabs=len(self._slabs),
@@ -230,7 +231,7 @@ class Slabs:
     @property
     def stripe_bytes_max(self) -> int:
         """The longest stripe: it fits a slab of any width, down to one data unit."""
-        return min(self._data_units * UNIT_BYTES_MAX, self._chunk_bytes - self._spare_rows * ROW_BYTES)
+        return min(self._data_units * UNIT_BYTES_MAX, self._chunk_bytes - self.spare_rows * ROW_BYTES)
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
@@ -456,7 +457,7 @@ class Slabs:
                 disks = await self._disks_with_room(candidates, self._chunk_bytes, use_reserve=use_reserve)
                 if len(disks) < units:
                     return False
-                slab = Slab(width, self._parity_units, self._chunk_bytes, tuple(disks[:units]), self._spare_rows)
+                slab = Slab(width, self._parity_units, self._chunk_bytes, tuple(disks[:units]), self.spare_rows)
                 errors = await self._create_chunks(slab)
                 if not errors:
                     self._created += 1

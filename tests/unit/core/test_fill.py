@@ -10,7 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siltstone.core.fill_plan import FILL_BYTES_MIN, Candidate, plan_fills
+from siltstone.core.fill_plan import Candidate, fill_bytes_min, plan_fills
 from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
 from siltstone.limits import KIB, RESERVE_CHUNKS, ROW_BYTES, SLOT_BYTES
@@ -423,7 +423,7 @@ dead_ranges = st.lists(st.integers(0, 32), min_size=2, max_size=8, unique=True).
 def test_planned_fills_lie_in_dead_places_apart_and_are_worth_the_parity(
     sizes: list[int], dead: list[list[tuple[int, int]]], stripes_max: int
 ) -> None:
-    candidates = {StripeId(index): Candidate(StripeId(index), ranges) for index, ranges in enumerate(dead)}
+    candidates = {StripeId(index): Candidate(StripeId(index), ROW_BYTES, ranges) for index, ranges in enumerate(dead)}
     fills = plan_fills(sizes, iter(candidates.values()), stripes_max=stripes_max)
     assert len(fills) <= stripes_max
     assert len({fill.stripe_id for fill in fills}) == len(fills)
@@ -442,7 +442,7 @@ def test_planned_fills_lie_in_dead_places_apart_and_are_worth_the_parity(
 
 def test_a_run_that_fits_nowhere_whole_is_split_over_places() -> None:
     places = [(0, 6 * KIB), (8 * KIB, 14 * KIB)]
-    (fill,) = plan_fills([10 * KIB], [Candidate(StripeId(7), places)], stripes_max=4)
+    (fill,) = plan_fills([10 * KIB], [Candidate(StripeId(7), ROW_BYTES, places)], stripes_max=4)
     assert [(part.run, part.start, part.length, part.position) for part in fill.parts] == [
         (0, 0, 6 * KIB, 0),
         (0, 6 * KIB, 4 * KIB, 8 * KIB),
@@ -450,8 +450,9 @@ def test_a_run_that_fits_nowhere_whole_is_split_over_places() -> None:
 
 
 def test_a_run_that_finds_places_for_a_part_only_is_left_out() -> None:
-    assert plan_fills([20 * KIB], [Candidate(StripeId(7), [(0, 12 * KIB)])], stripes_max=4) == []
+    assert plan_fills([20 * KIB], [Candidate(StripeId(7), ROW_BYTES, [(0, 12 * KIB)])], stripes_max=4) == []
 
 
 def test_a_place_that_would_hold_too_little_for_its_parity_is_left_alone() -> None:
-    assert plan_fills([FILL_BYTES_MIN - 1], [Candidate(StripeId(7), [(0, 12 * KIB)])], stripes_max=4) == []
+    hole = Candidate(StripeId(7), ROW_BYTES, [(0, 12 * KIB)])
+    assert plan_fills([fill_bytes_min(ROW_BYTES) - 1], [hole], stripes_max=4) == []

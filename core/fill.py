@@ -106,7 +106,9 @@ class Filler:
         self._is_scarce = False
         self._pending: dict[StripeId, Filled] = {}
         self._held: dict[StripeId, _Held] = {}
-        """Of those pending, the fills of this life that have not been waited for yet."""
+        """Of those pending, the fills of this life that have not been waited for yet. Their slabs stay claimed: a scrub
+        would mend, by the new record, what must still have the old bytes."""
+        self._kept_claims: set[SlabId] = set()
         self._filled_stripes = self._filled_bytes = self._redone = 0
         self.last_error = ""
         """Why a redo record could not be redone; empty when all could."""
@@ -141,8 +143,7 @@ class Filler:
             wanted = self._plan(chunk, claimed)
             return await self._fill(chunk, wanted) if wanted else 0
         finally:
-            for slab_id in claimed:
-                self._ledger.release_claim(slab_id)
+            self._release(claimed)
 
     def _wants_holes(self) -> bool:
         room = self._ledger.stripes.space()
@@ -321,7 +322,7 @@ class Filler:
         for filled in self._pending.values():
             slab_id = slab_of(filled.stripe_id)
             if slab_id not in claimed:
-                if not self._ledger.try_claim(slab_id):
+                if slab_id not in self._kept_claims and not self._ledger.try_claim(slab_id):
                     continue
                 claimed.add(slab_id)
             # Its slab may have got another disk since.
@@ -331,8 +332,14 @@ class Filler:
         try:
             await self._land(ready)
         finally:
-            for slab_id in claimed:
-                self._ledger.release_claim(slab_id)
+            self._release(claimed)
+
+    def _release(self, claimed: set[SlabId]) -> None:
+        """Let go of slabs but for those with fills that a cancelled settle left to be waited for."""
+        self._kept_claims -= claimed
+        self._kept_claims |= claimed & set(map(slab_of, self._held))
+        for slab_id in claimed - self._kept_claims:
+            self._ledger.release_claim(slab_id)
 
     async def _load(self, stripe_id: StripeId, record: meta_records.Fill) -> None:
         """Take up a fill that an earlier life left."""

@@ -211,7 +211,10 @@ class _Pass:
 
     async def _check_superblocks(self, superblocks: Mapping[DiskId, bytes]) -> None:
         witnesses = self._files_by_disk()
-        for disk_id, data in superblocks.items():
+        for disk_id in list(superblocks):
+            data = superblocks.get(disk_id)
+            if data is None:
+                continue  # the disk was removed while others were looked at
             try:
                 was_mended = await self._ledger.pool.restore_superblock(disk_id, data, witnesses.get(disk_id, ()))
             except DiskMissing:

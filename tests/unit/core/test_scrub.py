@@ -17,11 +17,12 @@ from siltstone.core.scrub_report import ScrubbedDisk, ScrubReport
 from siltstone.core.types import Progress
 from siltstone.core.volume import Volume
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME
+from siltstone.engine.pool import DiskRole
 from siltstone.engine.stripe.layout import chunk_name, unit_offset
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import KIB, MIB
 from siltstone.meta import space
-from siltstone.types import ROOT_INO, Ino, slab_of
+from siltstone.types import ROOT_INO, DiskId, Ino, slab_of
 from sim.clock import autojump
 from sim.disk import SimDisk
 from sim.volume import SimVolume, small_config
@@ -244,6 +245,29 @@ def test_a_superblock_that_is_rotten_or_missing_is_written_again(is_missing: boo
         await mended(made)
 
     with_made(body)
+
+
+def test_disks_may_come_and_go_while_superblocks_are_looked_at() -> None:
+    async def body(made: Made) -> None:
+        world, volume = made.world, made.volume
+        world.set_role(DiskId(6), DiskRole.DRAINING.value)
+        volume.ledger.pool.set_role(DiskId(6), DiskRole.DRAINING)
+        await volume.mover.drain(DiskId(6))
+        for disk in world.disks:
+            disk.slow(1.0, "restore")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.scrub)
+            await trio.sleep(1.5)
+            world.set_role(DiskId(6), None)
+            volume.scrubber.forget_superblock(DiskId(6))
+            volume.ledger.pool.remove(DiskId(6))
+            await trio.sleep(2)
+            added = world.make_disk()
+            volume.scrubber.expect_superblock(added.disk_id, world.superblock(added.disk_id))
+            volume.ledger.pool.add(added)
+        await made.compare()
+
+    with_made(body, config=small_config(disk_count=7))
 
 
 def test_a_superblock_of_another_disk_and_an_empty_directory_are_left_alone() -> None:

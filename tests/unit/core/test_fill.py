@@ -169,6 +169,25 @@ def test_files_that_change_while_they_are_filled_keep_their_changes() -> None:
     with_volume(body)
 
 
+def test_a_stripe_that_dies_while_its_new_parity_is_written_is_left_dead() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        slow = [disk.slow(2.0, "write", "slab/", count=1) for disk in world.disks]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.settle)
+            await trio.sleep(1.5)
+            assert any(fault.fired for fault in slow) and not volume.status().filled_stripes
+            for number in range(1, FILES, 2):
+                contents.pop(volume.lookup(ROOT_INO, b"%d" % number).ino)
+                await volume.unlink(ROOT_INO, b"%d" % number)
+        await compare(volume, contents)
+        assert list(space.fills(volume.ledger.store)) == []
+        assert await fsck(volume, deep=True) == []
+
+    with_volume(body)
+
+
 def crash_in_a_fill(operations: int, lost: tuple[int, ...], *, is_kill: bool) -> bool:
     """Lose power so many operations into settling, then ``lost`` disks; False if settling had fewer operations."""
     was_hit = False

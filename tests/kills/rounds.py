@@ -20,5 +20,6 @@ def run_rounds(
         volume.free_share = ROOMY_FREE_SHARE if rounds // phase_kills % 2 else FULL_FREE_SHARE
         volume.round()
         rounds += 1
-        tell(f"{volume.counts['kills']} of {kills} kills, {volume.promises.acknowledged} promises kept")
+        kept, served = volume.promises.acknowledged, volume.seconds_to_serve[-1]
+        tell(f"{volume.counts['kills']} of {kills} kills, {kept} promises kept, served again after {served:.1f} s")
     volume.finish()

@@ -98,7 +98,7 @@ class KilledVolume:
         self.serve()
         self.compare()
         self._fill()
-        if self.random.random() < 0.1 and not self.away:
+        if self.random.random() < 0.2 and not self.away:
             self.check()
         self._live()
 

@@ -36,6 +36,10 @@ MOVES_AT_ONCE = 2
 PROGRESS_SECONDS = 0.25
 """How often those who wait are told how far it is, and how soon they see what nobody tells them."""
 
+PATIENCE_SECONDS = 30.0
+"""Who waits is refused when nothing could be moved for so long: freed rows are punched, and what failed was tried
+again, but there is no room, or it failed again."""
+
 RETRY_SECONDS = 10.0
 """A unit whose move failed is left alone for this long."""
 
@@ -100,6 +104,7 @@ class Mover:
         self._ended = trio.Event()
         """Set when a move has ended."""
         self._role_listener: RoleListener = lambda disk_id, role: None
+        self._ask_settle_at_ns = 0
         self._begun_moves = 0
         self.moved_units = 0
         self.unreadable_stripes = 0
@@ -117,7 +122,8 @@ class Mover:
     async def rebuild(self, progress: ProgressListener | None = None) -> None:
         """Rebuild everything that disks which are away held, and empty draining ones, without waiting for the grace.
 
-        Returns when nothing is left. Raises Refused when something is left that no disk can take.
+        Returns when nothing is left. Raises Refused when something is left that no disk can take, or has had room for,
+        or that fails again and again; it goes on in the background as soon as that changes.
         """
         self._hurry += 1
         try:
@@ -126,8 +132,8 @@ class Mover:
             self._hurry -= 1
 
     async def drain(self, disk_id: DiskId, progress: ProgressListener | None = None) -> None:
-        """Return when a draining or lost disk holds nothing that the volume needs. Raises Refused when that cannot be,
-        and when the disk is no longer to be emptied."""
+        """Return when a draining or lost disk holds nothing that the volume needs. Raises Refused when that cannot be
+        (see ``rebuild``), and when the disk is no longer to be emptied."""
 
         def is_done() -> bool:
             role = next((disk.role for disk in self._pool.status() if disk.disk_id == disk_id), None)
@@ -149,12 +155,19 @@ class Mover:
 
     async def _wait_for(self, is_done: Callable[[], bool], progress: ProgressListener | None) -> None:
         await self._look()
+        clock = self._ledger.clock
+        hopeful_ns, moved_units = clock.monotonic_ns(), self.moved_units
         while not is_done():
             if progress is not None:
                 status = self.status()
                 progress(Progress(status.done_bytes, status.total_bytes, "bytes"))
-            if self.waiting and not self._moving and not self._can_go_on():
+            if self.waiting and not self._can_go_on():
                 raise Refused(self.waiting)
+            is_at_it = bool(self._moving) and not self.last_error
+            if moved_units != self.moved_units or is_at_it or not (self.waiting or self.last_error):
+                hopeful_ns, moved_units = clock.monotonic_ns(), self.moved_units
+            elif clock.monotonic_ns() - hopeful_ns >= PATIENCE_SECONDS * 1e9:
+                raise Refused(self.waiting or self.last_error)
             # Without a move: what is left is the log's to do, or one that failed waits to be tried again.
             with trio.move_on_after(PROGRESS_SECONDS):
                 await self._ended.wait()
@@ -213,6 +226,7 @@ class Mover:
         now_ns = self._ledger.clock.monotonic_ns()
         wait_ns = int(LOOK_SECONDS * 1e9)
         room: dict[tuple[DiskId, int], bool] = {}
+        is_cramped = False
         for move in self._left:
             if len(self._moving) == MOVES_AT_ONCE:
                 break
@@ -224,6 +238,7 @@ class Mover:
                 continue
             target = await self._target_of(move, room)
             if target is None:
+                is_cramped = is_cramped or bool(move.targets)
                 continue
             if not self._is_moving:
                 self._begin_round()
@@ -231,16 +246,25 @@ class Mover:
             if await self._begin(move, target):
                 nursery.start_soon(self._carry_out, move, target)
             room.clear()
+        if is_cramped and self._ledger.totals.log_live_bytes and now_ns >= self._ask_settle_at_ns:
+            self._ask_settle_at_ns = now_ns + int(RETRY_SECONDS * 1e9)
+            self._ledger.settle_wanted.set()
         self._is_moving = bool(self._moving)
         self.waiting = "" if self._moving else self._why_waiting()
         return wait_ns / 1e9
 
     async def _target_of(self, move: Move, room: dict[tuple[DiskId, int], bool]) -> DiskId | None:
-        """The best disk that has room for a unit. ``room``: what was found out about that already."""
+        """The best disk that has room for a unit. ``room``: what was found out about that already.
+
+        What is reserved for settle is left as long as the log holds something to settle: were it taken here, nothing
+        could make room in the log any more.
+        """
+        use_reserve = not self._ledger.totals.log_live_bytes
         for disk_id in move.targets:
             has_room = room.get((disk_id, move.size))
             if has_room is None:
-                has_room = room[disk_id, move.size] = bool(await self._slabs.have_room([disk_id], move.size))
+                has_room = await self._slabs.has_room(disk_id, move.size, use_reserve=use_reserve)
+                room[disk_id, move.size] = has_room
             if has_room:
                 return disk_id
         return None
@@ -259,9 +283,18 @@ class Mover:
         sources = sorted({move.source for move in self._left})
         disks = f"disk {sources[0]}" if len(sources) == 1 else f"disks {', '.join(map(str, sources))}"
         what = f"{len(self._left)} chunk files of {disks} wait to be moved: "
-        if not any(move.targets for move in self._left):
+        with_target = [move for move in self._left if move.targets]
+        if not with_target:
             return what + "every other disk has a part of the same slabs already; add a disk"
-        return what + "no other disk has room for them; add a disk or delete something"
+        now_ns = self._ledger.clock.monotonic_ns()
+        if self.last_error and any(self._retry_at.get((move.slab_id, move.unit), 0) > now_ns for move in with_target):
+            return what + f"moving them failed and is tried again ({self.last_error})"
+        if len(with_target) == len(self._left):
+            return what + "no other disk has room for them; add a disk or delete something"
+        return what + (
+            f"{len(with_target)} for room on another disk, the others since every other disk has a part of the same "
+            "slabs already; add a disk"
+        )
 
     def _plan(self) -> list[Move]:
         lost, draining, new = self._disks_by_need()

@@ -619,18 +619,25 @@ class Slabs:
         """Delete the file that a unit had before it was moved; what cannot be deleted now is a stray."""
         await self._delete(disk_id, chunk_name(slab_id, unit))
 
-    async def have_room(self, disk_ids: Iterable[DiskId], size: int) -> list[DiskId]:
-        """Those of the disks, in order, that can take a file of ``size`` bytes and keep what the log needs."""
-        return [disk for disk in disk_ids if await self._disks_with_room([disk], size, use_reserve=True)]
+    async def has_room(self, disk_id: DiskId, size: int, *, use_reserve: bool) -> bool:
+        """Whether a disk can take a file of ``size`` bytes and keep the reserve; with ``use_reserve`` only what the log
+        needs of it, and nothing for settle."""
+        return bool(await self._disks_with_room([disk_id], size, use_reserve=use_reserve))
 
     # --- slabs go -------------------------------------------------------------------------------------------------
 
     def take_empty(self, keep: int) -> list[SlabId]:
-        """Retire the slabs in which nothing is stored but ``keep`` of them: no stripe is placed there any more."""
+        """Retire the slabs in which nothing is stored but ``keep`` of them: no stripe is placed there any more.
+
+        Those with a disk that takes nothing new all go: nobody would write there, and a lost disk would count as one
+        that still holds something.
+        """
         empty = [state for state in self._slabs.values() if self._is_empty(state)]
+        of_use = [state for state in empty if self._is_placeable(state.slab)]
         # What stays is what new stripes want: wide, and healthy.
-        empty.sort(key=lambda state: (not state.is_suspect, state.slab.data_units, -state.slab_id))
-        retired = empty[: max(0, len(empty) - keep)]
+        of_use.sort(key=lambda state: (not state.is_suspect, state.slab.data_units, -state.slab_id))
+        kept = of_use[max(0, len(of_use) - keep) :]
+        retired = [state for state in empty if state not in kept]
         for state in retired:
             state.enter(SlabPhase.RETIRED)
             self._index(state)

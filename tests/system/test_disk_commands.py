@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import signal
@@ -66,15 +68,15 @@ class Daemon:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """A small volume on six disks, a mount point, and a directory for more disks."""
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A small volume on six disks (of 256 MiB if a test does not say else), a mount point, and a directory for more."""
     place = Place(
         tmp_path / "home", tmp_path / "mount", [tmp_path / f"disk{index}" for index in range(6)], tmp_path / "spare", []
     )
     place.mount.mkdir()
     place.spare.mkdir()
     disks = [argument for disk in place.disks for argument in ("--disk", disk)]
-    succeed("init", place.home, *disks, "--disk-size", "256M")
+    succeed("init", place.home, *disks, "--disk-size", getattr(request, "param", "256M"))
     yield place
     siltstone("stop", place.home)
     for process in place.daemons:
@@ -175,3 +177,78 @@ def test_a_directory_that_a_crash_left_formatted_is_added_again(place: Place) ->
     (place.home / "volume.json").write_bytes(settings)  # the crash came before it was written
     assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
     assert sorted(disks_of(place)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def fill(place: Place, files: dict[str, bytes]) -> None:
+    """Write large and small files until the volume takes none any more."""
+    source = random.Random(len(files))
+    for size in (4_000_000, 300_000, 10_000):
+        while True:
+            name = f"full-{len(files)}"
+            data = source.randbytes(size)
+            try:
+                with (place.mount / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                (place.mount / name).unlink(missing_ok=True)
+                break
+            files[name] = data
+
+
+def write_in_the_end(place: Place, name: str, data: bytes) -> None:
+    """Write a file as soon as the volume takes it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with (place.mount / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            assert error.errno == errno.ENOSPC and time.monotonic() < deadline
+            time.sleep(0.5)
+        else:
+            return
+
+
+@pytest.mark.parametrize("place", ["128M"], indirect=True)
+def test_a_full_volume_that_loses_a_disk_stays_of_use_and_is_rebuilt_when_there_is_a_spare_one(place: Place) -> None:
+    Daemon(place)
+    files = write_files(place, 1)
+    fill(place, files)
+    shutil.rmtree(place.disks[3])
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while disks_of(place)[3]["state"] != "missing":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    check_files(place, files)
+    # Nothing can be rebuilt, and it says what to do.
+    done = siltstone("rebuild", place.home)
+    assert done.returncode == 1 and "add a disk" in done.stderr.splitlines()[-1]
+    assert "disk 3 is missing" in succeed("status", place.home)
+    # What makes room goes on, and then writes do, without a restart.
+    large = [name for name, data in files.items() if len(data) == 4_000_000]
+    os.truncate(place.mount / large[0], 1000)
+    files[large[0]] = files[large[0]][:1000]
+    for name in large[1 : len(large) // 3]:
+        (place.mount / name).unlink()
+        del files[name]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (settled := siltstone("settle", place.home)).returncode:
+        # Until the rows of what was deleted are given back to the disks, which is looked after each second.
+        assert "no room" in settled.stderr and time.monotonic() < deadline
+        time.sleep(0.5)
+    files["again"] = random.Random(3).randbytes(4_000_000)
+    write_in_the_end(place, "again", files["again"])
+    check_files(place, files)
+    # With a spare disk all of it is rebuilt.
+    succeed("disk", "add", place.home, place.spare / "six", "--size", "128M")
+    assert "full redundancy" in succeed("rebuild", place.home)
+    assert disks_of(place)[3]["chunk_files"] == 0
+    succeed("disk", "remove", place.home, "3", "--lost")
+    check_files(place, files)
+    assert json.loads(succeed("scrub", place.home, "--json"))["lost_count"] == 0
+    succeed("fsck", place.home, "--deep")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import trio
 
-from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
+from siltstone.errors import DiskError, DiskFull, DiskHung, DiskMissing, FileMissing
 from siltstone.ports import Clock, Disk, DiskSpace, DiskWrite, Fanout, Lane, Random
 from siltstone.types import Buffer, DiskId
 
@@ -23,7 +23,8 @@ ERRORS_MAX = 3
 """So many errors condemn a disk; every sound probe forgives one, so a rare unreadable sector does not."""
 
 PROBATION_PROBES = 10
-"""A failed disk is taken back after so many sound probes in a row, each with a durable write."""
+"""A failed disk, one that hung included, is taken back after so many sound probes in a row, each with a durable
+write."""
 
 PROBATION_NAME = "probation"
 """The file that those writes go to."""
@@ -72,6 +73,7 @@ class DiskEvent(enum.Enum):
     ERRED = "an operation failed, or bytes did not match their checksum"
     VANISHED = "an operation or a probe raised DiskMissing"
     BROKE = "too many errors"
+    HUNG = "it gave no answer within its time limit"
     FOUND = "a probe found it again"
     CALMED = "sound probes have made up for its errors"
     PROVED = "it stood its probation"
@@ -80,10 +82,13 @@ class DiskEvent(enum.Enum):
 NEXT_HEALTH: dict[tuple[Health, DiskEvent], Health] = {
     (Health.SOUND, DiskEvent.ERRED): Health.SUSPECT,
     (Health.SOUND, DiskEvent.VANISHED): Health.MISSING,
+    (Health.SOUND, DiskEvent.HUNG): Health.FAILED,
     (Health.SUSPECT, DiskEvent.VANISHED): Health.MISSING,
+    (Health.SUSPECT, DiskEvent.HUNG): Health.FAILED,
     (Health.SUSPECT, DiskEvent.BROKE): Health.FAILED,
     (Health.SUSPECT, DiskEvent.CALMED): Health.SOUND,
     (Health.MISSING, DiskEvent.FOUND): Health.SOUND,
+    (Health.MISSING, DiskEvent.HUNG): Health.FAILED,
     (Health.FAILED, DiskEvent.VANISHED): Health.MISSING,
     (Health.FAILED, DiskEvent.PROVED): Health.SOUND,
 }
@@ -313,6 +318,11 @@ class Pool:
         if isinstance(error, FileMissing | DiskFull):
             return
         member.probes_passed = 0
+        if isinstance(error, DiskHung):
+            # Not merely missing: one that hangs again and again must not be waited for each time it answers once.
+            member.errors += member.is_up  # probes go on meeting the same silence
+            self._enter(member, DiskEvent.HUNG, str(error))
+            return
         if isinstance(error, DiskMissing):
             self._enter(member, DiskEvent.VANISHED, str(error))
             return

@@ -7,6 +7,7 @@ import msgspec
 from siltstone.errors import ConfigInvalid
 from siltstone.limits import (
     CHUNK_BYTES_DEFAULT,
+    DISK_TIMEOUT_SECONDS,
     DISKS_MAX,
     FRAME_BYTES_MAX,
     GIB,
@@ -17,6 +18,9 @@ from siltstone.limits import (
     SEGMENT_BYTES_DEFAULT,
     UNITS_MAX,
 )
+
+DISK_TIMEOUT_MIN = 1.0
+DISK_TIMEOUT_MAX = 3600.0
 
 DISK_ROLES = ("member", "new", "draining", "lost")
 
@@ -53,6 +57,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lmdb_bytes_max: int = 64 * GIB
     next_disk_id: int = 0
     """No disk of a lower number is ever added: what a removed disk may still hold must never pass for another's."""
+    disk_timeout: float = DISK_TIMEOUT_SECONDS
+    """A disk that gives no answer for so long is out of service, and everything that waits for it fails."""
     rebuild_grace: float = 600.0
     """How long a disk may be away before what it holds is rebuilt on others; 0: not at all."""
     rebuild_bytes_per_second: int = 0
@@ -84,6 +90,10 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid(f"log_replicas {self.log_replicas}: want 1 to {n}, the number of disks")
         if any(disk.role not in DISK_ROLES for disk in self.disks):
             raise ConfigInvalid(f"a disk with an unknown role: want one of {', '.join(DISK_ROLES)}")
+        if not DISK_TIMEOUT_MIN <= self.disk_timeout <= DISK_TIMEOUT_MAX:
+            raise ConfigInvalid(
+                f"disk_timeout {self.disk_timeout:g}: want {DISK_TIMEOUT_MIN:g} to {DISK_TIMEOUT_MAX:g} seconds"
+            )
         if self.rebuild_grace < 0 or self.rebuild_bytes_per_second < 0:
             raise ConfigInvalid("rebuild_grace and rebuild_bytes_per_second must not be negative")
         if self.scrub_interval < 0 or self.scrub_bytes_per_second < 0:

@@ -36,6 +36,10 @@ class DiskMissing(DiskError):
     """The whole disk is gone (directory vanished, superblock unreadable, taken offline)."""
 
 
+class DiskHung(DiskMissing):
+    """The disk gave no answer within its time limit. What it was asked for may still happen, until a probe succeeds."""
+
+
 class DiskFull(DiskError):
     """The disk has no room for the write."""
 

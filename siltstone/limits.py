@@ -46,6 +46,10 @@ the log into, which is what makes room."""
 RESERVE_CHUNKS_FOR_LOG = 2
 """How much of that stays for the log alone, when settle or rebuild makes a slab."""
 
+DISK_TIMEOUT_SECONDS = 30.0
+"""By default a disk that gives no answer for so long is out of service. A disk that spins up takes up to 20 s, and
+what the kernel tries again by itself (SCSI: 30 s a try) is lost either way."""
+
 LOG_REPLICAS = 3
 PARTITION_COUNT = 256
 DISKS_MAX = 256

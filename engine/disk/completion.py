@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import threading
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 from trio.lowlevel import Abort
 
 T = TypeVar("T")
 
+_UNANSWERED: Any = object()
+
 
 class Completion(Generic[T]):
-    """Counts results down. Made in the task that will wait; each index is finished once, by any thread.
+    """Counts results down. Made in the task that will wait; the first result of each index counts, from any thread.
 
-    ``wait`` cannot be cancelled: what a thread works on (the caller's buffers, too) stays in use until it is done.
+    ``wait`` cannot be cancelled: what a thread works on (the caller's buffers, too) stays in use until it is done, or
+    the disk is given up. Then a thread may still be stuck with it, and its late result is of no interest any more.
     """
 
     __slots__ = ("_left", "_lock", "_results", "_task", "_token")
 
-    def __init__(self, count: int, initial: T) -> None:
+    def __init__(self, count: int) -> None:
         assert count > 0
-        self._results = [initial] * count
+        self._results: list[T] = [_UNANSWERED] * count
         self._left = count
         self._lock = threading.Lock()
         self._task = trio.lowlevel.current_task()
         self._token = trio.lowlevel.current_trio_token()
 
     def finish(self, index: int, result: T) -> None:
-        """Note a result; the last one wakes the task."""
-        self._results[index] = result
+        """Note a result, unless there is one; the last one wakes the task."""
         with self._lock:
+            if self._results[index] is not _UNANSWERED:
+                return
+            self._results[index] = result
             self._left -= 1
             is_last = self._left == 0
         if is_last:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from siltstone.engine.disk import kernel
+from siltstone.engine.disk.lane import note_step
 from siltstone.engine.disk.open_files import OpenFile, OpenFiles
 from siltstone.engine.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_NAME, is_rotten, parse_superblock
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing, FormatInvalid
@@ -79,6 +80,7 @@ class DiskDirectory:
             if root is not None:
                 root.is_dropped = True
                 self.files.unpin(root)
+            self.files.close_unused()
 
     def _open(self) -> None:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -428,6 +430,7 @@ def _walk(root_fd: int, folder: str) -> Iterator[tuple[int, str, os.DirEntry[str
                     if entry.name != LOST_AND_FOUND:
                         yield from _walk(root_fd, f"{folder}/{entry.name}" if folder else entry.name)
                 elif entry.is_file(follow_symlinks=False):
+                    note_step()
                     yield fd, folder, entry
     finally:
         os.close(fd)

@@ -26,7 +26,7 @@ class LocalFanout:
             return []
         # All is checked before anything starts: from then on this task must wait.
         disks = [_local(write.disk, write.offset) for write in writes]
-        completion: Completion[DiskError | BaseException | None] = Completion(len(writes), None)
+        completion: Completion[DiskError | BaseException | None] = Completion(len(writes))
         for index, (_, name, offset, buffers) in enumerate(writes):
             disks[index].submit_write(completion, index, name, offset, buffers, lane)
         results: list[DiskError | None] = []
@@ -43,7 +43,7 @@ class LocalFanout:
             return []
         disks = [_local(read.disk, read.offset) for read in reads]
         assert all(read.size >= 0 for read in reads)
-        completion: Completion[bytes | DiskError | BaseException] = Completion(len(reads), b"")
+        completion: Completion[bytes | DiskError | BaseException] = Completion(len(reads))
         for index, (_, name, offset, size) in enumerate(reads):
             disks[index].submit_read(completion, index, name, offset, size)
         results: list[bytes | DiskError] = []

@@ -6,6 +6,7 @@ wait behind a stripe, nor a read behind a flush. What is in the page cache is re
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -17,8 +18,10 @@ from siltstone.engine.disk.completion import Completion
 from siltstone.engine.disk.directory import LOST_AND_FOUND, DiskDirectory, check_name
 from siltstone.engine.disk.lane import DiskLane
 from siltstone.engine.disk.open_files import OpenFile
+from siltstone.engine.disk.threads import DiskThreads
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
-from siltstone.errors import ConfigInvalid, DiskError
+from siltstone.errors import ConfigInvalid, DiskError, DiskHung
+from siltstone.limits import DISK_TIMEOUT_SECONDS
 from siltstone.ports import DiskSpace, FileEntry, Lane
 from siltstone.types import Buffer, DiskId
 
@@ -31,15 +34,22 @@ _SMALL_READ_BYTES = 16 * 1024
 class LocalDisk:
     """The Disk port over a directory that ``format_disk`` made. ``uuid``: the disk's own, 16 bytes.
 
-    The directory is opened by the first operation. No method is cancelled once a thread has begun with it.
+    The directory is opened by the first operation. No method is cancelled once a thread has begun with it. When a
+    system call takes ``limit_seconds``, the disk has hung: see the Disk port.
     """
 
-    def __init__(self, disk_id: DiskId, path: str | os.PathLike[str], uuid: bytes, bytes_max: int = 0) -> None:
+    def __init__(
+        self,
+        disk_id: DiskId,
+        path: str | os.PathLike[str],
+        uuid: bytes,
+        bytes_max: int = 0,
+        *,
+        limit_seconds: float = DISK_TIMEOUT_SECONDS,
+    ) -> None:
         self._directory = DiskDirectory(disk_id, os.path.abspath(path), uuid, bytes_max)
-        flush = self._directory.flush
-        self._log = DiskLane(f"disk-{disk_id}-log", flush)
-        self._bulk = DiskLane(f"disk-{disk_id}-bulk", flush)
-        self._reader = DiskLane(f"disk-{disk_id}-read", flush)
+        self._limit_seconds = limit_seconds
+        self._threads = DiskThreads(self._directory, limit_seconds)
         self._is_closed = False
 
     @property
@@ -58,24 +68,24 @@ class LocalDisk:
         """Make a file of zeros, its room reserved; durable on return."""
         assert size >= 0
         check_name(name)
-        await self._call(self._bulk, "create", name, lambda: self._directory.create(name, size))
+        await self._call(self._threads.bulk, "create", name, lambda: self._directory.create(name, size))
 
     async def delete(self, name: str) -> None:
         """Remove a file; after a crash it may be back."""
         check_name(name)
-        await self._call(self._bulk, "delete", name, lambda: self._directory.delete(name))
+        await self._call(self._threads.bulk, "delete", name, lambda: self._directory.delete(name))
 
     async def rename(self, source: str, target: str) -> None:
         """Give a file another name; durable on return."""
         check_name(source)
         check_name(target)
-        await self._call(self._bulk, "rename", source, lambda: self._directory.rename(source, target))
+        await self._call(self._threads.bulk, "rename", source, lambda: self._directory.rename(source, target))
 
     async def list(self, prefix: str) -> list[FileEntry]:
         """Files whose name starts so, sorted."""
         if prefix.strip("/"):
             check_name(prefix.rstrip("/"))
-        return await self._call(self._reader, "list", prefix, lambda: self._directory.list(prefix))
+        return await self._call(self._threads.reader, "list", prefix, lambda: self._directory.list(prefix))
 
     def read_nowait(self, name: str, offset: int, size: int) -> bytes | None:
         """The bytes if the page cache has all of them and the file is open, otherwise None."""
@@ -89,13 +99,13 @@ class LocalDisk:
         except OSError:
             return None
         finally:
-            files.unpin(file)
+            files.unpin_nowait(file)
 
     async def read(self, name: str, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes."""
         await self._begin()
         assert offset >= 0 and size >= 0
-        completion: Completion[bytes | DiskError | BaseException] = Completion(1, b"")
+        completion: Completion[bytes | DiskError | BaseException] = Completion(1)
         self.submit_read(completion, 0, name, offset, size)
         (result,) = await completion.wait()
         if isinstance(result, BaseException):
@@ -105,13 +115,13 @@ class LocalDisk:
     async def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write the buffers one after the other, without joining them. Not durable yet."""
         assert offset >= 0
-        await self._call(self._bulk, "write", name, lambda: self._write(name, offset, buffers))
+        await self._call(self._threads.bulk, "write", name, lambda: self._write(name, offset, buffers))
 
     async def flush(self, name: str) -> None:
         """Make durable what was written to the file before."""
         await self._begin()
-        completion: Completion[DiskError | BaseException | None] = Completion(1, None)
-        self._bulk.submit(DurableWrite(self._directory, completion, 0, name, 0, (), "flush"))
+        completion: Completion[DiskError | BaseException | None] = Completion(1)
+        self._threads.bulk.submit(DurableWrite(self._directory, completion, 0, name, 0, (), "flush"))
         (error,) = await completion.wait()
         if error is not None:
             raise error
@@ -119,38 +129,41 @@ class LocalDisk:
     async def punch(self, name: str, offset: int, size: int) -> None:
         """Give back the room of a range; it reads as zeros. Not durable before a flush."""
         assert offset >= 0 and size >= 0
-        await self._call(self._bulk, "punch", name, lambda: self._directory.punch(name, offset, size))
+        await self._call(self._threads.bulk, "punch", name, lambda: self._directory.punch(name, offset, size))
 
     async def replace(self, name: str, data: Buffer) -> None:
         """Write a small file whole; durable on return."""
         check_name(name)
-        await self._call(self._bulk, "replace", name, lambda: self._directory.replace(name, data))
+        await self._call(self._threads.bulk, "replace", name, lambda: self._directory.replace(name, data))
 
     async def space(self) -> DiskSpace:
         """Room now."""
-        return await self._call(self._reader, "space", "", self._directory.space)
+        return await self._call(self._threads.reader, "space", "", self._directory.space)
 
     async def probe(self) -> None:
-        """Look whether the directory is there and is the disk; opens it again if it had gone."""
-        await self._call(self._reader, "probe", "", self._directory.probe)
+        """Look whether the directory is there and is the disk; opens it again if it had gone, or hung until now."""
+        self._renew_threads()
+        await self._call(self._threads.reader, "probe", "", self._directory.probe)
 
     async def restore_superblock(self, data: Buffer, witnesses: Sequence[str]) -> bool:
         """Write a superblock if there is none that is sound, and the witnesses are there; whether it was written."""
+        self._renew_threads()
         return await self._call(
-            self._bulk, "restore", SUPERBLOCK_NAME, lambda: self._directory.restore_superblock(data, witnesses)
+            self._threads.bulk, "restore", SUPERBLOCK_NAME, lambda: self._directory.restore_superblock(data, witnesses)
         )
 
     async def close(self) -> None:
-        """Wait for what is under way, then let go of files and threads."""
+        """Wait for what is under way, if it does not hang, then let go of files and threads."""
         if self._is_closed:
             return
-        with trio.CancelScope(shield=True):
-            for lane in (self._log, self._bulk, self._reader):
-                if lane.is_started:
-                    await self._call(lane, "close", "", lambda: None)
-                    lane.stop()
+        with trio.CancelScope(shield=True), contextlib.suppress(DiskHung):
+            started = [lane for lane in self._threads.lanes if lane.is_started]
+            for lane in started:
+                await self._call(lane, "close", "", lambda: None)
+            if started:
+                await self._call(started[0], "close", "", lambda: self._directory.lose("it was closed"))
+        self._threads.stop()
         self._is_closed = True
-        self._directory.lose("it was closed")
 
     # --- for LocalFanout ---------------------------------------------------------------------------------------------
 
@@ -170,7 +183,7 @@ class LocalDisk:
     ) -> None:
         """Start a write and flush that finishes ``index`` of the completion. Never raises."""
         job = DurableWrite(self._directory, completion, index, name, offset, buffers, "write")
-        (self._log if lane is Lane.LOG else self._bulk).submit(job)
+        (self._threads.log if lane is Lane.LOG else self._threads.bulk).submit(job)
 
     def submit_read(
         self, completion: Completion[bytes | DiskError | BaseException], index: int, name: str, offset: int, size: int
@@ -178,9 +191,14 @@ class LocalDisk:
         """Start a read that finishes ``index`` of the completion. Never raises."""
         directory = self._directory
         job = Call(directory, completion, index, "read", name, lambda: directory.read(name, offset, size))
-        self._reader.submit(job)
+        self._threads.reader.submit(job)
 
     # --- steps ------------------------------------------------------------------------------------------------------
+
+    def _renew_threads(self) -> None:
+        """After a hang, once everything that was stuck has come back, begin anew."""
+        if self._threads.has_ended and not self._is_closed:
+            self._threads = DiskThreads(self._directory, self._limit_seconds)
 
     async def _begin(self) -> None:
         """Cancelled here or not at all."""
@@ -189,7 +207,7 @@ class LocalDisk:
 
     async def _call(self, lane: DiskLane, operation: str, name: str, function: Callable[[], T]) -> T:
         await self._begin()
-        completion: Completion[Any] = Completion(1, None)
+        completion: Completion[Any] = Completion(1)
         lane.submit(Call(self._directory, completion, 0, operation, name, function))
         (result,) = await completion.wait()
         if isinstance(result, BaseException):
@@ -238,6 +256,14 @@ class Call:
             result = error
         self._completion.finish(self._index, result)
 
+    def describe(self) -> str:
+        """The operation and the file."""
+        return f"{self._operation} {self._name}".rstrip()
+
+    def give_up(self, cause: str) -> None:
+        """There was no answer."""
+        self._completion.finish(self._index, DiskHung(self._directory.disk_id, self._operation, self._name, cause))
+
     def flushed(self, error: OSError | None) -> None:
         """Never called: there is nothing to flush."""
         raise AssertionError("a call has nothing to flush")
@@ -284,6 +310,14 @@ class DurableWrite:
     def flushed(self, error: OSError | None) -> None:
         """Done, or failed by its flush."""
         self._finish(None if error is None else self._directory.translate(error, self._operation, self._name))
+
+    def describe(self) -> str:
+        """The operation and the file."""
+        return f"{self._operation} {self._name}"
+
+    def give_up(self, cause: str) -> None:
+        """There was no answer. The buffers stay with the job, for a thread may still be reading from them."""
+        self._completion.finish(self._index, DiskHung(self._directory.disk_id, self._operation, self._name, cause))
 
     def _finish(self, result: BaseException | None) -> None:
         self._completion.finish(self._index, result)  # first: somebody is waiting for it

@@ -1,7 +1,7 @@
 """Open files of one disk: a bounded cache that never closes a descriptor somebody is using.
 
 Used from the loop's thread and from the disk's threads at once; every change happens under one lock, every system call
-outside of it.
+outside of it. Closing a file may hang as much as anything else, so the loop's thread never does it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class OpenFiles:
         self._count_max = count_max
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
+        self._unclosed: list[int] = []
         self.generation = 0
         """Counts the times that the disk was lost: what was done through older descriptors counts as not done."""
 
@@ -54,12 +55,17 @@ class OpenFiles:
 
     def unpin(self, file: OpenFile) -> None:
         """Done with it."""
+        self.unpin_nowait(file)
+        if self._unclosed:
+            self.close_unused()
+
+    def unpin_nowait(self, file: OpenFile) -> None:
+        """Done with it, in the loop's thread: if it is to be closed, somebody else does it."""
         with self._lock:
             file.pins -= 1
             assert file.pins >= 0
-            is_last = file.is_dropped and file.pins == 0
-        if is_last:
-            os.close(file.fd)
+            if file.is_dropped and file.pins == 0:
+                self._unclosed.append(file.fd)
 
     def add(self, name: str, fd: int, generation: int) -> OpenFile | None:
         """Take over a descriptor, opened while ``generation`` was current, and pin it.
@@ -89,9 +95,9 @@ class OpenFiles:
             if file is None:
                 return
             file.is_dropped = True
-            is_unused = file.pins == 0
-        if is_unused:
-            os.close(file.fd)
+            if file.pins == 0:
+                self._unclosed.append(file.fd)
+        self.close_unused()
 
     def drop_removed(self) -> None:
         """Forget files that somebody has removed behind our back: writes to them would go nowhere."""
@@ -105,14 +111,19 @@ class OpenFiles:
                 self.unpin(file)
 
     def revoke(self) -> None:
-        """The disk is lost: forget everything, and make what is in use count as old."""
+        """The disk is lost: forget everything, and make what is in use count as old. Closes nothing, never blocks."""
         with self._lock:
             self.generation += 1
             files = list(self._files.values())
             self._files.clear()
             for file in files:
                 file.is_dropped = True
-            unused = [file.fd for file in files if file.pins == 0]
+            self._unclosed += [file.fd for file in files if file.pins == 0]
+
+    def close_unused(self) -> None:
+        """Close what is dropped and not in use any more."""
+        with self._lock:
+            unused, self._unclosed = self._unclosed, []
         for fd in unused:
             os.close(fd)
 

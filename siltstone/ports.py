@@ -71,6 +71,11 @@ class FileEntry(NamedTuple):
 class Disk(Protocol):
     """One failure domain that holds named files.
 
+    A disk that gives no answer to one operation within its time limit has hung. Everything that waits for it then
+    raises ``DiskHung`` (a ``DiskMissing``), and so does everything that comes, at once and without an effect. What had
+    begun may still take effect, at any time, until a probe succeeds, which it does only when all of that is over. The
+    buffers of a write that hung must not change ever after.
+
     Names are relative and use ``/`` ("superblock", "log/0000...", "slab/0000002a.3"). Every method raises
     ``DiskMissing`` when the disk is gone, ``FileMissing`` for a name that is not there, ``DiskFull`` without room,
     ``DiskError`` for everything else that the operating system reports. A write is durable only after a flush of its
@@ -133,7 +138,7 @@ class Disk(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of files and threads. No calls after that."""
+        """Let go of files and threads; returns even if something hangs. No calls after that."""
 
 
 class DiskWrite(NamedTuple):

@@ -55,6 +55,7 @@ class DiskLane:
         self._on_start = on_start
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()  # so that a lane that is given up has a thread that runs, or never has one
         self._given_up = ""
         self._batch: Sequence[Job] = ()
         self._current: Job | None = None
@@ -73,10 +74,8 @@ class DiskLane:
 
     def submit(self, job: Job) -> None:
         """Put a job in the queue. From the loop's thread only."""
-        if self._thread is None and not self._given_up:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
-            self._on_start()
+        if self._thread is None:
+            self._start()
         self._queue.put(job)
         if self._given_up:  # looked at after the job is in: either we see it here, or ``give_up`` sees the job
             self._fail_queued()
@@ -96,7 +95,8 @@ class DiskLane:
 
     def give_up(self, cause: str) -> None:
         """Fail everything, and let the thread end as soon as it can. From a thread other than the lane's; once."""
-        self._given_up = cause
+        with self._starting:
+            self._given_up = cause
         self._fail_queued()
         for job in self._batch:
             job.give_up(cause)
@@ -106,6 +106,14 @@ class DiskLane:
         """Wait for the thread to end: from then on nothing is done any more."""
         if self._thread is not None:
             self._thread.join()
+
+    def _start(self) -> None:
+        with self._starting:
+            if not self._given_up:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+                self._on_start()
 
     def _fail_queued(self) -> None:
         has_end = False

@@ -142,12 +142,12 @@ class LocalDisk:
 
     async def probe(self) -> None:
         """Look whether the directory is there and is the disk; opens it again if it had gone, or hung until now."""
-        self._renew_threads()
+        if self._threads.has_ended:
+            self._threads = DiskThreads(self._directory, self._limit_seconds)
         await self._call(self._threads.reader, "probe", "", self._directory.probe)
 
     async def restore_superblock(self, data: Buffer, witnesses: Sequence[str]) -> bool:
         """Write a superblock if there is none that is sound, and the witnesses are there; whether it was written."""
-        self._renew_threads()
         return await self._call(
             self._threads.bulk, "restore", SUPERBLOCK_NAME, lambda: self._directory.restore_superblock(data, witnesses)
         )
@@ -194,11 +194,6 @@ class LocalDisk:
         self._threads.reader.submit(job)
 
     # --- steps ------------------------------------------------------------------------------------------------------
-
-    def _renew_threads(self) -> None:
-        """After a hang, once everything that was stuck has come back, begin anew."""
-        if self._threads.has_ended and not self._is_closed:
-            self._threads = DiskThreads(self._directory, self._limit_seconds)
 
     async def _begin(self) -> None:
         """Cancelled here or not at all."""

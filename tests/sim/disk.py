@@ -4,6 +4,10 @@ A write is durable only by a flush that began after it; at ``crash`` each unflus
 its own, a delete may be undone, and a create, rename or replace that had not returned happened or not. Every async
 method is a checkpoint before and after its effect; an effect that has begun is not cancelled, as with threads.
 Faults are injected by methods that return a Fault, which counts how often it struck.
+
+An operation that hangs waits until ``release``. When that takes longer than the disk's limit, the disk has hung: all
+that waits fails, and so does everything else until nothing is stuck any more and a probe finds the disk. What was stuck
+may still happen then, late.
 """
 
 from __future__ import annotations
@@ -13,17 +17,21 @@ from collections.abc import Callable, Sequence
 import trio
 
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, is_rotten, parse_superblock
-from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing, FormatInvalid
+from siltstone.errors import DiskError, DiskFull, DiskHung, DiskMissing, FileMissing, FormatInvalid
+from siltstone.limits import DISK_TIMEOUT_SECONDS
 from siltstone.ports import DiskSpace, FileEntry, Random
 from siltstone.types import Buffer, DiskId
 from sim.faults import Fault, FaultKind
-from sim.file import BLOCK_BYTES, SimFile
+from sim.file import BLOCK_BYTES, SECTOR_BYTES, SimFile
 
 CAPACITY_BYTES_DEFAULT = 256 * 1024 * 1024
 
 NameChange = dict[str, SimFile | None]
 """What names mean after a change of the directory: a file, or nothing. Happens as a whole or not at all."""
 
+
+LateEffect = Callable[[Random | None], None]
+"""What an operation that hung does when it is let go of; a torn write is torn by the randomness, if there is any."""
 
 Operation = Callable[["SimDisk", str, str], None]
 """Called with the disk, the operation and the name of the file."""
@@ -39,8 +47,12 @@ class SimDisk:
         capacity_bytes: int = CAPACITY_BYTES_DEFAULT,
         device: int | None = None,
         cache_random: Random | None = None,
+        limit_seconds: float = DISK_TIMEOUT_SECONDS,
     ) -> None:
         self._disk_id = disk_id
+        self.limit_seconds = limit_seconds
+        self.late_effects = 0
+        """What took effect after its caller had been told that there was no answer."""
         self.capacity_bytes = capacity_bytes
         self.faults: list[Fault] = []
         self.operations = 0
@@ -57,6 +69,8 @@ class SimDisk:
         self._lost = ""
         self._life = 0
         self._closed = False
+        self._stuck: list[_Stuck] = []
+        self._hung = ""
 
     @property
     def disk_id(self) -> DiskId:
@@ -67,7 +81,12 @@ class SimDisk:
 
     async def create(self, name: str, size: int) -> None:
         """Make a file of zeros; durable on return."""
-        await self._begin("create", name)
+
+        def late(_random: Random | None) -> None:
+            if name not in self._files:
+                self._change_late({name: SimFile(bytes(size))})
+
+        await self._begin("create", name, late=late)
         if name in self._files:
             raise DiskError(self.disk_id, "create", name, "exists")
         self._need_room(size, "create", name)
@@ -75,7 +94,12 @@ class SimDisk:
 
     async def delete(self, name: str) -> None:
         """Remove a file; after a crash it may be back."""
-        await self._begin("delete", name)
+
+        def late(_random: Random | None) -> None:
+            if name in self._files:
+                self._change_late({name: None})
+
+        await self._begin("delete", name, late=late)
         self._file(name, "delete")
         del self._files[name]
         self._pending_names.append({name: None})
@@ -83,7 +107,12 @@ class SimDisk:
 
     async def rename(self, source: str, target: str) -> None:
         """Give a file another name; durable on return."""
-        await self._begin("rename", source)
+
+        def late(_random: Random | None) -> None:
+            if source in self._files and source != target:
+                self._change_late({source: None, target: self._files[source]})
+
+        await self._begin("rename", source, late=late)
         _check_name(target)
         file = self._file(source, "rename")
         if source != target:
@@ -100,7 +129,7 @@ class SimDisk:
         """The bytes, unless the cache misses, something is wrong or a read fault waits."""
         _check_name(name)
         file = self._files.get(name)
-        if self._away or self._lost or self._closed or file is None or offset + size > len(file.data):
+        if self._away or self._lost or self._closed or self._hung or file is None or offset + size > len(file.data):
             return None
         if self._cache_random is not None and self._cache_random.below(2):
             return None
@@ -120,7 +149,17 @@ class SimDisk:
 
     async def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write the buffers one after the other. Not durable yet."""
-        fault = await self._begin("write", name)
+        opened = self._files.get(name)
+
+        def late(random: Random | None) -> None:
+            # The file is the one that was open, whatever its name means now; the buffers are as they are now.
+            data = b"".join(buffers)
+            if random is not None and random.below(3) == 0:
+                data = data[: random.below(len(data) // SECTOR_BYTES + 1) * SECTOR_BYTES]
+            if opened is not None:
+                opened.write(offset, [data])
+
+        fault = await self._begin("write", name, late=late)
         file = self._file(name, "write")
         size = sum(len(buffer) for buffer in buffers)
         if fault is not None and fault.kind is FaultKind.MISDIRECTED:
@@ -143,13 +182,23 @@ class SimDisk:
 
     async def punch(self, name: str, offset: int, size: int) -> None:
         """Give back the space of a range; it reads as zeros. Not durable before a flush."""
-        await self._begin("punch", name)
+        opened = self._files.get(name)
+
+        def late(_random: Random | None) -> None:
+            if opened is not None:
+                opened.punch(offset, size)
+
+        await self._begin("punch", name, late=late)
         self._file(name, "punch").punch(offset, size)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def replace(self, name: str, data: Buffer) -> None:
         """Write a small file whole, durably."""
-        await self._begin("replace", name)
+
+        def late(_random: Random | None) -> None:
+            self._change_late({name: SimFile(data)})
+
+        await self._begin("replace", name, late=late)
         self._need_room(len(data), "replace", name)
         await self._change_names({name: SimFile(data)}, "replace", name)
 
@@ -162,6 +211,8 @@ class SimDisk:
 
     async def probe(self) -> None:
         """Look whether the disk is there, and is the one that was formatted."""
+        if not self._stuck:
+            self._hung = ""  # all that was stuck has come back
         await self._begin("probe", "", is_name=False)
         if self._uuid:
             try:
@@ -228,14 +279,14 @@ class SimDisk:
     def power_off(self) -> None:
         """From now on nothing has an effect, operations under way included; ``crash`` turns it on again."""
         self._away = self._away or "power is off"
-        self._life += 1
+        self._forget_stuck()
 
     def crash(self, random: Random) -> None:
         """Lose power and come back: what was not durable survives or not, as ``random`` decides.
 
         The caller sees to it that nobody who used the disk before goes on using it.
         """
-        self._life += 1
+        self._forget_stuck()
         for change in self._pending_names:
             if random.below(2):
                 _apply(self._durable_names, change)
@@ -249,6 +300,7 @@ class SimDisk:
     def reopen(self) -> None:
         """Make a disk that was closed usable again, as a new process would; nothing is lost."""
         self._closed = False
+        self._forget_stuck()
 
     def turn_on(self) -> None:
         """After ``power_off``, as if only the process had died: what was written is there, flushed or not."""
@@ -257,7 +309,7 @@ class SimDisk:
     def disappear(self) -> None:
         """The disk is pulled out: every operation raises DiskMissing. What was written stays as it is."""
         self._away = "disk is away"
-        self._life += 1
+        self._forget_stuck()
 
     def return_(self) -> None:
         """The disk is back as it was."""
@@ -265,7 +317,7 @@ class SimDisk:
 
     def wipe(self) -> None:
         """Another, empty disk is in its place."""
-        self._life += 1
+        self._forget_stuck()
         self._files.clear()
         self._durable_names.clear()
         self._pending_names.clear()
@@ -297,8 +349,24 @@ class SimDisk:
         """Let operations take longer."""
         return self._add(Fault(FaultKind.SLOW, operation, prefix, 0, count, seconds=seconds))
 
+    def hang(self, operation: str = "*", prefix: str = "", *, skip: int = 0, count: int | None = None) -> Fault:
+        """Let operations give no answer, until ``release``."""
+        return self._add(Fault(FaultKind.HANG, operation, prefix, skip, count))
+
+    def release(self, random: Random | None = None) -> None:
+        """Nothing hangs any more. What was given up takes effect now, in its order; with ``random`` in any order,
+        whole, in part, or not at all. What is still waited for goes on."""
+        self.faults[:] = [fault for fault in self.faults if fault.kind is not FaultKind.HANG]
+        while self._hung and self._stuck:
+            stuck = self._stuck.pop(0 if random is None else random.below(len(self._stuck)))
+            if random is None or random.below(3):
+                stuck.effect(random)
+                self.late_effects += 1
+        self._let_go()
+
     def heal(self) -> None:
-        """No more faults. Damage that is done stays."""
+        """No more faults, and nothing hangs. Damage that is done stays."""
+        self.release()
         self.faults.clear()
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -307,13 +375,18 @@ class SimDisk:
         self.faults.append(fault)
         return fault
 
-    async def _begin(self, operation: str, name: str, *, is_name: bool = True) -> Fault | None:
-        """The checkpoint before an effect, and the faults; returns one that changes the effect."""
+    async def _begin(
+        self, operation: str, name: str, *, is_name: bool = True, late: LateEffect | None = None
+    ) -> Fault | None:
+        """The checkpoint before an effect, and the faults; returns one that changes the effect. ``late`` is the effect
+        that comes without the caller, if the operation hangs."""
         if is_name:
             _check_name(name)
         assert not self._closed, f"disk {self.disk_id}: {operation} {name} after close"
         life = self._life
         await trio.lowlevel.checkpoint()
+        if self._hung:
+            raise DiskHung(self.disk_id, operation, name, self._hung)
         self.operations += 1
         if self.on_operation is not None:
             self.on_operation(self, operation, name)
@@ -327,6 +400,8 @@ class SimDisk:
                 raise DiskFull(self.disk_id, operation, name, fault.cause)
             if fault.kind is FaultKind.SLOW:
                 await trio.sleep(fault.seconds)
+            elif fault.kind is FaultKind.HANG:
+                await self._hang(operation, name, late or _nothing)
             else:
                 changing = fault
         self._still_there(operation, name, life)
@@ -334,7 +409,39 @@ class SimDisk:
             raise DiskMissing(self.disk_id, operation, name, self._lost)
         return changing
 
+    async def _hang(self, operation: str, name: str, late: LateEffect) -> None:
+        """Return when the operation is let go of in time; raises DiskHung when the disk is given up."""
+        stuck = _Stuck(late)
+        self._stuck.append(stuck)
+        with trio.move_on_after(self.limit_seconds, shield=True) as limit:
+            await stuck.told.wait()
+        if limit.cancelled_caught:
+            self._hung = f"no answer to {f'{operation} {name}'.rstrip()} for {self.limit_seconds:g} s"
+            self._life += 1  # what is under way elsewhere gets no answer either
+            for other in self._stuck:
+                other.is_given_up = True
+                other.told.set()
+        if stuck.is_given_up:
+            raise DiskHung(self.disk_id, operation, name, self._hung)
+
+    def _forget_stuck(self) -> None:
+        """Nothing is stuck any more, and nothing of it happens."""
+        self._life += 1
+        self._hung = ""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for stuck in self._stuck:
+            stuck.told.set()
+        self._stuck.clear()
+
+    def _change_late(self, change: NameChange) -> None:
+        _apply(self._files, change)
+        self._pending_names.append(change)
+
     def _still_there(self, operation: str, name: str, life: int | None = None) -> None:
+        if self._hung:
+            raise DiskHung(self.disk_id, operation, name, self._hung)
         if self._away or self._closed:
             raise DiskMissing(self.disk_id, operation, name, self._away or "closed")
         if life is not None and life != self._life:
@@ -360,6 +467,19 @@ class SimDisk:
         self._still_there(operation, name, life)
         if any(pending is change for pending in self._pending_names):
             _settle(self._durable_names, self._pending_names, change)
+
+
+class _Stuck:
+    """An operation that hangs. Told when it is let go of, or when its disk is given up."""
+
+    def __init__(self, effect: LateEffect) -> None:
+        self.effect = effect
+        self.told = trio.Event()
+        self.is_given_up = False
+
+
+def _nothing(_random: Random | None) -> None:
+    """The late effect of what changes nothing."""
 
 
 def _apply(names: dict[str, SimFile], change: NameChange) -> None:

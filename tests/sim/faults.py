@@ -14,6 +14,7 @@ class FaultKind(enum.Enum):
     LOST = "the write reports success and does nothing"
     MISDIRECTED = "the write lands at another offset of the file"
     SLOW = "the operation takes longer"
+    HANG = "the operation gives no answer; its effect comes late, or never"
 
 
 @dataclass(eq=False)

@@ -16,63 +16,16 @@ import trio
 
 from siltstone.engine.disk import kernel
 from siltstone.engine.disk.fanout import LocalFanout
+from siltstone.engine.disk.lane import DiskLane
 from siltstone.engine.disk.local import LocalDisk, format_disk
 from siltstone.engine.format.superblock import Superblock
 from siltstone.errors import DiskError, DiskHung, DiskMissing
 from siltstone.ports import DiskRead, DiskWrite, Lane
 from siltstone.types import Buffer, DiskId
+from sim.stuck import Stuck
 
 UUID = bytes(range(16))
 LIMIT_SECONDS = 0.4
-
-
-class Stuck:
-    """Calls that hang on files of one disk, from ``hang`` to ``let_go``."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        self._folder = os.path.realpath(folder)
-        self._hanging: set[str] = set()
-        self._go = threading.Event()
-        self.entered = threading.Semaphore(0)
-        """Counts the calls that have begun to hang."""
-        self.begun: list[str] = []
-        """The calls on this disk that were begun, hanging or not."""
-        write_all, read_all, fdatasync = kernel.write_all, kernel.read_all, os.fdatasync
-
-        def write(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
-            self._pass("write", fd)
-            write_all(fd, offset, buffers)
-
-        def read(fd: int, offset: int, size: int) -> bytes:
-            self._pass("read", fd)
-            return read_all(fd, offset, size)
-
-        def flush(fd: int) -> None:
-            self._pass("flush", fd)
-            fdatasync(fd)
-
-        monkeypatch.setattr(kernel, "write_all", write)
-        monkeypatch.setattr(kernel, "read_all", read)
-        monkeypatch.setattr(os, "fdatasync", flush)
-
-    def hang(self, *calls: str) -> None:
-        """From now on these do not return."""
-        self._go.clear()
-        self._hanging.update(calls)
-
-    def let_go(self) -> None:
-        """All go on, late."""
-        self._hanging.clear()
-        self._go.set()
-
-    def _pass(self, call: str, fd: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        if not path.startswith(self._folder):
-            return
-        self.begun.append(f"{call} {path[len(self._folder) + 1 :]}")
-        if call in self._hanging:
-            self.entered.release()
-            self._go.wait()
 
 
 @pytest.fixture
@@ -315,3 +268,41 @@ def test_a_buffer_of_a_stuck_write_stays_alive_and_lands_as_it_was(tmp_path: Pat
         assert await disk.read("slab/a", 0, 60_000) == expected
 
     run(tmp_path, body)
+
+
+def test_a_lane_that_is_given_up_while_its_thread_starts_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing:
+        """A job of no effect."""
+
+        def __init__(self) -> None:
+            self.answered = threading.Event()
+
+        def carry_out(self) -> None:
+            self.answered.set()
+
+        def flushed(self, error: OSError | None) -> None:
+            raise AssertionError("nothing was carried out")
+
+        def describe(self) -> str:
+            return "nothing"
+
+        def give_up(self, cause: str) -> None:
+            self.answered.set()
+
+    lane, job, ended = DiskLane("lane", lambda file: None, lambda: None), Nothing(), threading.Event()
+    start = threading.Thread.start
+
+    def give_up() -> None:
+        lane.give_up("no answer")
+        lane.join()
+        ended.set()
+
+    def slow_start(thread: threading.Thread) -> None:
+        if thread.name == "lane":
+            start(threading.Thread(target=give_up))
+            ended.wait(0.1)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slow_start)
+    lane.submit(job)
+    assert ended.wait(10) and job.answered.wait(10)

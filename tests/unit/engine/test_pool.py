@@ -247,3 +247,30 @@ def test_disks_come_and_go_while_the_pool_is_watched() -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=autojump())
+
+
+@pytest.mark.parametrize("before", [Health.SOUND, Health.SUSPECT, Health.MISSING])
+def test_a_disk_that_hangs_has_failed_whatever_it_was_before_and_must_prove_itself(before: Health) -> None:
+    async def main() -> None:
+        sim = make_sim_pool(2)
+        if before is Health.SUSPECT:
+            sim.pool.report(error())
+        if before is Health.MISSING:
+            sim.disks[0].disappear()
+            await sim.pool.probe()
+            sim.disks[0].return_()
+        errors = sim.pool.status()[0].errors
+        hang = sim.disks[0].hang()
+        await sim.pool.probe()
+        status = sim.pool.status()[0]
+        assert status.state is DiskState.FAILED and "no answer to probe for 30 s" in status.reason
+        assert status.errors == errors + (before is not Health.MISSING)
+        await watched_for(sim, 100)
+        assert hang.fired and not sim.pool.is_up(ZERO) and sim.pool.status()[0] == status
+        sim.disks[0].release()
+        await watched_for(sim, PROBATION_PROBES - 2)
+        assert not sim.pool.is_up(ZERO)
+        await watched_for(sim, 4)
+        assert sim.pool.is_up(ZERO)
+
+    trio.run(main, clock=autojump())

@@ -53,6 +53,8 @@ class SimDisk:
         self.limit_seconds = limit_seconds
         self.late_effects = 0
         """What took effect after its caller had been told that there was no answer."""
+        self.hangs = 0
+        """How often it was given up."""
         self.capacity_bytes = capacity_bytes
         self.faults: list[Fault] = []
         self.operations = 0
@@ -417,6 +419,7 @@ class SimDisk:
             await stuck.told.wait()
         if limit.cancelled_caught:
             self._hung = f"no answer to {f'{operation} {name}'.rstrip()} for {self.limit_seconds:g} s"
+            self.hangs += 1
             self._life += 1  # what is under way elsewhere gets no answer either
             for other in self._stuck:
                 other.is_given_up = True

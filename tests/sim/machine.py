@@ -60,8 +60,11 @@ FAULTS = (
 """What a disk can fail at: operations, and the files that they concern."""
 
 
-ORDEALS = ("error", "full", "vanish", "power", "kill")
-"""What one operation of a disk can meet: EIO, ENOSPC, the disk goes, the power goes, the process dies."""
+HANGS = (("*", ""), ("write", ""), ("flush", ""), ("read", ""), ("rename", ""), ("create", ""), ("probe", ""), *FAULTS)
+"""What gives no answer on a disk that hangs."""
+
+ORDEALS = ("error", "full", "vanish", "hang", "power", "kill")
+"""What one operation of a disk can meet: EIO, ENOSPC, the disk goes, or hangs, the power goes, the process dies."""
 
 
 class Machine(Rules):
@@ -73,6 +76,7 @@ class Machine(Rules):
         self.failing: set[int] = set()
         self.given_up: set[int] = set()
         """Disks that are replaced while they are away: never used again, and removed when they hold nothing."""
+        self.hanging: set[int] = set()
         self.rotten: dict[int, set[str]] = {}
         self.is_kill = False
         """The next loss of power spares what was written: only the process dies."""
@@ -83,6 +87,11 @@ class Machine(Rules):
         self._last_lsn = 0
         self._stripes: dict[StripeId, bytes] = {}
         self._segment_starts: set[Lsn] = set()
+
+    @property
+    def seconds_of_hangs(self) -> float:
+        """How long the log may wait for disks that hang: some operations of each, one after the other."""
+        return 4 * self.world.config.disk_timeout * len(self.hanging)
 
     # --- lives -----------------------------------------------------------------------------------------------------
 
@@ -199,6 +208,7 @@ class Machine(Rules):
             self.world.disks[index].return_()
         self.away.clear()
         self.failing.clear()
+        self.hanging.clear()
         self.is_tight = False
         with trio.fail_after(STEP_SECONDS_MAX):
             async with self.world.opened() as volume:
@@ -214,10 +224,10 @@ class Machine(Rules):
     async def _check(self, volume: Volume) -> None:
         findings = await fsck(volume, deep=True)
         rot = [finding for finding in findings if finding.invariant == "I10"]
-        if self.rotten or self.away or self.failing:
+        if self.rotten or self.away or self.failing or self.hanging:
             findings = [finding for finding in findings if finding not in rot]
         assert not findings, "\n".join(map(str, findings))
-        if not rot and not self.away:
+        if not rot and not self.away and not self.hanging:
             for names in self.rotten.values():
                 names.difference_update({name for name in names if name.startswith("slab/")})
 
@@ -238,6 +248,7 @@ class Machine(Rules):
         self.fired["unit moved"] += volume.mover.moved_units
         self.fired["stripes of another width"] += volume.relocator.rewidened_bytes > 0
         self.fired["relocated"] += volume.relocator.relocated_bytes > 0
+        self.fired["disk hung"] += sum(disk.hangs for disk in self.world.disks)
         self.fired["settled"] += volume.settler.settled_bytes > 0
 
     def _note_branches(self, volume: Volume) -> None:
@@ -286,6 +297,9 @@ class Machine(Rules):
             self.failing.add(index)
         elif ordeal == "full":
             disk.fail_full(operation, name)
+        elif ordeal == "hang":
+            disk.hang(operation, name, count=1)
+            self.hanging.add(index)
         elif ordeal == "vanish":
             disk.disappear()
             self.away.add(index)
@@ -294,7 +308,7 @@ class Machine(Rules):
             self.world.power_off()
 
     def _may_impair(self, *indexes: int) -> bool:
-        impaired = self.away | self.failing | self.given_up | self.rotten.keys()
+        impaired = self.away | self.failing | self.hanging | self.given_up | self.rotten.keys()
         return len(impaired | set(indexes)) <= IMPAIRED_MAX
 
     async def do_lose_disk(self, volume: Volume, a: int, b: int, _: int) -> None:
@@ -361,6 +375,7 @@ class Machine(Rules):
                 self.away.discard(disk_id)
                 self.failing.discard(disk_id)
                 self.given_up.discard(disk_id)
+                self.hanging.discard(disk_id)
                 self.rotten.pop(disk_id, None)
 
     async def do_replace_disk(self, volume: Volume, a: int, seconds: int, _: int) -> None:
@@ -414,7 +429,27 @@ class Machine(Rules):
             self.fired["EIO"] += sum(fault.fired for fault in self.world.disks[index].faults)
             self.world.disks[index].heal()
         await trio.sleep(30)
+        self.hanging -= self.failing
         self.failing.clear()
+
+    async def do_hang(self, volume: Volume, a: int, b: int, skip: int) -> None:
+        """A disk gives no answer any more to some kind of operation, perhaps not at once."""
+        index = a % 6
+        if index not in self.away and self._may_impair(index):
+            self.hanging.add(index)
+            operation, prefix = HANGS[(b + 12 * (a // 6)) % len(HANGS)]
+            self.world.disks[index].hang(operation, prefix, skip=skip % 4)
+
+    async def do_let_go(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """What hung goes on: late, in any order, torn. The disks prove themselves, and hold nothing against anybody."""
+        for index in self.hanging:
+            disk = self.world.disks[index]
+            before = disk.late_effects
+            disk.release(self.world.random)
+            self.fired["late effect"] += disk.late_effects - before
+        await trio.sleep(30)
+        self.hanging.clear()
+        await self.look(volume)
 
     async def do_rot(self, volume: Volume, a: int, place: int, b: int) -> None:
         """Bytes of a chunk file or of a log segment change."""
@@ -462,7 +497,8 @@ class Machine(Rules):
         report = await volume.scrub()
         assert not report.lost_count, report.lost
         self.fired["scrub mended"] += any(disk.mended_blocks or disk.mended_log_bytes for disk in report.disks)
-        if not self.away and not self.failing and all(disk.state == "up" for disk in volume.status().disks):
+        is_sound = all(disk.state == "up" for disk in volume.status().disks)
+        if is_sound and not self.away and not self.failing and not self.hanging:
             self.rotten.clear()
         await self.look(volume)
 

@@ -59,6 +59,8 @@ RULES: dict[str, int] = {
     "rebuild": 1,
     "fault": 3,
     "heal": 1,
+    "hang": 2,
+    "let go": 1,
     "rot": 2,
     "full": 1,
     "room": 1,
@@ -139,6 +141,7 @@ def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
         [*lost, Step("crash", count), Step("rebuild"), Step("return disk")],
         [*written, Step("add disk"), Step("drain disk", p, 11), Step("drain disk", p, 11), Step("lose disk", p, q)],
         [*written, *other, Step("settle"), Step("rot", p, count, 1), Step("crash", count), Step("scrub")],
+        [*written, Step("hang", p, size, count), *written, *other, Step("let go"), *other, Step("crash", count)],
     ]
 
 
@@ -149,7 +152,7 @@ def _motif(index: int, p: int, q: int, size: int, count: int) -> list[Step]:
 
 _motifs = st.builds(
     _motif,
-    st.integers(0, 22),
+    st.integers(0, 23),
     st.integers(0, 6),
     st.integers(0, 6),
     st.integers(3, 8),

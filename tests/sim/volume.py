@@ -46,6 +46,7 @@ def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int 
         dirty_bytes_max=2 * MIB,
         log_bytes_low=1 * MIB,
         log_bytes_high=8 * MIB,
+        disk_timeout=10.0,
     )
 
 
@@ -69,7 +70,12 @@ class SimVolume:
         self.clock = SimClock()
         self.capacity_bytes = capacity_bytes
         self.disks = [
-            SimDisk(DiskId(disk.disk_id), capacity_bytes=capacity_bytes, cache_random=SimRandom(seed + disk.disk_id))
+            SimDisk(
+                DiskId(disk.disk_id),
+                capacity_bytes=capacity_bytes,
+                cache_random=SimRandom(seed + disk.disk_id),
+                limit_seconds=config.disk_timeout,
+            )
             for disk in config.disks
         ]
         for disk in self.disks:
@@ -98,7 +104,12 @@ class SimVolume:
     def make_disk(self) -> SimDisk:
         """Another disk, empty and formatted, that is not in the settings yet."""
         disk_id = DiskId(len(self.disks))
-        disk = SimDisk(disk_id, capacity_bytes=self.capacity_bytes, cache_random=SimRandom(disk_id))
+        disk = SimDisk(
+            disk_id,
+            capacity_bytes=self.capacity_bytes,
+            cache_random=SimRandom(disk_id),
+            limit_seconds=self.config.disk_timeout,
+        )
         disk.on_operation = self._note_operation
         disk.format(self.superblock(disk_id))
         self.disks.append(disk)

@@ -18,6 +18,17 @@ from siltstone.config import VolumeConfig
 from siltstone.errors import ConfigInvalid, Unavailable, VolumeBusy
 
 
+class Ownership:
+    """That this process owns a volume."""
+
+    def __init__(self) -> None:
+        self.ends_with_process = False
+
+    def keep(self) -> None:
+        """Own the volume until the process is gone, with all its threads: something may still be written by one."""
+        self.ends_with_process = True
+
+
 class Home:
     """The paths in a HOME. Making one touches nothing; ``path`` becomes absolute."""
 
@@ -54,12 +65,13 @@ class Home:
         write_whole(self.volume_file, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
-        """Own the volume for the length of a with block.
+    def owned(self) -> Iterator[Ownership]:
+        """Own the volume for the length of a with block, or longer, if the block says so.
 
         Raises VolumeBusy, naming the owner, when another process does. The kernel lets go of the lock when the owner
         dies, so a stale file means nothing.
         """
+        ownership = Ownership()
         try:
             lock = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -71,10 +83,12 @@ class Home:
                 raise self.busy() from None
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-            yield
-            os.ftruncate(lock, 0)
+            yield ownership
+            if not ownership.ends_with_process:
+                os.ftruncate(lock, 0)
         finally:
-            os.close(lock)
+            if not ownership.ends_with_process:
+                os.close(lock)
 
     def busy(self) -> VolumeBusy:
         """The error that says who owns the volume."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,12 +22,12 @@ from siltstone.birth import check_new_disk, room_for_disk
 from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.types import ProgressListener
-from siltstone.engine.disk.local import LocalDisk, format_disk
+from siltstone.engine.disk.local import format_disk
 from siltstone.engine.disk.superblocks import read_superblock
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, pack_superblock
 from siltstone.engine.pool import DiskRole, DiskStatus
-from siltstone.errors import ConfigInvalid, FormatInvalid, NotFound, Refused
-from siltstone.owner import Owner
+from siltstone.errors import ConfigInvalid, FormatInvalid, NotFound, Refused, Unavailable
+from siltstone.owner import Owner, in_time, local_disk
 from siltstone.types import DiskId
 
 FILES_OF_A_DISK = ("log", "slab", "probation")
@@ -73,7 +75,13 @@ class Membership:
             config = self._owner.config
             directory = Path(path)
             assert directory.is_absolute()
-            await trio.to_thread.run_sync(_check_directory, self._owner.home.path, config, directory, bytes_max)
+            limit = config.disk_timeout
+            # Those that are away are not looked at: one that hangs would hold up what is to replace it.
+            away = [Path(disk.path) for disk in config.disks if not self._pool.is_up(DiskId(disk.disk_id))]
+            if any(directory.is_relative_to(other) or other.is_relative_to(directory) for other in away):
+                raise ConfigInvalid(f"{path} is, or is inside, or holds, a disk of the volume that is away")
+            arguments = self._owner.home.path, config, directory, bytes_max, away
+            await in_time(path, limit, _check_directory, *arguments)
             disk_id = max([config.next_disk_id, *(disk.disk_id + 1 for disk in config.disks)])
             disk = DiskConfig(
                 disk_id=disk_id, path=str(directory), uuid=uuid.uuid4().hex, bytes_max=bytes_max, role="new"
@@ -83,7 +91,7 @@ class Membership:
             superblock = superblock_of(changed, disk, created_ns=self._owner.clock.now_ns())
             await format_disk(disk.path, superblock)
             await self._save(changed)
-            local = LocalDisk(DiskId(disk_id), disk.path, UUID(disk.uuid).bytes, disk.bytes_max)
+            local = local_disk(changed, disk)
             self._owner.disks.append(local)
             self._volume.scrubber.expect_superblock(DiskId(disk_id), pack_superblock(superblock))
             self._pool.add(local, DiskRole.NEW)
@@ -141,7 +149,8 @@ class Membership:
             local = self._pool.remove(DiskId(disk_id))
             self._owner.disks = [other for other in self._owner.disks if other is not local]
             await local.close()
-            await trio.to_thread.run_sync(_empty_directory, disk)
+            with suppress(Unavailable):  # what hangs keeps what it has
+                await in_time(disk.path, config.disk_timeout, _empty_directory, disk)
 
     async def replace(self, disk_id: int, path: str, progress: ProgressListener) -> int:
         """Put a new disk in the place of another, which is read as long as it can be; returns the new id."""
@@ -197,9 +206,9 @@ def _shown(disk: DiskConfig, status: DiskStatus, units: int) -> dict[str, Any]:
     }
 
 
-def _check_directory(home: Path, config: VolumeConfig, path: Path, bytes_max: int) -> None:
+def _check_directory(home: Path, config: VolumeConfig, path: Path, bytes_max: int, away: Collection[Path]) -> None:
     """Whether a directory can become a disk; takes away the superblock of an attempt that a crash cut short."""
-    check_new_disk(home, [Path(disk.path) for disk in config.disks], path)
+    check_new_disk(home, [other for disk in config.disks if (other := Path(disk.path)) not in away], path)
     try:
         found = read_superblock(path)
     except FileNotFoundError:

@@ -18,11 +18,15 @@ import trio
 from siltstone.control import NoOwner, request
 from siltstone.core.fsck import fsck
 from siltstone.core.types import Progress
-from siltstone.errors import InvalidArgument
+from siltstone.errors import InvalidArgument, Unavailable
 from siltstone.home import Home
 from siltstone.keys import KeyRing
 from siltstone.membership import Membership
 from siltstone.owner import Owner, open_owner
+
+REMAINS_LOOK_SECONDS = 1.0
+REMAINS_LOOKS_MAX = 5
+"""How often the end of a process is looked for after that of its main thread, which takes no time if nothing hangs."""
 
 Report = Callable[[Progress], None]
 Arguments = Mapping[str, Any]
@@ -53,15 +57,31 @@ def stop(home: Home) -> int:
 
 
 def wait_for_end(pid: int) -> None:
-    """Return when the process is no more."""
+    """Return when the process is no more. Raises Unavailable when nothing but a call that does not return is left."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        select.select([process], [], [])
+        remains = 0
+        while not select.select([process], [], [], REMAINS_LOOK_SECONDS)[0]:
+            remains = remains + 1 if _has_left(pid) else 0
+            if remains > REMAINS_LOOKS_MAX:
+                raise Unavailable(
+                    f"process {pid} has ended, but a call to a disk that hangs keeps it from going; until that "
+                    "returns, or the machine is restarted, nobody else can open the volume"
+                )
     finally:
         os.close(process)
+
+
+def _has_left(pid: int) -> bool:
+    """Whether the main thread of a process has ended while others are still there."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 async def _perform_alone(home: Home, operation: str, arguments: Arguments, report: Report) -> object:

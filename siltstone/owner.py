@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
 import trio
 
-from siltstone.config import VolumeConfig
+from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
@@ -22,12 +22,14 @@ from siltstone.engine.disk.superblocks import read_superblock
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.engine.format.superblock import Superblock
 from siltstone.engine.pool import DiskRole
-from siltstone.errors import FormatInvalid
-from siltstone.home import Home
+from siltstone.errors import FormatInvalid, Unavailable
+from siltstone.home import Home, Ownership
 from siltstone.keys import KeyRing
 from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.roster import check_roster
 from siltstone.types import DiskId
+
+T = TypeVar("T")
 
 logger = logging.getLogger("siltstone")
 
@@ -82,12 +84,12 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
     Raises ConfigInvalid, VolumeBusy, ForeignDisk, TooFewDisks, Corrupt, each with what to do.
     """
     config = home.load_config()
-    with home.owned():
-        found = await trio.to_thread.run_sync(_look_at_disks, config)
+    with home.owned() as ownership:
+        found = await _look_at_disks(config)
         for warning in check_roster(config, found):
             logger.warning(warning)
         clock, random, workers = SystemClock(), SystemRandom(), TrioWorkers()
-        async with _opened_disks(config) as disks:
+        async with _opened_disks(config, ownership) as disks:
             with _metadata(home, config) as backing:
                 async with open_volume(
                     config,
@@ -110,7 +112,7 @@ async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> 
     for disk in config.disks:
         await format_disk(disk.path, superblock_of(config, disk, created_ns=created_ns))
         formatted.append(disk.path)
-    async with _opened_disks(config) as disks:
+    async with _opened_disks(config, Ownership()) as disks:
         with _metadata(home, config, create=True) as backing:
             await create_volume(
                 config,
@@ -128,27 +130,55 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _look_at_disks(config: VolumeConfig) -> dict[int, Superblock | str]:
+async def in_time(path: str, limit_seconds: float, function: Callable[..., T], *args: object) -> T:
+    """Run what looks at a path in a thread, which is left to itself when there is no answer within the limit.
+
+    Raises Unavailable then. The function may still take effect later.
+    """
+    with trio.move_on_after(limit_seconds):
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+    raise Unavailable(f"{path}: no answer for {limit_seconds:g} s; does the disk hang?")
+
+
+async def _look_at_disks(config: VolumeConfig) -> dict[int, Superblock | str]:
     found: dict[int, Superblock | str] = {}
-    for disk in config.disks:
+
+    async def look(disk: DiskConfig) -> None:
         try:
-            found[disk.disk_id] = read_superblock(disk.path)
-        except FormatInvalid as error:
+            found[disk.disk_id] = await in_time(disk.path, config.disk_timeout, read_superblock, disk.path)
+        except (FormatInvalid, Unavailable) as error:
             found[disk.disk_id] = str(error)
         except OSError as error:
             found[disk.disk_id] = f"{error.strerror} (not mounted?)"
+
+    async with trio.open_nursery() as nursery:
+        for disk in config.disks:
+            nursery.start_soon(look, disk)
     return found
 
 
+def local_disk(config: VolumeConfig, disk: DiskConfig) -> LocalDisk:
+    """The implementation of a disk in the settings."""
+    return LocalDisk(
+        DiskId(disk.disk_id), disk.path, UUID(disk.uuid).bytes, disk.bytes_max, limit_seconds=config.disk_timeout
+    )
+
+
 @contextlib.asynccontextmanager
-async def _opened_disks(config: VolumeConfig) -> AsyncIterator[list[LocalDisk]]:
-    disks = [LocalDisk(DiskId(disk.disk_id), disk.path, UUID(disk.uuid).bytes, disk.bytes_max) for disk in config.disks]
+async def _opened_disks(config: VolumeConfig, ownership: Ownership) -> AsyncIterator[list[LocalDisk]]:
+    disks = [local_disk(config, disk) for disk in config.disks]
     try:
         yield disks
     finally:
         with trio.CancelScope(shield=True):
-            for disk in disks:
-                await disk.close()
+            async with trio.open_nursery() as nursery:
+                for disk in disks:
+                    nursery.start_soon(disk.close)
+        for disk in disks:
+            if disk.is_stuck:
+                # Another process that opened the volume now could be overtaken by what is written late.
+                logger.warning("disk %d hangs: this process owns the volume until it is gone", disk.disk_id)
+                ownership.keep()
 
 
 @contextlib.contextmanager

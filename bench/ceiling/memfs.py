@@ -105,6 +105,7 @@ class MemoryFiles(pyfuse3.Operations):
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         data = self._data[fh]
+        data.extend(bytes(max(0, off - len(data))))
         data[off : off + len(buf)] = buf
         self._entries[fh].st_size = len(data)
         return len(buf)

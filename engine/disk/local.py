@@ -165,6 +165,11 @@ class LocalDisk:
         self._threads.stop()
         self._is_closed = True
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether something that the disk was asked for may still happen though nobody waits for it."""
+        return self._threads.is_hung and not self._threads.has_ended
+
     # --- for LocalFanout ---------------------------------------------------------------------------------------------
 
     @property

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from siltstone.config import DiskConfig, VolumeConfig
@@ -96,3 +97,29 @@ def test_a_file_is_replaced_whole_with_the_mode_that_was_asked_for(tmp_path: Pat
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_volume_that_something_may_still_be_written_to_stays_owned_until_the_process_is_gone(tmp_path: Path) -> None:
+    script = (
+        "import sys; from siltstone.home import Home\n"
+        "with Home(sys.argv[1]).owned() as ownership: ownership.keep()\n"
+        "print('kept', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-P", "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "kept\n"
+        with pytest.raises(VolumeBusy) as caught, Home(tmp_path).owned():
+            raise AssertionError("not reached")
+        assert caught.value.pid == process.pid
+        process.stdin.close()
+        process.wait()
+    with Home(tmp_path).owned():
+        pass
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.9, 3601.0, float("inf"), float("nan")])
+def test_a_time_limit_that_makes_no_sense_is_refused(seconds: float) -> None:
+    with pytest.raises(ConfigInvalid, match="disk_timeout"):
+        msgspec.structs.replace(some_config(), disk_timeout=seconds).check()
+    msgspec.structs.replace(some_config(), disk_timeout=1.0).check()

@@ -25,6 +25,7 @@ ERRNO: dict[type[errors.SiltstoneError], int] = {
     # The world does not answer, or bytes are damaged: nothing that the caller did.
     errors.DiskError: errno.EIO,
     errors.DiskMissing: errno.EIO,
+    errors.DiskHung: errno.EIO,
     errors.DiskFull: errno.ENOSPC,
     errors.FileMissing: errno.EIO,
     errors.TooFewDisks: errno.EIO,

@@ -159,11 +159,30 @@ class DiskRead(NamedTuple):
     size: int
 
 
+class Reading(Protocol):
+    """Reads under way on several disks, whose answers come in any order. Who has enough does not wait for the rest."""
+
+    def result(self, index: int) -> bytes | DiskError | None:
+        """The bytes of a read or what its disk raised; None as long as there is no answer."""
+
+    def seconds(self, index: int) -> float:
+        """How long an answer that is there took, from the start of all."""
+
+    async def wait(self, count: int) -> None:
+        """Return when at least ``count`` reads have an answer. May be cancelled, and called again: the reads go on."""
+
+    def leave(self, on_late: Callable[[int], None]) -> None:
+        """Wait no more: ``on_late`` gets the index of each answer that is still to come, when it comes, in the loop."""
+
+
 class Fanout(Protocol):
     """Operations on several disks side by side, with one wakeup of the caller when the last is done."""
 
     async def write_durable(self, writes: Sequence[DiskWrite], lane: Lane) -> list[DiskError | None]:
         """Write and flush each; the result has, in order, None or what that disk raised. Raises nothing itself."""
+
+    def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> Reading:
+        """Begin to read each, without waiting."""
 
     async def read(self, reads: Sequence[DiskRead], lane: Lane) -> list[bytes | DiskError]:
         """Read each; the result has, in order, the bytes or what that disk raised. Raises nothing itself."""

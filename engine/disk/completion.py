@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 from trio.lowlevel import Abort
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 _UNANSWERED: Any = object()
+
+
+class Answers(Protocol[T_contra]):
+    """Where threads put results."""
+
+    def finish(self, index: int, result: T_contra) -> None:
+        """Note a result, unless there is one."""
 
 
 class Completion(Generic[T]):

@@ -12,6 +12,7 @@ import trio
 
 from siltstone.engine.disk.completion import Completion
 from siltstone.engine.disk.local import LocalDisk
+from siltstone.engine.disk.reading import LocalReading
 from siltstone.errors import DiskError
 from siltstone.ports import Disk, DiskRead, DiskWrite, Lane
 
@@ -52,6 +53,15 @@ class LocalFanout:
                 raise result
             results.append(result)
         return results
+
+    def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> LocalReading:
+        """Begin to read each; nobody has to wait for the end."""
+        disks = [_local(read.disk, read.offset) for read in reads]
+        assert all(read.size >= 0 for read in reads)
+        reading = LocalReading(len(reads))
+        for index, (_, name, offset, size) in enumerate(reads):
+            disks[index].submit_read(reading, index, name, offset, size)
+        return reading
 
 
 def _local(disk: Disk, offset: int) -> LocalDisk:

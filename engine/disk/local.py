@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from siltstone.engine.disk.completion import Completion
+from siltstone.engine.disk.completion import Answers, Completion
 from siltstone.engine.disk.directory import LOST_AND_FOUND, DiskDirectory, check_name
 from siltstone.engine.disk.lane import DiskLane
 from siltstone.engine.disk.open_files import OpenFile
@@ -191,11 +191,11 @@ class LocalDisk:
         (self._threads.log if lane is Lane.LOG else self._threads.bulk).submit(job)
 
     def submit_read(
-        self, completion: Completion[bytes | DiskError | BaseException], index: int, name: str, offset: int, size: int
+        self, answers: Answers[bytes | DiskError | BaseException], index: int, name: str, offset: int, size: int
     ) -> None:
-        """Start a read that finishes ``index`` of the completion. Never raises."""
+        """Start a read that gives an answer under ``index``. Never raises."""
         directory = self._directory
-        job = Call(directory, completion, index, "read", name, lambda: directory.read(name, offset, size))
+        job = Call(directory, answers, index, "read", name, lambda: directory.read(name, offset, size))
         self._threads.reader.submit(job)
 
     # --- steps ------------------------------------------------------------------------------------------------------
@@ -227,19 +227,19 @@ class LocalDisk:
 class Call:
     """A job that is done when its function returns."""
 
-    __slots__ = ("_completion", "_directory", "_function", "_index", "_name", "_operation")
+    __slots__ = ("_answers", "_directory", "_function", "_index", "_name", "_operation")
 
     def __init__(
         self,
         directory: DiskDirectory,
-        completion: Completion[Any],
+        answers: Answers[Any],
         index: int,
         operation: str,
         name: str,
         function: Callable[[], object],
     ) -> None:
         self._directory = directory
-        self._completion = completion
+        self._answers = answers
         self._index = index
         self._operation = operation
         self._name = name
@@ -254,7 +254,7 @@ class Call:
             result = self._directory.translate(error, self._operation, self._name)
         except BaseException as error:
             result = error
-        self._completion.finish(self._index, result)
+        self._answers.finish(self._index, result)
 
     def describe(self) -> str:
         """The operation and the file."""
@@ -262,7 +262,7 @@ class Call:
 
     def give_up(self, cause: str) -> None:
         """There was no answer."""
-        self._completion.finish(self._index, DiskHung(self._directory.disk_id, self._operation, self._name, cause))
+        self._answers.finish(self._index, DiskHung(self._directory.disk_id, self._operation, self._name, cause))
 
     def flushed(self, error: OSError | None) -> None:
         """Never called: there is nothing to flush."""

@@ -2,12 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from siltstone.errors import DiskError
 from siltstone.ports import DiskRead, DiskWrite, Lane
+
+
+class SimReading:
+    """The Reading port: one task a read, which lives on when nobody waits."""
+
+    def __init__(self, reads: Sequence[DiskRead]) -> None:
+        self._results: list[bytes | Exception | None] = [None] * len(reads)
+        self._seconds = [0.0] * len(reads)
+        self._started = trio.current_time()
+        self._answered = 0
+        self._changed = trio.Event()
+        self._on_late: Callable[[int], None] | None = None
+        for index, read in enumerate(reads):
+            trio.lowlevel.spawn_system_task(self._carry_out, index, read)
+
+    def result(self, index: int) -> bytes | DiskError | None:
+        """What a read gave; None as long as there is no answer."""
+        result = self._results[index]
+        if isinstance(result, Exception) and not isinstance(result, DiskError):
+            raise result
+        return result
+
+    def seconds(self, index: int) -> float:
+        """How long an answer took."""
+        assert self._results[index] is not None
+        return self._seconds[index]
+
+    async def wait(self, count: int) -> None:
+        """Return when so many have answers."""
+        assert count <= len(self._results)
+        await trio.lowlevel.checkpoint()
+        while self._answered < count:
+            await self._changed.wait()
+
+    def leave(self, on_late: Callable[[int], None]) -> None:
+        """Wait no more; ``on_late`` gets the index of each answer from now on."""
+        self._on_late = on_late
+
+    async def _carry_out(self, index: int, read: DiskRead) -> None:
+        try:
+            self._results[index] = await read.disk.read(read.name, read.offset, read.size)
+        except Exception as error:
+            self._results[index] = error
+        self._seconds[index] = trio.current_time() - self._started
+        self._answered += 1
+        self._changed.set()
+        self._changed = trio.Event()
+        if self._on_late is not None:
+            self._on_late(index)
 
 
 class SimFanout:
@@ -38,6 +87,11 @@ class SimFanout:
                 for index, write in enumerate(writes):
                     nursery.start_soon(carry_out, index, write)
         return results
+
+    def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> SimReading:
+        """Begin to read each."""
+        self.reads += len(reads)
+        return SimReading(reads)
 
     async def read(self, reads: Sequence[DiskRead], lane: Lane) -> list[bytes | DiskError]:
         """Read each."""

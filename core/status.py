@@ -110,6 +110,10 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     pending_fills: int
     """Stripes whose fill waits for a disk to be in place everywhere."""
     degraded_reads: int
+    hedged_reads: int
+    """Reads in which a unit was late and computed from others meanwhile."""
+    won_hedges: int
+    """Of these, how many had the computed bytes first."""
     repaired_blocks: int
     writer_waits: int
     disks: list[DiskReport]
@@ -183,6 +187,8 @@ def volume_status(parts: Parts) -> VolumeStatus:
         filled_stripes=fills.filled_stripes,
         pending_fills=fills.pending,
         degraded_reads=engine_counts.degraded_reads,
+        hedged_reads=engine_counts.hedged_reads,
+        won_hedges=engine_counts.won_hedges,
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits,
         disks=disks,

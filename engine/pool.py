@@ -206,6 +206,11 @@ class Pool:
         """For operations on several disks at once."""
         return self._fanout
 
+    @property
+    def clock(self) -> Clock:
+        """The pool's time."""
+        return self._clock
+
     def disk(self, disk_id: DiskId) -> Disk:
         """A disk that is up; raises DiskMissing for one that is not, or that the pool never had."""
         member = self._members.get(disk_id)

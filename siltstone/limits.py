@@ -21,7 +21,7 @@ ROW_BYTES = 4 * KIB
 """Rows of a slab are allocated in this step; a unit is a whole number of rows."""
 
 SLOT_BYTES = 128
-"""Extents inside a stripe start on multiples of this (docs/decisions/0007)."""
+"""Extents inside a stripe start on multiples of this (docs/decisions/0008)."""
 
 UNIT_BYTES_MAX = 1 * MIB
 """Longest unit of a stripe of full width: a stripe holds at most k of them. Narrower stripes hold as much."""

@@ -3,21 +3,29 @@
 No byte leaves here that does not match its checksum. Whatever is wrong with a unit - its disk is away, reading fails, a
 checksum differs - is one case: the range is computed from k other units whose blocks are right, checked as well, and
 written back where the disk takes it.
+
+A unit that is late is computed as well (a hedge), while its own read goes on: whichever comes first is taken, and
+nothing is written back, for nothing is known to be wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
+
+import trio
 
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
+from siltstone.engine.stripe.fetch import Fetch
 from siltstone.engine.stripe.layout import Slab, Stripe, blocks_per_unit, chunk_name, slab_of, unit_offset, unit_ranges
+from siltstone.engine.stripe.pace import Pace
 from siltstone.errors import DiskError, DiskMissing, FileMissing, StripeUnreadable
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
-from siltstone.ports import DiskRead, DiskWrite, Lane, Workers
-from siltstone.types import Buffer, StripeId
+from siltstone.ports import DiskRead, DiskWrite, Workers
+from siltstone.types import Buffer, DiskId, StripeId
 
 
 class StripeAddress(NamedTuple):
@@ -83,6 +91,11 @@ def changed_by(pieces: Sequence[UnitPiece], span: Span, data: Buffer) -> bytearr
     return changed
 
 
+def _good(spans: Sequence[Span], found: Sequence[bytes | Flaw]) -> dict[Span, bytes]:
+    """The spans that were read and are right."""
+    return {span: data for span, data in zip(spans, found, strict=True) if isinstance(data, bytes)}
+
+
 class StripeReader:
     """Reads and mends stripes of a pool."""
 
@@ -92,6 +105,11 @@ class StripeReader:
         self.degraded_reads = 0
         self.repaired_blocks = 0
         self.failed_repairs = 0
+        self.hedged_reads = 0
+        """Reads in which a unit was late and computed from others meanwhile."""
+        self.won_hedges = 0
+        """Of these, how many had the computed bytes first."""
+        self._pace = Pace(pool.clock)
         self._overlays: dict[StripeId, Overlay] = {}
 
     def lay_over(self, stripe_id: StripeId, overlay: Overlay) -> None:
@@ -150,13 +168,11 @@ class StripeReader:
         """Data bytes [offset, offset + size), verified. Raises StripeUnreadable when fewer than k units are right."""
         ranges = unit_ranges(at.stripe, offset, size)
         spans = [blocks_around(*unit_range, at.stripe.unit_bytes) for unit_range in ranges]
-        found = await self._fetch(at, spans)
-        flaws = [outcome for outcome in found if isinstance(outcome, Flaw)]
-        rebuilt: dict[Span, bytes] = {}
+        found, rebuilt = await self._fetch_or_hedge(at, spans)
+        flaws = [outcome for outcome in found if isinstance(outcome, Flaw) and outcome.span not in rebuilt]
         if flaws:
             self.degraded_reads += 1
-            good = {span: data for span, data in zip(spans, found, strict=True) if isinstance(data, bytes)}
-            rebuilt = await self._rebuild(at, flaws, good)
+            rebuilt |= await self._rebuild(at, flaws, _good(spans, found))
         parts: list[bytes] = []
         for unit_range, span, outcome in zip(ranges, spans, found, strict=True):
             data = outcome if isinstance(outcome, bytes) else rebuilt[span]
@@ -178,32 +194,48 @@ class StripeReader:
 
     async def _fetch(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes | Flaw]:
         """Read and check spans, side by side; in order, the bytes or what is wrong."""
-        outcomes: list[bytes | DiskError | None] = [self._span_nowait(at, span) for span in spans]
+        with self._begin(at, spans) as fetch:
+            await fetch.wait()
+            return self._checked(at, spans, fetch)
+
+    def _begin(self, at: StripeAddress, spans: Sequence[Span], *, passing_over: Collection[DiskId] = ()) -> Fetch:
+        """Begin to read spans, but those on disks that are passed over."""
         slab_id = slab_of(at.stripe_id)
+        fetch = Fetch(self._pool, self._pace, len(spans))
         reads: list[DiskRead] = []
-        waiting: list[int] = []
         for index, span in enumerate(spans):
-            if outcomes[index] is not None:
+            data = self._span_nowait(at, span)
+            if data is not None:
+                fetch.have(index, data)
+                continue
+            disk_id = at.slab.disks[span.unit]
+            if disk_id in passing_over:
                 continue
             try:
-                disk = self._pool.disk(at.slab.disks[span.unit])
+                disk = self._pool.disk(disk_id)
             except DiskMissing as error:
-                outcomes[index] = error
+                fetch.have(index, error)
                 continue
             offset = at.offset(span.unit) + span.start
             reads.append(DiskRead(disk, chunk_name(slab_id, span.unit), offset, span.end - span.start))
-            waiting.append(index)
-        if reads:
-            for index, result in zip(waiting, await self._pool.fanout.read(reads, Lane.BULK), strict=True):
-                if isinstance(result, DiskError):
-                    self._pool.report(result)
-                    outcomes[index] = result
-                else:
-                    outcomes[index] = self._seen(at, spans[index], result)
-        return [self._check(at, span, outcome) for span, outcome in zip(spans, outcomes, strict=True)]
+            fetch.want(index)
+        fetch.begin(reads)
+        return fetch
 
-    def _check(self, at: StripeAddress, span: Span, outcome: bytes | DiskError | None) -> bytes | Flaw:
-        assert outcome is not None
+    def _checked(self, at: StripeAddress, spans: Sequence[Span], fetch: Fetch) -> list[bytes | Flaw]:
+        """What a fetch has; what has no answer yet is a flaw that nobody mends."""
+        found: list[bytes | Flaw] = []
+        for index, span in enumerate(spans):
+            outcome = fetch.outcome(index)
+            if outcome is None:
+                found.append(Flaw(span, (), f"disk {at.slab.disks[span.unit]}: no answer yet"))
+                continue
+            if isinstance(outcome, bytes) and fetch.was_read(index):
+                outcome = self._seen(at, span, outcome)
+            found.append(self._check(at, span, outcome))
+        return found
+
+    def _check(self, at: StripeAddress, span: Span, outcome: bytes | DiskError) -> bytes | Flaw:
         if isinstance(outcome, (DiskMissing, FileMissing)):
             return Flaw(span, (), str(outcome))
         if isinstance(outcome, DiskError):
@@ -213,6 +245,78 @@ class StripeReader:
         if damaged:
             return Flaw(span, damaged, f"disk {at.slab.disks[span.unit]}: checksum mismatch in {len(damaged)} blocks")
         return outcome
+
+    # --- hedging ------------------------------------------------------------------------------------------------------
+
+    async def _fetch_or_hedge(
+        self, at: StripeAddress, spans: Sequence[Span]
+    ) -> tuple[list[bytes | Flaw], dict[Span, bytes]]:
+        """What a fetch of spans gives, and spans that were late and computed from others before they came."""
+        stalled = [disk_id for disk_id in at.slab.disks if self._pace.is_stalled(disk_id)]
+        if stalled and not self._can_do_without(at, stalled):
+            stalled = []
+        with self._begin(at, spans, passing_over=stalled) as fetch:
+            if not fetch.is_whole:
+                self._pace.earn()
+            with trio.move_on_after(self._patience_seconds(at, spans) if at.slab.parity_units else float("inf")):
+                await fetch.wait()
+            if not fetch.is_whole:
+                late = [at.slab.disks[span.unit] for index, span in enumerate(spans) if fetch.outcome(index) is None]
+                if self._can_do_without(at, late) and (set(late) <= set(stalled) or self._pace.spend()):
+                    rebuilt = await self._hedge(at, spans, fetch)
+                    if rebuilt is not None:
+                        return self._checked(at, spans, fetch), rebuilt
+                await fetch.wait()
+            found = self._checked(at, spans, fetch)
+        left = [index for index in range(len(spans)) if fetch.outcome(index) is None]
+        if left:  # passed over, and it turned out that they cannot be done without
+            for index, outcome in zip(left, await self._fetch(at, [spans[index] for index in left]), strict=True):
+                found[index] = outcome
+        return found, {}
+
+    async def _fetch_unless_late(self, at: StripeAddress, spans: Sequence[Span], others: int) -> list[bytes | Flaw]:
+        """What a fetch of sources gives; those that are late are flaws that nobody mends, if there are others to take
+        their places."""
+        with self._begin(at, spans) as fetch:
+            with trio.move_on_after(self._patience_seconds(at, spans) if others else float("inf")):
+                await fetch.wait()
+            late = [span for index, span in enumerate(spans) if fetch.outcome(index) is None]
+            if late and (len(late) > others or not self._pace.spend()):
+                await fetch.wait()
+            return self._checked(at, spans, fetch)
+
+    async def _hedge(self, at: StripeAddress, spans: Sequence[Span], fetch: Fetch) -> dict[Span, bytes] | None:
+        """Compute what a fetch still waits for; None if all of that comes first and right, or if it cannot be done."""
+        self.hedged_reads += 1
+        found = self._checked(at, spans, fetch)
+        flaws = [outcome for outcome in found if isinstance(outcome, Flaw)]
+        rebuilt: dict[Span, bytes] | None = None
+
+        async def rebuild(scope: trio.CancelScope) -> None:
+            nonlocal rebuilt
+            with suppress(StripeUnreadable):
+                rebuilt = await self._rebuild(at, flaws, _good(spans, found))
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rebuild, nursery.cancel_scope)
+            await fetch.wait()
+            if not any(isinstance(outcome, Flaw) for outcome in self._checked(at, spans, fetch)):
+                nursery.cancel_scope.cancel()
+        self.won_hedges += rebuilt is not None
+        return rebuilt
+
+    def _can_do_without(self, at: StripeAddress, disks: Collection[DiskId]) -> bool:
+        """Whether enough units of a stripe are on other disks that are up and answer."""
+        others = [disk_id for disk_id in at.slab.disks if disk_id not in disks and self._pool.is_up(disk_id)]
+        return sum(not self._pace.is_stalled(disk_id) for disk_id in others) >= at.slab.data_units
+
+    def _patience_seconds(self, at: StripeAddress, spans: Sequence[Span]) -> float:
+        """How long to wait for spans before one of them is late."""
+        asked = {at.slab.disks[span.unit] for span in spans}
+        # One of several that are asked is a peer of the others.
+        peers = [disk_id for disk_id in at.slab.disks if len(asked) > 1 or disk_id not in asked]
+        return self._pace.patience_seconds(peers)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -244,17 +348,20 @@ class StripeReader:
         ``flawed``. False when there are not k that are right all along the range."""
         missing = {flaw.span.unit for flaw in flawed}
         others = [unit for unit in range(len(at.slab.disks)) if unit not in missing and unit not in sources]
-        others.sort(key=lambda unit: not self._pool.is_up(at.slab.disks[unit]))
+        others.sort(key=lambda unit: self._is_doubtful(at.slab.disks[unit]))
         while len(sources) < at.slab.data_units and others:
             count = at.slab.data_units - len(sources)
             spans = [Span(unit, low, high) for unit in others[:count]]
             del others[:count]
-            for span, outcome in zip(spans, await self._fetch(at, spans), strict=True):
+            for span, outcome in zip(spans, await self._fetch_unless_late(at, spans, len(others)), strict=True):
                 if isinstance(outcome, Flaw):
                     flawed.append(outcome)
                 else:
                     sources[span.unit] = outcome
         return len(sources) >= at.slab.data_units
+
+    def _is_doubtful(self, disk_id: DiskId) -> tuple[bool, bool]:
+        return not self._pool.is_up(disk_id), self._pace.is_stalled(disk_id)
 
     async def _rebuild_by_block(self, at: StripeAddress, wanted: list[int], low: int, high: int) -> dict[int, bytes]:
         """Range [low, high) of units, every block from whichever k units are right there; repairs the others."""

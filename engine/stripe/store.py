@@ -101,6 +101,8 @@ class StripeStatistics(NamedTuple):
     degraded_reads: int
     repaired_blocks: int
     failed_repairs: int
+    hedged_reads: int
+    won_hedges: int
 
 
 class StripeStore:
@@ -412,4 +414,6 @@ class StripeStore:
             self._reader.degraded_reads,
             self._reader.repaired_blocks,
             self._reader.failed_repairs,
+            self._reader.hedged_reads,
+            self._reader.won_hedges,
         )

@@ -238,6 +238,9 @@ class Machine(Rules):
         log = volume.ledger.log.statistics()
         self._last_lsn = volume.ledger.log.next_lsn
         self.fired["degraded read"] += stripes.degraded_reads
+        self.fired["hedged read"] += stripes.hedged_reads
+        self.fired["hedge won"] += stripes.won_hedges
+        self.fired["hedge lost"] += stripes.hedged_reads - stripes.won_hedges
         self.fired["block repaired"] += stripes.repaired_blocks
         self.fired["stripe write failed"] += stripes.failed_writes
         self.fired["log formed again"] += log.segments_failed
@@ -449,7 +452,18 @@ class Machine(Rules):
             self.fired["late effect"] += disk.late_effects - before
         await trio.sleep(30)
         self.hanging.clear()
+        if not self.is_tight:
+            await self._check(volume)  # before anything is read, and mended thereby: nothing was damaged
         await self.look(volume)
+
+    async def do_slow_disk(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """A disk takes long to read, or two: what is on them is computed from the others meanwhile."""
+        chosen = {a % 6, b % 6} if c % 2 else {a % 6}
+        slow = [(self.world.disks[index], self.world.disks[index].slow(1.0 + c, "read")) for index in chosen]
+        await self.look(volume)
+        for disk, fault in slow:
+            if fault in disk.faults:
+                disk.faults.remove(fault)
 
     async def do_rot(self, volume: Volume, a: int, place: int, b: int) -> None:
         """Bytes of a chunk file or of a log segment change."""

@@ -61,6 +61,7 @@ RULES: dict[str, int] = {
     "heal": 1,
     "hang": 2,
     "let go": 1,
+    "slow disk": 1,
     "rot": 2,
     "full": 1,
     "room": 1,

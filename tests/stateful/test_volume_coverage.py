@@ -32,6 +32,8 @@ BRANCHES = (
     "disk hung",
     "disk vanished in an operation",
     "fill redone",
+    "hedge lost",
+    "hedge won",
     "hole filled",
     "killed while closing",
     "killed while living",
@@ -98,6 +100,8 @@ DIRECTED: dict[str, list[Step]] = {
     "degraded read": [*WRITTEN, Step("lose disk", 0, 1)],
     "fill redone": [*worn_and_tight(0, 1), Step("crash", 43), Step("settle")],
     "hole filled": [*worn_and_tight(0, 1), Step("settle")],
+    "hedge lost": [*WRITTEN, *(Step("slow disk", index, index + 1, 1) for index in range(6))],
+    "hedge won": [*WRITTEN, *(Step("slow disk", index) for index in range(6))],
     "disk hung": [*WRITTEN, *(Step("hang", index) for index in (0, 1)), *WRITTEN, *WRITTEN, *WRITTEN],
     "late effect": [
         *WRITTEN,

@@ -33,6 +33,8 @@ class Fetch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if not self._pending:
+            return
         self._note()
         if self._pending and self._reading is not None:
             self._reading.leave(self._note_one)
@@ -60,12 +62,14 @@ class Fetch:
     @property
     def is_whole(self) -> bool:
         """Whether every outcome is there."""
-        self._note()
-        return all(outcome is not None for outcome in self._outcomes)
+        if self._pending:
+            self._note()
+        return None not in self._outcomes
 
     def outcome(self, index: int) -> bytes | DiskError | None:
         """The bytes or the error; None if there is no answer yet, or it was not asked for."""
-        self._note()
+        if self._pending:
+            self._note()
         return self._outcomes[index]
 
     def was_read(self, index: int) -> bool:

@@ -9,7 +9,7 @@ make it worse. A disk that answers nothing at all for a second is another matter
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from statistics import median_low
 
 from siltstone.ports import Clock
@@ -52,6 +52,8 @@ class Pace:
         self._clock = clock
         self._answers: dict[DiskId, _Answers] = {}
         self._credit = CREDIT_MAX / 2
+        self._outstanding = 0
+        self._patience: dict[tuple[DiskId, ...], float] = {}  # by the peers; as long as no percentile changes
 
     def note_begun(self, disk_id: DiskId) -> None:
         """A read was sent to a disk."""
@@ -61,18 +63,25 @@ class Pace:
         if not answers.outstanding:
             answers.quiet_since_ns = self._clock.monotonic_ns()
         answers.outstanding += 1
+        self._outstanding += 1
 
     def note_answer(self, disk_id: DiskId, seconds: float) -> None:
         """A read that was sent to a disk has an answer, which took so long."""
         answers = self._answers[disk_id]
         assert answers.outstanding > 0
         answers.outstanding -= 1
+        self._outstanding -= 1
         answers.quiet_since_ns = self._clock.monotonic_ns()
         answers.seconds.append(seconds)
         answers.unseen += 1
         if answers.unseen == SAMPLES_MIN:
             answers.unseen = 0
             answers.percentile = sorted(answers.seconds)[len(answers.seconds) * 99 // 100]
+            self._patience.clear()
+
+    def stalled(self, disks: Sequence[DiskId]) -> list[DiskId]:
+        """Those of some disks that are stalled; mostly none."""
+        return [disk_id for disk_id in disks if self.is_stalled(disk_id)] if self._outstanding else []
 
     def is_stalled(self, disk_id: DiskId) -> bool:
         """Whether a disk has answered nothing for a while, though it was asked."""
@@ -81,8 +90,14 @@ class Pace:
             return False
         return self._clock.monotonic_ns() - answers.quiet_since_ns >= STALL_SECONDS * 1e9
 
-    def patience_seconds(self, peers: Iterable[DiskId]) -> float:
+    def patience_seconds(self, peers: tuple[DiskId, ...]) -> float:
         """How long to wait for a disk with these peers."""
+        patience = self._patience.get(peers)
+        if patience is None:
+            patience = self._patience[peers] = self._patience_now(peers)
+        return patience
+
+    def _patience_now(self, peers: tuple[DiskId, ...]) -> float:
         known = [
             answers.percentile
             for peer in peers

@@ -252,7 +252,7 @@ class StripeReader:
         self, at: StripeAddress, spans: Sequence[Span]
     ) -> tuple[list[bytes | Flaw], dict[Span, bytes]]:
         """What a fetch of spans gives, and spans that were late and computed from others before they came."""
-        stalled = [disk_id for disk_id in at.slab.disks if self._pace.is_stalled(disk_id)]
+        stalled = self._pace.stalled(at.slab.disks)
         if stalled and not self._can_do_without(at, stalled):
             stalled = []
         with self._begin(at, spans, passing_over=stalled) as fetch:
@@ -313,10 +313,11 @@ class StripeReader:
 
     def _patience_seconds(self, at: StripeAddress, spans: Sequence[Span]) -> float:
         """How long to wait for spans before one of them is late."""
-        asked = {at.slab.disks[span.unit] for span in spans}
-        # One of several that are asked is a peer of the others.
-        peers = [disk_id for disk_id in at.slab.disks if len(asked) > 1 or disk_id not in asked]
-        return self._pace.patience_seconds(peers)
+        disks = at.slab.disks
+        if len(spans) > 1:
+            return self._pace.patience_seconds(disks)  # one of several is a peer of the others
+        unit = spans[0].unit
+        return self._pace.patience_seconds((*disks[:unit], *disks[unit + 1 :]))
 
     # --- decoding -------------------------------------------------------------------------------------------------
 

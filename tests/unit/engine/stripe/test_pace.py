@@ -14,7 +14,7 @@ from siltstone.engine.stripe.pace import (
 )
 from siltstone.types import DiskId
 
-DISKS = [DiskId(index) for index in range(6)]
+DISKS = tuple(DiskId(index) for index in range(6))
 
 
 class Time:

@@ -13,6 +13,7 @@ a crash or a failing disk left is redone from the log, which keeps the payload u
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from siltstone.core.carrier import current_extent, join_neighbours
@@ -21,7 +22,7 @@ from siltstone.core.ledger import Ledger, StripeInfo
 from siltstone.core.packing import Movable, short_runs
 from siltstone.core.reader import Reader
 from siltstone.core.split import Splitter
-from siltstone.core.worn import use_of
+from siltstone.core.worn import Worn, use_of
 from siltstone.engine.stripe.fill import Fill, Filled
 from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.errors import SiltstoneError
@@ -167,26 +168,24 @@ class Filler:
         return _Wanted(fill.stripe_id, self._ledger.stripe_info(fill.stripe_id), parts)
 
     def _candidates(self, claimed: set[SlabId]) -> Iterator[Candidate]:
-        """Worn stripes of slabs that nobody else works on, most dead first."""
+        """Worn stripes of slabs that nobody else works on: of the most dead ones, those of slabs with most to fill
+        first, so that few files are written and flushed."""
         store, worn = self._ledger.store, self._ledger.worn
-        parity_rows: dict[SlabId, int] = {}
-        for count, found in enumerate(worn.short()):
-            if count == CANDIDATES_MAX:
-                return
-            slab_id = slab_of(found.stripe_id)
-            if space.has_fill(store, found.stripe_id) or not self._ledger.stripes.takes_fills(slab_id):
+        by_slab: dict[SlabId, list[Worn]] = {}
+        for found in islice(worn.short(), CANDIDATES_MAX):
+            by_slab.setdefault(slab_of(found.stripe_id), []).append(found)
+        for slab_id in sorted(by_slab, key=lambda slab_id: -sum(found.hole_bytes for found in by_slab[slab_id])):
+            if not self._ledger.stripes.takes_fills(slab_id) or not self._ledger.try_claim(slab_id):
                 continue
-            if slab_id not in claimed:
-                if not self._ledger.try_claim(slab_id):
-                    continue
-                claimed.add(slab_id)
-                parity_rows[slab_id] = self._ledger.stripes.slabs.get(slab_id).parity.allocator.free
-            if parity_rows[slab_id] < found.unit_bytes // ROW_BYTES:
-                continue
-            parity_rows[slab_id] -= found.unit_bytes // ROW_BYTES
-            if space.get_stripe(store, found.stripe_id) is not None:
-                dead = use_of(store, found.stripe_id, found.capacity).dead
-                yield Candidate(found.stripe_id, found.unit_bytes, dead)
+            claimed.add(slab_id)
+            parity_rows = self._ledger.stripes.slabs.get(slab_id).parity.allocator.free
+            for found in by_slab[slab_id]:
+                parity_rows -= found.unit_bytes // ROW_BYTES
+                if parity_rows < 0:
+                    break  # the others wait for the old parity of these
+                if found.hole_bytes and not space.has_fill(store, found.stripe_id):
+                    dead = use_of(store, found.stripe_id, found.capacity).dead
+                    yield Candidate(found.stripe_id, found.unit_bytes, dead)
 
     async def _fill(self, chunk: Sequence[Movable], wanted: Sequence[_Wanted]) -> int:
         current, payloads = await self._fetch(chunk, wanted)

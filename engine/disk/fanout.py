@@ -7,6 +7,7 @@ a durable write of 4 KiB (measured: 560-740 us against 280-310).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import trio
 
@@ -14,7 +15,9 @@ from siltstone.engine.disk.completion import Completion
 from siltstone.engine.disk.local import LocalDisk
 from siltstone.engine.disk.reading import LocalReading
 from siltstone.errors import DiskError
-from siltstone.ports import Disk, DiskRead, DiskWrite, Lane
+from siltstone.ports import DiskRead, DiskWrite, Lane
+
+AnyOperation = TypeVar("AnyOperation", DiskRead, DiskWrite)
 
 
 class LocalFanout:
@@ -26,10 +29,10 @@ class LocalFanout:
         if not writes:
             return []
         # All is checked before anything starts: from then on this task must wait.
-        disks = [_local(write.disk, write.offset) for write in writes]
+        by_disk = _by_disk(writes)
         completion: Completion[DiskError | BaseException | None] = Completion(len(writes))
-        for index, (_, name, offset, buffers) in enumerate(writes):
-            disks[index].submit_write(completion, index, name, offset, buffers, lane)
+        for disk, jobs in by_disk.items():
+            disk.submit_writes(completion, jobs, lane)
         results: list[DiskError | None] = []
         for result in await completion.wait():
             if result is not None and not isinstance(result, DiskError):
@@ -42,11 +45,11 @@ class LocalFanout:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not reads:
             return []
-        disks = [_local(read.disk, read.offset) for read in reads]
         assert all(read.size >= 0 for read in reads)
+        by_disk = _by_disk(reads)
         completion: Completion[bytes | DiskError | BaseException] = Completion(len(reads))
-        for index, (_, name, offset, size) in enumerate(reads):
-            disks[index].submit_read(completion, index, name, offset, size)
+        for disk, jobs in by_disk.items():
+            disk.submit_reads(completion, jobs)
         results: list[bytes | DiskError] = []
         for result in await completion.wait():
             if not isinstance(result, bytes | DiskError):
@@ -56,16 +59,21 @@ class LocalFanout:
 
     def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> LocalReading:
         """Begin to read each; nobody has to wait for the end."""
-        disks = [_local(read.disk, read.offset) for read in reads]
         assert all(read.size >= 0 for read in reads)
+        by_disk = _by_disk(reads)
         reading = LocalReading(len(reads))
-        for index, (_, name, offset, size) in enumerate(reads):
-            disks[index].submit_read(reading, index, name, offset, size)
+        for disk, jobs in by_disk.items():
+            disk.submit_reads(reading, jobs)
         return reading
 
 
-def _local(disk: Disk, offset: int) -> LocalDisk:
-    assert isinstance(disk, LocalDisk)
-    assert not disk.is_closed
-    assert offset >= 0
-    return disk
+def _by_disk(operations: Sequence[AnyOperation]) -> dict[LocalDisk, list[tuple[int, AnyOperation]]]:
+    """Operations with their indexes, by disk: a thread is woken once for all that it gets."""
+    by_disk: dict[LocalDisk, list[tuple[int, AnyOperation]]] = {}
+    for index, operation in enumerate(operations):
+        disk = operation.disk
+        assert isinstance(disk, LocalDisk)
+        assert not disk.is_closed
+        assert operation.offset >= 0
+        by_disk.setdefault(disk, []).append((index, operation))
+    return by_disk

@@ -17,7 +17,8 @@ from typing import Protocol
 from siltstone.engine.disk.open_files import OpenFile
 
 BATCH_JOBS_MAX = 64
-"""Jobs that share one round of flushes: the first waits for the last, so there must not be any number of them."""
+"""Jobs that share one round of flushes: the first waits for the last, so there must not be any number of them. Those
+that were submitted together always do."""
 
 _working = threading.local()
 
@@ -53,7 +54,7 @@ class DiskLane:
         self._name = name
         self._flush = flush
         self._on_start = on_start
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._queue: SimpleQueue[Sequence[Job] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()  # so that a lane that is given up has a thread that runs, or never has one
         self._given_up = ""
@@ -72,12 +73,12 @@ class DiskLane:
         """A number that changes as long as the thread gets on with its work; None while it has none."""
         return self._steps if self._batch else None
 
-    def submit(self, job: Job) -> None:
-        """Put a job in the queue. From the loop's thread only."""
+    def submit(self, *jobs: Job) -> None:
+        """Put jobs in the queue, with one wakeup of the thread. From the loop's thread only."""
         if self._thread is None:
             self._start()
-        self._queue.put(job)
-        if self._given_up:  # looked at after the job is in: either we see it here, or ``give_up`` sees the job
+        self._queue.put(jobs)
+        if self._given_up:  # looked at after the jobs are in: either we see them here, or ``give_up`` does
             self._fail_queued()
 
     def note_step(self) -> None:
@@ -119,12 +120,13 @@ class DiskLane:
         has_end = False
         while True:
             try:
-                job = self._queue.get_nowait()
+                jobs = self._queue.get_nowait()
             except Empty:
                 break
-            if job is None:
+            if jobs is None:
                 has_end = True
-            else:
+                continue
+            for job in jobs:
                 job.give_up(self._given_up)
         if has_end:
             self._queue.put(None)  # it is for the thread
@@ -136,12 +138,12 @@ class DiskLane:
         while not is_stopping:
             jobs: list[Job] = []
             while True:
-                job = queue.get()
-                if job is None:
+                found = queue.get()
+                if found is None:
                     is_stopping = True
                     break
-                jobs.append(job)
-                if queue.empty() or len(jobs) == BATCH_JOBS_MAX:  # the others who take from it end it
+                jobs.extend(found)
+                if queue.empty() or len(jobs) >= BATCH_JOBS_MAX:  # the others who take from it end it
                     break
             self._batch = jobs
             self._carry_out(jobs)

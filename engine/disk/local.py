@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -22,7 +23,7 @@ from siltstone.engine.disk.threads import DiskThreads
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
 from siltstone.errors import ConfigInvalid, DiskError, DiskHung
 from siltstone.limits import DISK_TIMEOUT_SECONDS
-from siltstone.ports import DiskSpace, FileEntry, Lane
+from siltstone.ports import DiskRead, DiskSpace, DiskWrite, FileEntry, Lane
 from siltstone.types import Buffer, DiskId
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ class LocalDisk:
         await self._begin()
         assert offset >= 0 and size >= 0
         completion: Completion[bytes | DiskError | BaseException] = Completion(1)
-        self.submit_read(completion, 0, name, offset, size)
+        self.submit_reads(completion, [(0, DiskRead(self, name, offset, size))])
         (result,) = await completion.wait()
         if isinstance(result, BaseException):
             raise result
@@ -177,26 +178,29 @@ class LocalDisk:
         """Whether ``close`` was called: nothing may be submitted any more."""
         return self._is_closed
 
-    def submit_write(
+    def submit_writes(
         self,
         completion: Completion[DiskError | BaseException | None],
-        index: int,
-        name: str,
-        offset: int,
-        buffers: Sequence[Buffer],
+        writes: Sequence[tuple[int, DiskWrite]],
         lane: Lane,
     ) -> None:
-        """Start a write and flush that finishes ``index`` of the completion. Never raises."""
-        job = DurableWrite(self._directory, completion, index, name, offset, buffers, "write")
-        (self._threads.log if lane is Lane.LOG else self._threads.bulk).submit(job)
+        """Start writes and flushes, each of which finishes its index of the completion. Never raises."""
+        jobs = [
+            DurableWrite(self._directory, completion, index, name, offset, buffers, "write")
+            for index, (_, name, offset, buffers) in writes
+        ]
+        (self._threads.log if lane is Lane.LOG else self._threads.bulk).submit(*jobs)
 
-    def submit_read(
-        self, answers: Answers[bytes | DiskError | BaseException], index: int, name: str, offset: int, size: int
+    def submit_reads(
+        self, answers: Answers[bytes | DiskError | BaseException], reads: Sequence[tuple[int, DiskRead]]
     ) -> None:
-        """Start a read that gives an answer under ``index``. Never raises."""
+        """Start reads, each of which gives an answer under its index. Never raises."""
         directory = self._directory
-        job = Call(directory, answers, index, "read", name, lambda: directory.read(name, offset, size))
-        self._threads.reader.submit(job)
+        jobs = [
+            Call(directory, answers, index, "read", name, partial(directory.read, name, offset, size))
+            for index, (_, name, offset, size) in reads
+        ]
+        self._threads.reader.submit(*jobs)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 

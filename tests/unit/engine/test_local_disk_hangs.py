@@ -25,7 +25,7 @@ from siltstone.types import Buffer, DiskId
 from sim.stuck import Stuck
 
 UUID = bytes(range(16))
-LIMIT_SECONDS = 0.4
+LIMIT_SECONDS = 1.0
 
 
 @pytest.fixture

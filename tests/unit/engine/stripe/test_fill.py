@@ -179,7 +179,7 @@ def test_a_slab_full_of_data_has_room_for_new_parity() -> None:
     async def main() -> None:
         chunk_bytes = 256 * ROW_BYTES
         rig = StripeRig(2, 1, 3, chunk_bytes=chunk_bytes, capacity_bytes=4 * chunk_bytes)
-        rows = await rig.write_runs([2 * ROW_BYTES] * 254)
+        rows = await rig.write_runs([2 * ROW_BYTES] * 252)
         assert rig.store.space().data_free_bytes == 0
         committed: list[Filled] = []
         await fill(rig, {rows[7].stripe_id: [Fill(512, b"y" * 600)]}, committed)

@@ -1,18 +1,22 @@
 """How much of the disks is useful under churn, and what does that cost?
 
-A volume (k+m = 4+2, small disks, segments and chunks small in proportion) is filled to 86 % of its raw space, data and
-parity. Then files are deleted and written anew at random, each with another size, until three times the pool's size was
-written
-(or, with --quick, eight seconds are over). Workloads: `mixed` (1 KiB ... 8 MiB, log-uniform) and `small` (4 ... 16
-KiB), each `uniform` and `hot` (80 % of the changes in 20 % of the files). Every write is flushed (fsync) before it
-counts.
+A volume (4+2, small disks, everything else as `siltstone init` would have it) is filled until files with their parity
+take 90 % of the raw space of its disks. Then they are overwritten and deleted at random until three times the pool's
+size was written (with --quick, until the time is up): half of the changes replace a file by one of another size, a
+quarter deletes one and makes another, a quarter overwrites a part of one in place; where less lives than should, more
+files are made. Sizes: `mixed` 1 KiB ... 8 MiB (log-uniform), `small` 4 ... 16 KiB; files are picked at random
+(`uniform`), or in 80 % of the cases among the first 20 % (`hot`). Eight clients, and every change is flushed (fsync) before it counts.
 
-utilisation: living bytes with their parity / what stripes and the log take on the disks, sampled all along.
-write_amplification_engine: all bytes written to disks / (3 copies of what went through the log + everything once with
-its parity); _total: / bytes of users; _cleaner_*: the same overwrites on a simulated log-structured cleaner at the
-same living share (bench/baseline/cleaner.py). p99_ms_reclaim_on: of the writes at 86 %; _off: of the same writes with
-half of the pool full, where reclaim has nothing to do. Also a plot (PNG) of utilisation over time, if matplotlib is
-installed. `python bench/churn.py [--quick] [--json] [--folder DIR] [--plot FILE] [--workload NAME ...]`.
+utilisation: living bytes with their parity and the log's copies, as a share of what stripes and the log take on the
+disks, sampled ten times a second (`status`: utilisation_with_log); _stripes: the same of stripes alone.
+write_amplification_engine: all bytes written to disks, as a multiple of 3 copies of what went through the log plus
+everything once with its parity; _total: of users' bytes. write_amplification_cleaner_*: pages that a simulated
+log-structured cleaner writes for each page of the user when 90 % of its space lives (bench/baseline/cleaner.py).
+p50/p99_ms_reclaim_on: how long changes took at 90 %, waits for room and refusals that were tried again included; _off:
+the same changes with half of the pool full, where there is nothing to reclaim.
+
+A picture of utilisation over time is written if matplotlib is installed.
+`python bench/churn.py [--quick] [--json] [--folder DIR] [--disk-mib N] [--plot FILE] [--workload NAME ...]`.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +42,7 @@ from baseline.cleaner import hot_and_cold, uniform, write_amplification
 
 from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.status import VolumeStatus
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.fanout import LocalFanout
@@ -49,123 +54,203 @@ from siltstone.limits import KIB, LOG_REPLICAS, MIB
 from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.types import ROOT_INO, DiskId, Ino
 
-DISKS = 6
-FILL = 0.86
+DISKS, DATA_UNITS = 6, 4
+FILL = 0.90
+"""Of the raw space, files with their parity."""
+
 CLIENTS = 8
-SAMPLES = 60
+RETRY_SECONDS = 0.1
+RETRIES_MAX = 300
 PATTERN = random.Random(0).randbytes(16 * MIB)
 WORKLOADS = ("mixed-uniform", "mixed-hot", "small-uniform", "small-hot")
+
+QUICK_CHURN_SECONDS = 5.0
+QUICK_FILL_SECONDS = 16.0
 
 
 class Figures(NamedTuple):
     """What one workload came to."""
 
     fill: float
-    times_written: float
-    """Bytes that users wrote in the churn, in pools; less than three where the time was up."""
+    """What really lived when the churn began; less than FILL where the time was up."""
+    pools_written: float
     utilisation_min: float
     utilisation_mean: float
+    utilisation_stripes_min: float
     engine: float
     total: float
     p50_on: float
     p99_on: float
     p50_off: float
     p99_off: float
+    changes: int
     seconds: float
     user_mb_per_second: float
-    refused: int
+    refusals: int
+    """How often a change was refused for want of room, and tried again."""
     tiers: dict[str, float]
+    """Bytes written to disks for each byte of users, by what for."""
     series: list[tuple[float, float]]
 
 
-class Churn:
-    """Files of a volume that come and go."""
+class File(NamedTuple):
+    """A file of the volume."""
 
-    def __init__(self, volume: Volume, workload: str, seed: int) -> None:
+    name: bytes
+    ino: Ino
+    size: int
+
+
+class Churn:
+    """Files of a volume that come, change and go."""
+
+    def __init__(self, volume: Volume, *, is_small: bool, seed: int) -> None:
         self.volume = volume
         self.source = random.Random(seed)
-        self.is_small = workload.startswith("small")
-        self.is_hot = workload.endswith("hot")
-        self.files: list[tuple[bytes, int]] = []
+        self.is_small = is_small
+        self.is_hot = False
+        self.files: list[File] = []
         self.busy: set[int] = set()
         self.live_bytes = 0
+        self.target_bytes = 0
         self.written_bytes = 0
-        self.refused = 0
+        self.refusals = 0
         self.latencies: list[float] = []
         self._serial = 0
 
     def size(self) -> int:
-        """Of the next file."""
+        """Of the next file: drawn, and cut where more would live than should."""
         if self.is_small:
-            return self.source.randint(4 * KIB, 16 * KIB)
-        return int(math.exp(self.source.uniform(math.log(KIB), math.log(8 * MIB))))
+            drawn = self.source.randint(4 * KIB, 16 * KIB)
+        else:
+            drawn = int(math.exp(self.source.uniform(math.log(KIB), math.log(8 * MIB))))
+        return min(drawn, max(KIB, self.target_bytes - self.live_bytes))
 
-    async def write(self, size: int) -> bytes:
-        """A new file, flushed."""
-        self._serial += 1
-        name = b"%d" % self._serial
+    def data(self, size: int) -> bytes:
+        """Bytes to write."""
         start = self.source.randrange(len(PATTERN) - size)
-        began = time.perf_counter()
-        ino: Ino = (await self.volume.create(ROOT_INO, name, mode=0o100644, uid=0, gid=0)).ino
-        await self.volume.write(ino, 0, PATTERN[start : start + size])
-        await self.volume.fsync(ino)
-        self.latencies.append((time.perf_counter() - began) * 1e3)
-        self.live_bytes += size
-        self.written_bytes += size
-        return name
+        return PATTERN[start : start + size]
 
-    async def fill(self, target: int) -> None:
-        """Write files until so many bytes live, or no more fit."""
+    async def fill(self, target: int, seconds: float) -> None:
+        """Write files until so many bytes live, or the time is up; flushed at the end, all together."""
+        self.target_bytes = target
+        deadline = time.perf_counter() + seconds
 
         async def client() -> None:
-            while self.live_bytes < target:
-                size = min(self.size(), max(4 * KIB, target - self.live_bytes))
-                try:
-                    name = await self.write(size)
-                except NoSpace:
-                    return
-                self.files.append((name, size))
+            while self.live_bytes < target and time.perf_counter() < deadline:
+                self.files.append(await self._create(self.size()))
+                await self.volume.flush(self.files[-1].ino)
 
         await self._side_by_side(client)
+        await self.volume.sync()
 
-    async def churn(self, size: int, seconds: float = math.inf) -> None:
-        """Delete and write until so many bytes were written, or the time is up; as many live afterwards."""
+    async def churn(self, size: int, seconds: float) -> None:
+        """Change files until so many bytes were written, or the time is up; as much lives afterwards."""
         end = self.written_bytes + size
         deadline = time.perf_counter() + seconds
-        live = self.live_bytes
+        largest = 16 * KIB if self.is_small else 8 * MIB
 
         async def client() -> None:
             while self.written_bytes < end and time.perf_counter() < deadline:
+                if self.live_bytes + largest < self.target_bytes:
+                    await self._add()
+                    continue
                 index = self._pick()
                 self.busy.add(index)
-                name, old = self.files[index]
-                await self.volume.unlink(ROOT_INO, name)
-                self.live_bytes -= old
-                new = min(self.size(), max(KIB, live - self.live_bytes)) if self.live_bytes < live else 4 * KIB
-                self.files[index] = await self._write_in_the_end(new)
+                kind = self.source.randrange(4)
+                change = self._overwrite_part if kind == 0 else self._delete_and_create if kind == 1 else self._replace
+                await change(index)
                 self.busy.discard(index)
 
         await self._side_by_side(client)
 
-    async def _write_in_the_end(self, size: int) -> tuple[bytes, int]:
-        """Write a file, as often as it takes; a refusal is counted."""
-        for _ in range(300):
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    async def _create(self, size: int) -> File:
+        self._serial += 1
+        name = b"%d" % self._serial
+        self.live_bytes += size
+        self.written_bytes += size
+        ino = (await self.volume.create(ROOT_INO, name, mode=0o100644, uid=0, gid=0)).ino
+        await self.volume.write(ino, 0, self.data(size))
+        return File(name, ino, size)
+
+    async def _add(self) -> None:
+        size = self.size()
+
+        async def change() -> None:
+            self.files.append(await self._create_durable(size))
+
+        await self._timed(change)
+
+    async def _replace(self, index: int) -> None:
+        """As editors and S3 do: the new file is whole before the old one goes."""
+        old = self.files[index]
+        size = self.size() if self.live_bytes - old.size < self.target_bytes else KIB
+
+        async def change() -> None:
+            new = await self._create_durable(size)
+            await self.volume.rename(ROOT_INO, new.name, ROOT_INO, old.name)
+            self.live_bytes -= old.size
+            self.files[index] = new._replace(name=old.name)
+
+        await self._timed(change)
+
+    async def _delete_and_create(self, index: int) -> None:
+        old = self.files[index]
+        await self.volume.unlink(ROOT_INO, old.name)
+        self.live_bytes -= old.size
+        size = self.size()
+
+        async def change() -> None:
+            self.files[index] = await self._create_durable(size)
+
+        await self._timed(change)
+
+    async def _overwrite_part(self, index: int) -> None:
+        file = self.files[index]
+        size = min(self.size(), file.size)
+        at = self.source.randrange(file.size - size + 1)
+
+        async def change() -> None:
+            await self.volume.write(file.ino, at, self.data(size))
+            await self.volume.fsync(file.ino)
+
+        await self._timed(change)
+        self.written_bytes += size
+
+    async def _create_durable(self, size: int) -> File:
+        live, written = self.live_bytes, self.written_bytes
+        try:
+            file = await self._create(size)
+            await self.volume.fsync(file.ino)
+        except NoSpace:
+            self.live_bytes, self.written_bytes = self.live_bytes - size, written
+            assert self.live_bytes <= live + 8 * CLIENTS * MIB
+            raise
+        return file
+
+    async def _timed(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Make a change, as often as it takes; what it took in all is its latency."""
+        began = time.perf_counter()
+        for _ in range(RETRIES_MAX):
             try:
-                return await self.write(size), size
+                await change()
             except NoSpace:
-                self.refused += 1
-                size = max(KIB, size // 2)
-                await trio.sleep(0.1)
-        raise NoSpace("the volume takes no writes any more, though files were deleted")
+                self.refusals += 1
+                await trio.sleep(RETRY_SECONDS)
+            else:
+                self.latencies.append((time.perf_counter() - began) * 1e3)
+                return
+        raise NoSpace("the volume takes no changes any more, though as much lives as before")
 
     def _pick(self) -> int:
-        while True:
-            pick = hot_and_cold if self.is_hot else uniform
-            index = pick(self.source, len(self.files))
-            if index not in self.busy:
-                return index
+        pick = hot_and_cold if self.is_hot else uniform
+        while (index := pick(self.source, len(self.files))) in self.busy:
+            pass
+        return index
 
-    async def _side_by_side(self, client) -> None:  # type: ignore[no-untyped-def]
+    async def _side_by_side(self, client: Callable[[], Awaitable[None]]) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(CLIENTS):
                 nursery.start_soon(client)
@@ -173,12 +258,12 @@ class Churn:
 
 @asynccontextmanager
 async def opened(folder: Path, disk_bytes: int) -> AsyncIterator[Volume]:
-    """A new volume in a directory."""
+    """A new volume in a directory, with the sizes that `siltstone init` gives such disks."""
     sizes = sizes_for(disk_bytes, DISKS, LOG_REPLICAS)
     config = VolumeConfig(
         uuid=uuid.uuid4().hex,
-        data_units=4,
-        parity_units=2,
+        data_units=DATA_UNITS,
+        parity_units=DISKS - DATA_UNITS,
         disks=tuple(
             DiskConfig(disk_id=index, path=str(folder / f"disk{index}"), uuid=uuid.uuid4().hex, bytes_max=disk_bytes)
             for index in range(DISKS)
@@ -213,62 +298,71 @@ async def opened(folder: Path, disk_bytes: int) -> AsyncIterator[Volume]:
         backing.close()
 
 
-async def measure(folder: Path, workload: str, disk_bytes: int, times: float, limit: float) -> Figures:
-    """One workload."""
-    raw = DISKS * disk_bytes
-    pool = raw * 4 // 6
+async def measure(folder: Path, workloads: list[str], disk_bytes: int, *, is_quick: bool) -> dict[str, Figures]:
+    """Workloads with files of one kind, one after the other on the same volume."""
+    pool = disk_bytes * DATA_UNITS
+    churn_seconds = QUICK_CHURN_SECONDS if is_quick else math.inf
+    fill_seconds = QUICK_FILL_SECONDS / 2 if is_quick else math.inf
+    figures: dict[str, Figures] = {}
     async with opened(folder, disk_bytes) as volume:
-        churn = Churn(volume, workload, seed=1)
-        await churn.fill(pool // 2)
-        churn.latencies.clear()
-        await churn.churn(pool // 4)
+        churn = Churn(volume, is_small=workloads[0].startswith("small"), seed=1)
+        await churn.fill(pool // 2, fill_seconds)
+        await churn.churn(pool // 4, churn_seconds / 3)
         off = sorted(churn.latencies)
-        await churn.fill(int(pool * FILL))
-        filled = churn.live_bytes / pool
-        before = volume.status().write_amplification
-        series: list[tuple[float, float]] = []
-        churn.latencies.clear()
-        began = time.perf_counter()
-        written = churn.written_bytes
+        await churn.fill(int(pool * FILL), fill_seconds)
+        for workload in workloads:
+            churn.is_hot = workload.endswith("hot")
+            figures[workload] = await _at_fill(churn, pool, 3 * pool, churn_seconds, off)
+    return figures
 
-        async def sample() -> None:
-            while True:
-                taken = volume.ledger.stripes.space().raw_used_bytes + sum(
-                    (segment.end - segment.start) * len(segment.disks) for segment in volume.ledger.log.segments()
-                )
-                series.append((time.perf_counter() - began, churn.live_bytes * 6 / 4 / taken))
-                await trio.sleep(0.1)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(sample)
-            await churn.churn(int(pool * times), limit)
-            nursery.cancel_scope.cancel()
-        seconds = time.perf_counter() - began
-        after = volume.status().write_amplification
-        on = sorted(churn.latencies)
-        user = after.user_bytes - before.user_bytes
-        logged = after.logged_bytes - before.logged_bytes
-        tiers = {name: after.stripe_bytes[name] - before.stripe_bytes[name] for name in after.stripe_bytes}
-        log_bytes = after.log_bytes - before.log_bytes
-        everything = log_bytes + sum(tiers.values())
-        used = [share for _, share in series]
-        return Figures(
-            fill=round(filled, 4),
-            times_written=round(user / pool, 2),
-            utilisation_min=round(min(used), 4),
-            utilisation_mean=round(statistics.fmean(used), 4),
-            engine=round(everything / (3 * logged + 1.5 * user), 3),
-            total=round(everything / user, 3),
-            p50_on=round(on[len(on) // 2], 2),
-            p99_on=round(on[len(on) * 99 // 100], 2),
-            p50_off=round(off[len(off) // 2], 2),
-            p99_off=round(off[len(off) * 99 // 100], 2),
-            seconds=round(seconds, 1),
-            user_mb_per_second=round((churn.written_bytes - written) / seconds / 1e6, 1),
-            refused=churn.refused,
-            tiers={"log": round(log_bytes / user, 3)} | {name: round(size / user, 3) for name, size in tiers.items()},
-            series=series,
-        )
+async def _at_fill(churn: Churn, pool: int, size: int, seconds: float, off: list[float]) -> Figures:
+    volume = churn.volume
+    churn.latencies.clear()
+    churn.refusals = 0
+    filled = churn.live_bytes / pool
+    before = volume.status().write_amplification
+    samples: list[tuple[float, VolumeStatus]] = []
+    began = time.perf_counter()
+    written = churn.written_bytes
+
+    async def sample() -> None:
+        while True:
+            samples.append((time.perf_counter() - began, volume.status()))
+            await trio.sleep(0.1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sample)
+        await churn.churn(size, seconds)
+        nursery.cancel_scope.cancel()
+    took = time.perf_counter() - began
+    after = volume.status().write_amplification
+    on = sorted(churn.latencies)
+    user = after.user_bytes - before.user_bytes
+    logged = after.logged_bytes - before.logged_bytes
+    tiers = {name: after.stripe_bytes[name] - before.stripe_bytes[name] for name in after.stripe_bytes}
+    log_bytes = after.log_bytes - before.log_bytes
+    everything = log_bytes + sum(tiers.values())
+    used = [status.utilisation_with_log for _, status in samples]
+    return Figures(
+        fill=round(filled, 4),
+        pools_written=round(user / pool, 2),
+        utilisation_min=round(min(used), 4),
+        utilisation_mean=round(statistics.fmean(used), 4),
+        utilisation_stripes_min=round(min(status.utilisation for _, status in samples), 4),
+        engine=round(everything / (LOG_REPLICAS * logged + DISKS / DATA_UNITS * user), 3),
+        total=round(everything / user, 3),
+        p50_on=round(on[len(on) // 2], 2),
+        p99_on=round(on[len(on) * 99 // 100], 2),
+        p50_off=round(off[len(off) // 2], 2),
+        p99_off=round(off[len(off) * 99 // 100], 2),
+        changes=len(on),
+        seconds=round(took, 1),
+        user_mb_per_second=round((churn.written_bytes - written) / took / 1e6, 1),
+        refusals=churn.refusals,
+        tiers={"log": round(log_bytes / user, 3)} | {name: round(size / user, 3) for name, size in tiers.items()},
+        series=[(round(at, 2), status.utilisation_with_log) for at, status in samples],
+    )
 
 
 def plot(path: Path, figures: dict[str, Figures]) -> None:
@@ -283,7 +377,7 @@ def plot(path: Path, figures: dict[str, Figures]) -> None:
     for name, found in figures.items():
         axes.plot([at for at, _ in found.series], [share for _, share in found.series], label=name)
     axes.axhline(0.9, color="grey", linestyle=":")
-    axes.set(xlabel="seconds of churn", ylabel="utilisation", ylim=(0.7, 1.0))
+    axes.set(xlabel="seconds of churn", ylabel="utilisation", ylim=(0.8, 1.0))
     axes.legend()
     figure.savefig(path)
     print(f"plot: {path}", file=sys.stderr)
@@ -295,53 +389,59 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small disks, under a minute in all")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the disks are made")
+    parser.add_argument("--disk-mib", type=int, help="size of each of the six disks (default: 128 quick, else 512)")
     parser.add_argument("--plot", default="churn.png", help="the picture to write (default: %(default)s)")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, help="only these")
     options = parser.parse_args()
-    disk_bytes = (96 if options.quick else 256) * MIB
-    limit = 8.0 if options.quick else math.inf
+    disk_bytes = (options.disk_mib or (128 if options.quick else 512)) * MIB
     figures: dict[str, Figures] = {}
-    cleaners: dict[str, dict[str, float]] = {}
-    for workload in options.workload or WORKLOADS:
+    wanted = options.workload or WORKLOADS
+    for kind in ("mixed", "small"):
+        workloads = [name for name in wanted if name.startswith(kind)]
+        if not workloads:
+            continue
         folder = Path(tempfile.mkdtemp(prefix="churn-", dir=options.folder))
         try:
-            figures[workload] = trio.run(measure, folder, workload, disk_bytes, 3.0, limit)
+            figures |= trio.run(lambda: measure(folder, workloads, disk_bytes, is_quick=options.quick))  # noqa: B023
         finally:
             shutil.rmtree(folder)
-        pick = hot_and_cold if workload.endswith("hot") else uniform
-        segments = 100 if options.quick else 300
-        cleaners[workload] = {
-            policy: round(write_amplification(FILL, pick, greedy=policy == "greedy", segments=segments), 2)
-            for policy in ("greedy", "cost_benefit")
-        }
+    cleaners = {
+        f"{'hot' if pick is hot_and_cold else 'uniform'}_{policy}": round(
+            write_amplification(FILL, pick, greedy=policy == "greedy", segments=100 if options.quick else 300), 2
+        )
+        for pick in (uniform, hot_and_cold)
+        for policy in ("greedy", "cost_benefit")
+    }
     plot(Path(options.plot), figures)
-    worst = max(figures.values(), key=lambda found: found.engine)
     document = {
-        "benchmark": "churn",
+        "bench": "churn",
         "disk_bytes": disk_bytes,
+        "fill": FILL,
         "utilisation_min": min(found.utilisation_min for found in figures.values()),
         "utilisation_mean": round(statistics.fmean(found.utilisation_mean for found in figures.values()), 4),
-        "write_amplification_engine": worst.engine,
+        "write_amplification_engine": max(found.engine for found in figures.values()),
         "write_amplification_total": max(found.total for found in figures.values()),
-        "write_amplification_cleaner_greedy": cleaners[next(iter(cleaners))]["greedy"],
+        "write_amplification_cleaner_greedy": cleaners["uniform_greedy"],
+        "write_amplification_cleaners": cleaners,
         "p99_ms_reclaim_on": max(found.p99_on for found in figures.values()),
         "p99_ms_reclaim_off": max(found.p99_off for found in figures.values()),
-        "workloads": {
-            name: found._asdict() | {"series": None, "cleaner": cleaners[name]} for name, found in figures.items()
-        },
+        "p99_ratio": max(round(found.p99_on / found.p99_off, 2) for found in figures.values()),
+        "results": [{"workload": name} | found._asdict() for name, found in figures.items()],
     }
     if options.json:
         print(json.dumps(document))
         return
     for name, found in figures.items():
         print(
-            f"{name:14} filled to {found.fill:.3f}, {found.times_written} pools written; "
-            f"utilisation min {found.utilisation_min:.3f}, mean "
-            f"{found.utilisation_mean:.3f}; written {found.engine:.2f} x what is needed, {found.total:.2f} x users' "
-            f"(cleaner: greedy {cleaners[name]['greedy']}, cost-benefit {cleaners[name]['cost_benefit']}); p50/p99 "
-            f"{found.p50_on}/{found.p99_on} ms, with room {found.p50_off}/{found.p99_off} ms; "
-            f"{found.user_mb_per_second} MB/s, {found.refused} refused; {found.tiers}"
+            f"{name:14} {found.fill:.3f} of the pool lives, {found.pools_written} pools written in {found.seconds} s\n"
+            f"    utilisation min {found.utilisation_min:.3f}, mean {found.utilisation_mean:.3f}; of stripes alone min "
+            f"{found.utilisation_stripes_min:.3f}\n"
+            f"    written: {found.engine:.2f} x what log and parity need, {found.total:.2f} x users': {found.tiers}\n"
+            f"    p50/p99 {found.p50_on}/{found.p99_on} ms, with room {found.p50_off}/{found.p99_off} ms: "
+            f"{found.p99_on / found.p99_off:.2f} x; {found.user_mb_per_second} MB/s, {found.changes} changes, "
+            f"{found.refusals} refusals"
         )
+    print(f"a log-structured cleaner at the same living share writes, for each page of users: {cleaners}")
 
 
 if __name__ == "__main__":

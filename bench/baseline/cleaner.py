@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 SEGMENT_PAGES = 128
 FREE_SEGMENTS = 4
-"""Cleaning begins with fewer; they are part of the spare space."""
+"""Cleaning begins with fewer. They come on top of the space of which a share lives, as theory has it."""
 
 Pick = Callable[[random.Random, int], int]
 """Which of so many pages is overwritten next."""
@@ -34,6 +34,7 @@ def write_amplification(live_share: float, pick: Pick, *, greedy: bool, segments
     """Pages written for each page of the user, in the steady state."""
     source = random.Random(seed)
     pages = int(segments * SEGMENT_PAGES * live_share)
+    segments += FREE_SEGMENTS
     place = [-1] * pages
     held: list[set[int]] = [set() for _ in range(segments)]
     touched = [0] * segments

@@ -80,7 +80,7 @@ def test_a_write_that_hangs_fails_and_says_what_hung_and_how_long(tmp_path: Path
         writes = [DiskWrite(disk, "log/a", 0, [b"late"]), DiskWrite(other, "log/a", 0, [b"fine"])]
         error, none = await LocalFanout().write_durable(writes, Lane.LOG)
         assert none is None and isinstance(error, DiskHung)
-        assert str(error) == f"disk 1: write log/a: no answer to write log/a for {LIMIT_SECONDS} s"
+        assert str(error) == f"disk 1: write log/a: no answer to write log/a for {LIMIT_SECONDS:g} s"
 
     run(tmp_path, body)
 

@@ -5,7 +5,8 @@ take 90 % of the raw space of its disks. Then they are overwritten and deleted a
 size was written (with --quick, until the time is up): half of the changes replace a file by one of another size, a
 quarter deletes one and makes another, a quarter overwrites a part of one in place; where less lives than should, more
 files are made. Sizes: `mixed` 1 KiB ... 8 MiB (log-uniform), `small` 4 ... 16 KiB; files are picked at random
-(`uniform`), or in 80 % of the cases among the first 20 % (`hot`). Eight clients, and every change is flushed (fsync) before it counts.
+(`uniform`), or in 80 % of the cases among the first 20 % (`hot`). Eight clients, and every change is flushed (fsync)
+before it counts.
 
 utilisation: living bytes with their parity and the log's copies, as a share of what stripes and the log take on the
 disks, sampled ten times a second (`status`: utilisation_with_log); _stripes: the same of stripes alone.

@@ -116,6 +116,8 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of these, how many had the computed bytes first."""
     repaired_blocks: int
     writer_waits: int
+    throttled_seconds: float
+    """What writers were delayed by because the log was filling, all together."""
     disks: list[DiskReport]
     scrub: ScrubStatus
     moves: MoveStatus
@@ -190,7 +192,8 @@ def volume_status(parts: Parts) -> VolumeStatus:
         hedged_reads=engine_counts.hedged_reads,
         won_hedges=engine_counts.won_hedges,
         repaired_blocks=engine_counts.repaired_blocks,
-        writer_waits=ledger.waits + write_back.waits,
+        writer_waits=ledger.waits + write_back.waits + ledger.throttle.waits,
+        throttled_seconds=round(ledger.throttle.waited_ns / 1e9, 3),
         disks=disks,
         scrub=parts.scrubber.status(),
         moves=parts.mover.status(),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from siltstone.core.fill_plan import Candidate, fill_bytes_min, plan_fills
 from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
+from siltstone.engine.stripe.layout import chunk_name, unit_offset
 from siltstone.limits import KIB, RESERVE_CHUNKS, ROW_BYTES, SLOT_BYTES
 from siltstone.meta import space
 from siltstone.types import ROOT_INO, DiskId, Ino, StripeId, slab_of
@@ -433,6 +434,30 @@ def test_a_settle_that_is_cut_short_before_its_batch_is_durable_survives_a_crash
             await compare(volume, contents)
 
     trio.run(main, clock=autojump())
+
+
+def test_a_read_mends_nothing_in_a_stripe_that_is_being_filled() -> None:
+    """It would bring the new bytes to the disk with what it mends, before their batch is durable."""
+
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        stripes = volume.ledger.stripes
+        era = volume.ledger.fence.enter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.settle)
+            await trio.sleep(3)
+            stripe_id = next(iter(space.fills(volume.ledger.store)))[0]
+            info = volume.ledger.stripe_info(stripe_id)
+            for unit in (1, 2):  # one of them is being filled, the other lives
+                place = unit_offset(info.slab, stripe_id, info.stripe, unit)
+                world.disks[info.slab.disks[unit]].rot(chunk_name(slab_of(stripe_id), unit), place, 4096)
+            await compare(volume, contents)
+            assert stripes.statistics().degraded_reads and not stripes.statistics().repaired_blocks
+            volume.ledger.fence.leave(era)
+        await compare(volume, contents)
+
+    with_volume(body)
 
 
 dead_ranges = st.lists(st.integers(0, 32), min_size=2, max_size=8, unique=True).map(

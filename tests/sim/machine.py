@@ -81,6 +81,8 @@ class Machine(Rules):
         self.is_kill = False
         """The next loss of power spares what was written: only the process dies."""
         self.must_recover = False
+        self.was_impaired = False
+        """Whether disks ever went, failed or rotted: until then no read may find anything to mend."""
         self.phase = ""
         self._life = trio.CancelScope()
         self._step: Step | None = None
@@ -237,6 +239,8 @@ class Machine(Rules):
         stripes = volume.ledger.stripes.statistics()
         log = volume.ledger.log.statistics()
         self._last_lsn = volume.ledger.log.next_lsn
+        is_spotless = not self.was_impaired and not self.world.is_off
+        assert not (is_spotless and stripes.degraded_reads), "a unit is missing that no fault took"
         self.fired["degraded read"] += stripes.degraded_reads
         self.fired["hedged read"] += stripes.hedged_reads
         self.fired["hedge won"] += stripes.won_hedges
@@ -295,6 +299,7 @@ class Machine(Rules):
 
     def _strike(self, ordeal: str, disk: SimDisk, operation: str, name: str) -> None:
         index = disk.disk_id
+        self.was_impaired = True
         if ordeal == "error":
             disk.fail(operation, name)
             self.failing.add(index)

@@ -201,6 +201,44 @@ def test_users_write_and_delete_while_units_move() -> None:
     run(body, disk_count=7)
 
 
+def test_a_unit_does_not_move_under_a_stripe_that_is_on_its_way_to_it() -> None:
+    """It would be missing in the new place: nobody could have known of it."""
+
+    async def body(world: World, volume: Volume) -> None:
+        slabs = volume.ledger.stripes.slabs
+        for disk in world.sim.disks[3:]:
+            disk.slow(30.0, "write", "slab/", count=1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.write, volume, [300_000])
+            await trio.sleep(3)
+            for disk in world.sim.disks:
+                disk.heal()  # what waits goes on waiting, what comes does not
+            (on_its_way,) = [state for state in slabs.open_slabs() if state.uncommitted and state.is_recorded]
+            leaving = min(on_its_way.slab.disks)  # which has written its unit
+            world.set_role(volume, leaving, DiskRole.DRAINING)
+            nursery.start_soon(volume.mover.drain, leaving)
+        assert volume.mover.is_drained(leaving)
+        assert await fsck(volume, deep=True) == [], "before anything is read, which would mend it"
+
+    run(body, disk_count=7)
+
+
+def test_the_file_that_a_unit_had_stays_until_older_reads_have_ended() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        era = volume.ledger.fence.enter()
+        world.set_role(volume, DiskId(1), DiskRole.DRAINING)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.mover.drain, DiskId(1))
+            await trio.sleep(20)
+            assert volume.mover.moved_units, "a unit has moved, and the read may still look for it where it was"
+            moved = disks_in_use(volume)
+            assert [name for name in world.sim.disks[1].names if name.startswith("slab/")], moved
+            volume.ledger.fence.leave(era)
+        assert not [name for name in world.sim.disks[1].names if name.startswith("slab/")]
+
+    run(body, disk_count=7)
+
+
 def test_a_target_that_fails_is_left_and_another_is_taken() -> None:
     async def body(world: World, volume: Volume) -> None:
         world.set_role(volume, DiskId(0), DiskRole.DRAINING)

@@ -86,11 +86,15 @@ class Membership:
             disk = DiskConfig(
                 disk_id=disk_id, path=str(directory), uuid=uuid.uuid4().hex, bytes_max=bytes_max, role="new"
             )
-            changed = msgspec.structs.replace(config, disks=(*config.disks, disk), next_disk_id=disk_id + 1)
+
+            def with_disk(config: VolumeConfig) -> VolumeConfig:
+                return msgspec.structs.replace(config, disks=(*config.disks, disk), next_disk_id=disk_id + 1)
+
+            changed = with_disk(config)
             changed.check()
             superblock = superblock_of(changed, disk, created_ns=self._owner.clock.now_ns())
             await format_disk(disk.path, superblock)
-            await self._save(changed)
+            await trio.to_thread.run_sync(self._owner.change_config, with_disk)
             local = local_disk(changed, disk)
             self._owner.disks.append(local)
             self._volume.scrubber.expect_superblock(DiskId(disk_id), pack_superblock(superblock))
@@ -140,17 +144,19 @@ class Membership:
                     f"HOME {disk_id}"
                 )
             await self._volume.ledger.sync()  # the disk must not be asked for after a crash
-            config = self._owner.config
-            rest = tuple(other for other in config.disks if other.disk_id != disk_id)
-            changed = msgspec.structs.replace(config, disks=rest, next_disk_id=max(config.next_disk_id, disk_id + 1))
-            changed.check()
-            await self._save(changed)
+
+            def without_disk(config: VolumeConfig) -> VolumeConfig:
+                rest = tuple(other for other in config.disks if other.disk_id != disk_id)
+                next_disk_id = max(config.next_disk_id, disk_id + 1)
+                return msgspec.structs.replace(config, disks=rest, next_disk_id=next_disk_id)
+
+            await trio.to_thread.run_sync(self._owner.change_config, without_disk)
             self._volume.scrubber.forget_superblock(DiskId(disk_id))
             local = self._pool.remove(DiskId(disk_id))
             self._owner.disks = [other for other in self._owner.disks if other is not local]
             await local.close()
             with suppress(Unavailable):  # what hangs keeps what it has
-                await in_time(disk.path, config.disk_timeout, _empty_directory, disk)
+                await in_time(disk.path, self._owner.config.disk_timeout, _empty_directory, disk)
 
     async def replace(self, disk_id: int, path: str, progress: ProgressListener) -> int:
         """Put a new disk in the place of another, which is read as long as it can be; returns the new id."""
@@ -183,10 +189,6 @@ class Membership:
     async def _set_role(self, disk: DiskConfig, role: DiskRole) -> None:
         await trio.to_thread.run_sync(self._owner.remember_role, DiskId(disk.disk_id), role)
         self._pool.set_role(DiskId(disk.disk_id), role)
-
-    async def _save(self, config: VolumeConfig) -> None:
-        await trio.to_thread.run_sync(self._owner.home.save_config, config)
-        self._owner.config = config
 
 
 def _shown(disk: DiskConfig, status: DiskStatus, units: int) -> dict[str, Any]:

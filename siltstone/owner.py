@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 from uuid import UUID
@@ -55,16 +56,30 @@ class Owner:
         self.clock = clock
         self.workers = workers
         self.keys = KeyRing.load(home.keys_file)
+        self._saving = threading.Lock()
+
+    def change_config(self, edit: Callable[[VolumeConfig], VolumeConfig]) -> None:
+        """Let the settings be what ``edit`` makes of them, durably; with nothing changed if it raises.
+
+        Blocks for a small write. One at a time and each from what the one before left: commands change them in a
+        thread, and meanwhile the mover makes a member of a new disk, in the loop.
+        """
+        with self._saving:
+            changed = edit(self.config)
+            self.home.save_config(changed)
+            self.config = changed
 
     def remember_role(self, disk_id: DiskId, role: DiskRole) -> None:
         """Write down what a disk is to the volume from now on. Blocks for a small write."""
-        disks = tuple(
-            msgspec.structs.replace(disk, role=role.value) if disk.disk_id == disk_id else disk
-            for disk in self.config.disks
-        )
-        changed = msgspec.structs.replace(self.config, disks=disks)
-        self.home.save_config(changed)
-        self.config = changed
+
+        def edit(config: VolumeConfig) -> VolumeConfig:
+            disks = tuple(
+                msgspec.structs.replace(disk, role=role.value) if disk.disk_id == disk_id else disk
+                for disk in config.disks
+            )
+            return msgspec.structs.replace(config, disks=disks)
+
+        self.change_config(edit)
 
     def status(self) -> dict[str, Any]:
         """The volume's status, with what this process adds to it; as JSON has it."""

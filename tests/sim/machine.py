@@ -316,6 +316,7 @@ class Machine(Rules):
             self.world.power_off()
 
     def _may_impair(self, *indexes: int) -> bool:
+        self.was_impaired = True
         impaired = self.away | self.failing | self.hanging | self.given_up | self.rotten.keys()
         return len(impaired | set(indexes)) <= IMPAIRED_MAX
 

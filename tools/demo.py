@@ -2,8 +2,8 @@
 
 Six directories as disks (4+2) in a temporary home; Python's standard library and one 1 GiB file go in through the mount
 and are read back through S3, and the other way round; the log is settled; two disks are taken away, everything is read
-again, and they are put back. Every byte is compared by its SHA-256. One table at the end; exit status 1 at the first
-difference.
+again, and they are put back; one disk is lost for good and replaced, and all is scrubbed. Every byte is compared by its
+SHA-256. One table at the end; exit status 1 at the first difference.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ BIG_BYTES = 1024 * MIB
 S3_CLIENTS = 4
 PART_BYTES = 16 * MIB
 DISKS_TAKEN_AWAY = ("disk2", "disk5")
+DISK_REPLACED = "disk3"
 PATIENCE_SECONDS = 60.0
 
 
@@ -197,7 +198,7 @@ def main() -> int:
         print("demo interrupted", file=sys.stderr)
         return 130
     print_table(demo.steps)
-    print("demo passed: every byte came back through both doors, with six disks and with four")
+    print("demo passed: every byte came back through both doors, with six disks, with four, and with one replaced")
     return 0
 
 
@@ -261,8 +262,34 @@ def run(demo: Demo, big_bytes: int) -> None:
         (demo.home / "disks" / (name + ".away")).rename(demo.home / "disks" / name)
     demo.wait_for_disks(6)
     show("the disks are back")
+
+    show(f"{DISK_REPLACED} is gone for good: another takes its place, and everything is read and checked")
+    replace_a_disk(demo)
+    begun = time.monotonic()
+    report = demo.siltstone("scrub", str(demo.home))
+    scrubbed_bytes = demo.status()["stripe_raw_bytes"]
+    demo.note("scrub: read and check all units", 0, scrubbed_bytes, time.monotonic() - begun)
+    show("  " + report.strip().replace("\n", "\n  "))
+    # Scrubbing has checked every unit; the tree is read again to see it as users do.
+    tree_top = demo.mount / "s3-tree"
+    demo.measure("read the tree through the mount, disk replaced", tree, lambda source: check_file(tree_top, source))
     demo.siltstone("fsck", str(demo.home))
     print_space(demo, before, demo.status())
+    print()
+    print(demo.siltstone("df", str(demo.home)), end="")
+
+
+def replace_a_disk(demo: Demo) -> None:
+    """Take a disk away for good and put an empty one in its place."""
+    disks = demo.home / "disks"
+    shutil.rmtree(disks / DISK_REPLACED)
+    demo.wait_for_disks(5)
+    begun = time.monotonic()
+    demo.siltstone("disk", "replace", str(demo.home), DISK_REPLACED.removeprefix("disk"), str(disks / "disk6"))
+    status = demo.status()
+    rebuilt_bytes: int = status["write_amplification"]["stripe_bytes"]["move"]
+    demo.note("rebuild a lost disk onto a new one", 0, rebuilt_bytes, time.monotonic() - begun)
+    show("  " + demo.siltstone("disk", "list", str(demo.home)).strip().replace("\n", "\n  "))
 
 
 # --- sources ------------------------------------------------------------------------------------------------------

@@ -85,6 +85,9 @@ class Ledger:
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
         self.hole_bytes = 0
         """The same of dead places in living stripes, which only take what goes through the log."""
+        self._ahead_bytes = 0
+        self.count_dirty: Callable[[], int] = lambda: 0
+        """How many bytes users wrote that are in memory only (core/write_back.py)."""
         self.measure_room: Callable[[], None] = lambda: None
         """Looks anew how much room there is (core/room.py)."""
         self.owed_bytes = 0
@@ -181,7 +184,8 @@ class Ledger:
         in_holes = min(logged, self.hole_bytes)
         self.hole_bytes -= in_holes
         self.room_bytes = max(0, self.room_bytes - (size - in_holes))
-        log_bytes = self.log.kept_bytes + self.log.pending_bytes
+        self._ahead_bytes += logged
+        log_bytes = self.log.kept_bytes + self.log.pending_bytes + self.ahead_bytes
         if log_bytes > self._log_bytes_low and not self.settle_wanted.is_set():
             self.settle_wanted.set()
         if self._writers_go.is_set() and log_bytes > self._log_bytes_high:
@@ -195,6 +199,16 @@ class Ledger:
         if self._refusal is not None:
             raise self._refusal
 
+    @property
+    def ahead_bytes(self) -> int:
+        """What was let in and will go through the log, but is not there yet. About: some of it never arrives."""
+        self._ahead_bytes = min(self._ahead_bytes, self.count_dirty())
+        return self._ahead_bytes
+
+    def note_logged(self, size: int) -> None:
+        """Bytes that were let in have been committed with a batch that carries them."""
+        self._ahead_bytes = max(0, self._ahead_bytes - size)
+
     def _room_for(self, logged: int) -> int:
         """What fits, if ``logged`` of it goes through the log."""
         return self.room_bytes + min(logged, self.hole_bytes)
@@ -203,13 +217,13 @@ class Ledger:
         """Let reclaim make room, as long as there is something that it can make room of, and it does."""
         await self._wait_for_reclaim(lambda: self._room_for(logged), size)
 
-    async def wait_for_rows(self) -> bool:
-        """For somebody who was let through and found no rows: let reclaim make some. False if it does not."""
+    async def wait_for_rows(self, size: int) -> None:
+        """For somebody who was let through and found no rows: let reclaim make some, as long as it does."""
         before = self.stripes.space().usable_free_bytes
-        return await self._wait_for_reclaim(lambda: self.stripes.space().usable_free_bytes, before + 1)
+        await self._wait_for_reclaim(lambda: self.stripes.space().usable_free_bytes, before + size)
 
-    async def _wait_for_reclaim(self, room: Callable[[], int], wanted: int) -> bool:
-        """Wait until ``room`` is as wanted, as long as it grows now and then; whether it is."""
+    async def _wait_for_reclaim(self, room: Callable[[], int], wanted: int) -> None:
+        """Wait until ``room`` is as wanted, as long as it grows now and then."""
         self.waits += 1
         self.waiting_for_room += 1
         best = room()
@@ -220,10 +234,9 @@ class Ledger:
                 self.measure_room()
                 now = room()
                 if now >= wanted:
-                    return True
+                    return
                 idle = 0 if now > best else idle + 1
                 best = max(best, now)
-            return False
         finally:
             self.waiting_for_room -= 1
 

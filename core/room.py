@@ -5,7 +5,6 @@ from __future__ import annotations
 from siltstone.core.ledger import Ledger
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.stripe.layout import GROUP_ROWS
-from siltstone.engine.stripe.slabs import StripeSpace
 from siltstone.errors import SiltstoneError, TooFewDisks
 from siltstone.meta import space
 from siltstone.types import DiskId
@@ -21,6 +20,10 @@ write again than punched ones."""
 
 RECLAIM_SHARE = 128
 """One part in so many of the pool is for relocation alone: it cannot make room without any."""
+
+LOG_SHARE_MAX = 32
+"""So much is left for the log to grow to its high-water mark, but no more than one part in so many of the pool: users
+must not take it meanwhile, or there is no room to settle the log into."""
 
 SCARCE_SHARE = 8
 """They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
@@ -49,6 +52,16 @@ class Room:
         self.last_error = ""
         """Why space could not be given back last time; empty when it could."""
 
+    def free_for_users(self) -> int:
+        """What can be written to stripes, less what is left for relocation and for the log; 0 or more."""
+        room = self._ledger.stripes.space()
+        log = self._ledger.log
+        growth = max(0, self._log_bytes_high - log.kept_bytes - log.pending_bytes) * log.replicas
+        slabs = self._ledger.stripes.slabs
+        for_log = growth * slabs.data_units // (slabs.data_units + slabs.parity_units)
+        total = room.usable_total_bytes
+        return max(0, room.usable_free_bytes - total // RECLAIM_SHARE - min(for_log, total // LOG_SHARE_MAX))
+
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
         self._ledger.worn.look()
@@ -59,7 +72,7 @@ class Room:
         try:
             self._ledger.stripes.check_disks()
             # What is on its way takes holes first, as settling does.
-            room = free_for_users(self._ledger.stripes.space()) - max(0, on_the_way - holes)
+            room = self.free_for_users() - max(0, on_the_way - holes)
             holes = max(0, holes - on_the_way)
         except TooFewDisks:
             room, holes = self._log_bytes_high, 0  # everything rides in the log, which holds writers back by itself
@@ -111,8 +124,3 @@ class Room:
         for slab_id in empty:
             self._ledger.forget_slab(slab_id)
             await self._ledger.stripes.drop_slab(slab_id)
-
-
-def free_for_users(space_now: StripeSpace) -> int:
-    """What can be written to stripes, less what is left for relocation; 0 or more."""
-    return max(0, space_now.usable_free_bytes - space_now.usable_total_bytes // RECLAIM_SHARE)

@@ -20,7 +20,7 @@ from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.reader import Reader
 from siltstone.core.relocate import Relocator
-from siltstone.core.room import Room, free_for_users
+from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubReport
 from siltstone.core.settle import Settler
@@ -138,7 +138,7 @@ class Volume:
         """Room in usable bytes."""
         stripes = self.ledger.stripes.space()
         inode_count = counters.read_totals(self.ledger.store).inodes
-        free_bytes = free_for_users(stripes) + self.ledger.hole_bytes
+        free_bytes = self.room.free_for_users() + self.ledger.hole_bytes
         return VolumeSpace(
             total_bytes=stripes.usable_total_bytes,
             free_bytes=free_bytes,

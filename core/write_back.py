@@ -134,6 +134,7 @@ class WriteBack:
         """Bytes in memory that no batch holds yet, in flight or not."""
         self.waits = 0
         """How often a writer had to wait for room in memory."""
+        ledger.count_dirty = lambda: self.dirty_bytes
         self._departures = 0
         """How often bytes have left the memory, into a batch or for good."""
 
@@ -239,8 +240,12 @@ class WriteBack:
         return file.dirty.overlaps(start, end) or file.in_flight_overlaps(start, end)
 
     def failures(self) -> list[SiltstoneError]:
-        """Why files could not be written that still have dirty bytes."""
-        return [file.error for file in self.files.values() if file.error is not None and file.dirty.size]
+        """Why files could not be written that still have dirty bytes, or have them on their way once more."""
+        return [
+            file.error
+            for file in self.files.values()
+            if file.error is not None and (file.dirty.size or file.in_flight)
+        ]
 
     def connect(self, nursery: trio.Nursery) -> None:
         """From now on stripes are written in the background, in ``nursery``."""
@@ -379,23 +384,19 @@ class WriteBack:
     async def _store(self, file: OpenFile, run: Run) -> None:
         """Write a run to stripes and commit it; or through the log, where there are too few disks for a stripe."""
         stripes = self._ledger.stripes
-        written: list[stripe_store.Piece] | None = None
-        while written is None:
+        runs = [stripe_store.Run(run.buffers, run.size)]
+        try:
             try:
-                written = await stripes.write_runs(
-                    [stripe_store.Run(run.buffers, run.size)],
-                    tier=stripe_store.Tier.DIRECT,
-                    written=self._ledger.now_s(),
-                )
+                written = await stripes.write_runs(runs, tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s())
             except NoSpace:
                 # It was let in: the bytes wait for somebody to make room before they are an error.
-                if not await self._ledger.wait_for_rows():
-                    raise
-            except TooFewDisks:
-                if self._ledger.log.statistics().is_stalled:
-                    raise
-                await self._log_run(file, run)
-                return
+                await self._ledger.wait_for_rows(run.size)
+                written = await stripes.write_runs(runs, tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s())
+        except TooFewDisks:
+            if self._ledger.log.statistics().is_stalled:
+                raise
+            await self._log_run(file, run)
+            return
         try:
             self._commit_stripes(file, run, written)
         except BaseException:
@@ -445,6 +446,7 @@ class WriteBack:
         """Add bytes of a file to a batch that carries them itself."""
         size = len(data)
         self.logged_bytes += size
+        self._ledger.note_logged(size)
         if size <= INLINE_BYTES_MAX:
             extent = Extent(size, Place.INLINE, blob=bytes(data))
         else:

@@ -100,7 +100,7 @@ class Slabs:
         assert data_units >= 1 and parity_units >= 0
         assert chunk_bytes % ROW_BYTES == 0 and 0 < chunk_bytes // ROW_BYTES <= 1 << 16
         self._pool = pool
-        self._data_units = data_units
+        self.data_units = data_units
         self._parity_units = parity_units
         self._chunk_bytes = chunk_bytes
         self.spare_rows = spare_rows_of(chunk_bytes)
@@ -148,7 +148,7 @@ class Slabs:
         suspect, raw, raw_used, raw_free, raw_punched, data, data_free = self._total
         total, free_of = self._disk_bytes()
         free = sum(left for left, _ in free_of)
-        k, units = self._data_units, self._data_units + self._parity_units
+        k, units = self.data_units, self.data_units + self._parity_units
         # Free rows that were punched take their room from the disks again; of the rest only whole slabs are of use.
         for_rows = min(free, raw_punched)
         chunks: list[int] = []
@@ -231,7 +231,7 @@ class Slabs:
     @property
     def stripe_bytes_max(self) -> int:
         """The longest stripe: it fits a slab of any width, down to one data unit."""
-        return min(self._data_units * UNIT_BYTES_MAX, self._chunk_bytes - self.spare_rows * ROW_BYTES)
+        return min(self.data_units * UNIT_BYTES_MAX, self._chunk_bytes - self.spare_rows * ROW_BYTES)
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
@@ -393,7 +393,7 @@ class Slabs:
         """Keep the index of rooms, and the totals, in step with a slab whose rows or phase changed."""
         self._uncounted.add(state.slab_id)
         largest = state.largest if state.phase is SlabPhase.OPEN and not state.is_closed and not state.is_shunned else 0
-        if state.slab.parity_units != self._parity_units or state.slab.data_units > self._data_units:
+        if state.slab.parity_units != self._parity_units or state.slab.data_units > self.data_units:
             largest = 0  # a code that is not written any more
         if largest == state.indexed:
             return
@@ -428,7 +428,7 @@ class Slabs:
 
     def _width_now(self) -> int:
         up = len(self._pool.placeable())
-        width = min(self._data_units, up - self._parity_units)
+        width = min(self.data_units, up - self._parity_units)
         if width < 1:
             raise TooFewDisks(
                 f"{up} disks are up; a stripe with {self._parity_units} parity units needs {self._parity_units + 1}"
@@ -490,6 +490,8 @@ class Slabs:
             if errors:
                 await self._delete_chunks(state)
                 self._forget(slab_id)
+                for unit, disk_id in enumerate(slab.disks):
+                    self._pool.note_taken(disk_id, -slab.file_bytes(unit))
                 return errors
         state.enter(SlabPhase.OPEN)
         self._index(state)

@@ -162,11 +162,11 @@ def test_a_full_pool_with_holes_takes_small_writes_in_them_and_large_ones_where_
             files[await write(volume, b"n%d" % index, data)] = data
         await volume.settle()
         assert volume.status().filled_bytes > 0
-        assert volume.relocator.relocated_bytes == 0
-        for index in range(6):
+        before = volume.relocator.relocated_bytes
+        for index in range(4):
             data = random.randbytes(400_000)
             files[await write(volume, b"l%d" % index, data)] = data
-        assert volume.relocator.relocated_bytes > 0
+        assert volume.relocator.relocated_bytes > before
         await compare(volume, files)
         assert await fsck(volume, deep=True) == []
 

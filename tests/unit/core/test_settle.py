@@ -18,6 +18,7 @@ from siltstone.limits import MIB
 from siltstone.meta import extents, keys
 from siltstone.types import ROOT_INO, Lsn
 from sim.clock import autojump
+from sim.disk import SimDisk
 from sim.volume import SimVolume, small_config
 
 Body = Callable[[SimVolume, Volume], Awaitable[None]]
@@ -110,3 +111,76 @@ def test_what_cannot_be_read_keeps_nothing_else_in_the_log() -> None:
         ] == [str(keys.Reference(damaged.address, 0, inos[0], 0))]
 
     with_volume(body, disk_count=1, data_units=1, parity_units=0)
+
+
+async def write_small_files(volume: Volume, numbers: range) -> Lsn:
+    """Files whose bytes ride in the log; returns where the segment that holds the last of them ends, now sealed."""
+    for number in numbers:
+        ino = (await volume.create(ROOT_INO, b"small%d" % number, mode=0o100644, uid=0, gid=0)).ino
+        await volume.write(ino, 0, Random(number).randbytes(60_000))
+    await volume.sync()
+    await volume.ledger.log.seal()
+    return volume.ledger.log.segments()[-2].end
+
+
+def kept_up_to(volume: Volume) -> Lsn:
+    """Where the newest sealed segment ends that the log still has."""
+    return max((segment.end for segment in volume.ledger.log.segments() if segment.sealed), default=Lsn(0))
+
+
+def test_a_segment_stays_until_lmdb_has_its_metadata() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        await trio.sleep(3)  # what opening left is applied
+        world.backing.gated = True
+        try:
+            for number in range(5):
+                await volume.mkdir(ROOT_INO, b"d%d" % number, mode=0o755, uid=0, gid=0)
+            await volume.sync()
+            await volume.ledger.log.seal()
+            end = volume.ledger.log.segments()[-2].end
+            await trio.sleep(10)
+            assert volume.ledger.store.applied_lsn < end and kept_up_to(volume) == end
+        finally:
+            world.backing.gated = False
+            world.backing.open_gate()
+        await trio.sleep(10)
+        assert kept_up_to(volume) < end
+
+    with_volume(body)
+
+
+def test_a_segment_stays_until_it_is_durable_that_its_payload_has_moved() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        def slow_down(disk: SimDisk, operation: str, name: str) -> None:
+            if operation == "write" and name.startswith("slab/"):
+                for other in world.disks:
+                    other.on_operation = None
+                    other.slow(20.0, "write", "log/")
+
+        end = await write_small_files(volume, range(10))
+        for disk in world.disks:
+            disk.on_operation = slow_down
+        await write_small_files(volume, range(10, 20))  # more than the low-water mark: the background settles
+        await trio.sleep(8)
+        assert volume.status().settled_bytes and volume.status().log_durable_lsn < volume.status().log_lsn
+        assert any(segment.end == end for segment in volume.ledger.log.segments())
+        await trio.sleep(60)
+        assert kept_up_to(volume) == 0
+
+    with_volume(body)
+
+
+def test_a_segment_stays_as_long_as_a_read_may_be_on_its_way_to_it() -> None:
+    async def body(_: SimVolume, volume: Volume) -> None:
+        end = await write_small_files(volume, range(3))
+        era = volume.ledger.fence.enter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.settle)
+            await trio.sleep(10)
+            assert volume.status().log_live_bytes == 0 and any(
+                segment.end == end for segment in volume.ledger.log.segments()
+            )
+            volume.ledger.fence.leave(era)
+        assert not any(segment.end == end for segment in volume.ledger.log.segments())
+
+    with_volume(body)

@@ -8,7 +8,11 @@ import trio
 import trio.testing
 
 from siltstone.core.reclaim import ReadFence, Reclaimer
-from siltstone.types import Lsn
+from siltstone.limits import MIB
+from siltstone.meta import space
+from siltstone.types import ROOT_INO, Lsn
+from sim.clock import autojump
+from sim.volume import SimVolume, small_config
 
 
 def _run(body: Callable[[ReadFence, Reclaimer, list[str], trio.Event], Awaitable[None]]) -> None:
@@ -68,3 +72,33 @@ def test_an_older_read_holds_back_everything_freed_after_it_began() -> None:
         assert released == ["a", "b", "c"]
 
     _run(body)
+
+
+def test_the_files_of_an_empty_slab_stay_until_it_is_durable_that_its_record_is_gone() -> None:
+    async def main() -> None:
+        world = SimVolume(small_config())
+        await world.create()
+
+        def chunk_files() -> set[str]:
+            return {name for disk in world.disks for name in disk.names if name.startswith("slab/")}
+
+        async with world.opened() as volume:
+            for number in range(4):
+                ino = (await volume.create(ROOT_INO, b"%d" % number, mode=0o100644, uid=0, gid=0)).ino
+                await volume.write(ino, 0, bytes(MIB))
+            await volume.sync()
+            await volume.settle()
+            for number in range(4):
+                await volume.unlink(ROOT_INO, b"%d" % number)
+            await volume.sync()
+            await trio.sleep(2)
+            before, slabs = chunk_files(), len(list(space.slabs(volume.ledger.store)))
+            for disk in world.disks:
+                disk.slow(30.0, "write", "log/", count=3)
+            await trio.sleep(20)
+            assert len(list(space.slabs(volume.ledger.store))) < slabs, "the records are gone, and that is not durable"
+            assert chunk_files() == before
+            await trio.sleep(120)
+            assert chunk_files() < before
+
+    trio.run(main, clock=autojump())

@@ -69,13 +69,16 @@ async def recover_segments(
     end = applied_lsn
     for link in plan.links:
         if link.end is not None and link.end <= applied_lsn:
-            segments.append(_segment(link, link.end, list(link.whole)))
+            segment = _segment(link, link.end, list(link.whole))
+            await _complete(files, segment, link, replicas)
+            segments.append(segment)
             continue
         end, disks = await scanner.scan(link)
         disks = [disk_id for disk_id in disks if disk_id in link.whole]
         if end > link.start:
             segment = _segment(link, end, disks)
             await _secure(files, segment, minimum)
+            await _complete(files, segment, link, replicas)
             segments.append(segment)
     return Recovered(segments, end, scanner.mended_bytes, plan.links[-1].epoch)
 
@@ -182,6 +185,20 @@ async def _secure(files: SegmentFiles, segment: Segment, minimum: int) -> None:
         except DiskError as error:
             files.pool.report(error)
             raise TooFewDisks(f"log segment {segment.name} cannot be copied: {error}") from error
+
+
+async def _complete(files: SegmentFiles, segment: Segment, link: Link, replicas: int) -> None:
+    """Write the replicas anew for which nobody vouches, as far as copies lack: a crash in the middle of marking leaves
+    one that is vouched for, and two good ones that would be strays. Until others were made that one would be all."""
+    for disk_id in link.disks:
+        if len(segment.disks) >= replicas or not any(map(files.pool.is_up, segment.disks)):
+            return
+        if disk_id not in segment.disks and files.pool.is_placeable(disk_id):
+            try:
+                await files.copy(segment, disk_id)
+                segment.disks.append(disk_id)
+            except DiskError as error:
+                files.pool.report(error)
 
 
 class _Scanner:

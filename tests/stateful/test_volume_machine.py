@@ -35,6 +35,32 @@ from sim.tally import note_example
     0,
     None,
 )
+@example(
+    [
+        Step("return disk", 0, 11),
+        Step("crash", 100),
+        Step("write", 0, 0, 7),
+        Step("fsync"),
+        Step("write", 3, 0, 7),
+        Step("flush", 3),
+        Step("restart"),
+        Step("crash", 100),
+        Step("write", 0, 0, 7),
+        Step("fsync"),
+        Step("hang up", 1, 272, 3),
+        Step("fault", 8, 6, 5),
+        Step("write", 3, 0, 4),
+        Step("fsync", 3),
+        Step("add disk"),
+        Step("drain disk", 3, 11),
+        Step("drain disk", 3, 11),
+        Step("lose disk", 3, 5),
+        Step("fault", 8, 6, 5),
+        Step("write", 4, 3, 7),
+    ],
+    35,
+    None,
+)
 def test_a_volume_is_what_the_model_says_through_crashes_and_faults(program: list[Step], seed: int, _: object) -> None:
     fired: Counter[str] = Counter()
     trio.run(Machine(seed, fired).run, program, clock=autojump())

@@ -584,3 +584,33 @@ def test_rot_is_not_copied_to_another_disk() -> None:
             assert sim.disks[disk_id].contents(name)[used] == whole
 
     run_with_log(sim, body)
+
+
+def test_a_crash_in_the_middle_of_marking_leaves_as_many_copies_as_there_were() -> None:
+    """The replicas that were not marked are as good; until they are vouched for again, one disk would hold it all."""
+    sim = make_sim_pool(6)
+    end = Lsn(0)
+
+    async def body(log: Log) -> None:
+        nonlocal end
+        end = log.append_nowait(1, [b"payload"], b"body")
+        await log.wait_durable(end)
+        segment = log._active
+        marked = Segment(
+            start=segment.start,
+            end=segment.end,
+            epoch=segment.epoch,
+            disks=segment.disks[:1],
+            segment_bytes=segment.segment_bytes,
+        )
+        assert await log._files.mark(marked, end) == segment.disks[:1]
+
+    run_with_log(sim, body)
+    again = crash(sim)
+
+    async def main() -> None:
+        log = await recover(again, [], applied=end)
+        (sealed, _) = log.segments()
+        assert sealed.end == end and len(sealed.disks) == 3
+
+    trio.run(main, clock=autojump())

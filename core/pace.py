@@ -63,8 +63,8 @@ class Pace:
     async def window(self, move: int) -> AsyncIterator[None]:
         """Work on one window inside the context; waits for its turn before, and rests after it.
 
-        The move with the lowest number comes first: were they equally fast, they would end at the same time, and
-        nothing would be read while the last of them is flushed and recorded.
+        The move with the lowest number comes first, and another gets what it leaves: were they equally fast, they would
+        end at the same time, and nothing would be read while the last of them is flushed and recorded.
         """
         clock = self._ledger.clock
         await self._take_turn(move)

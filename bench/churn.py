@@ -34,6 +34,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -65,6 +66,7 @@ RETRIES_MAX = 300
 PATTERN = random.Random(0).randbytes(16 * MIB)
 WORKLOADS = ("mixed-uniform", "mixed-hot", "small-uniform", "small-hot")
 
+QUICK_DISK_MIB = {"mixed": 256, "small": 128}
 QUICK_CHURN_SECONDS = 5.0
 QUICK_FILL_SECONDS = 16.0
 
@@ -72,6 +74,7 @@ QUICK_FILL_SECONDS = 16.0
 class Figures(NamedTuple):
     """What one workload came to."""
 
+    disk_bytes: int
     fill: float
     """What really lived when the churn began; less than FILL where the time was up."""
     pools_written: float
@@ -346,6 +349,7 @@ async def _at_fill(churn: Churn, pool: int, size: int, seconds: float, off: list
     everything = log_bytes + sum(tiers.values())
     used = [status.utilisation_with_log for _, status in samples]
     return Figures(
+        disk_bytes=pool // DATA_UNITS,
         fill=round(filled, 4),
         pools_written=round(user / pool, 2),
         utilisation_min=round(min(used), 4),
@@ -390,20 +394,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small disks, under a minute in all")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the disks are made")
-    parser.add_argument("--disk-mib", type=int, help="size of each of the six disks (default: 128 quick, else 512)")
+    parser.add_argument("--disk-mib", type=int, help="size of each of the six disks (default: 512; quick: 256 and 128)")
     parser.add_argument("--plot", default="churn.png", help="the picture to write (default: %(default)s)")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, help="only these")
     options = parser.parse_args()
-    disk_bytes = (options.disk_mib or (128 if options.quick else 512)) * MIB
     figures: dict[str, Figures] = {}
     wanted = options.workload or WORKLOADS
     for kind in ("mixed", "small"):
         workloads = [name for name in wanted if name.startswith(kind)]
         if not workloads:
             continue
+        disk_bytes = (options.disk_mib or (QUICK_DISK_MIB[kind] if options.quick else 512)) * MIB
         folder = Path(tempfile.mkdtemp(prefix="churn-", dir=options.folder))
         try:
-            figures |= trio.run(lambda: measure(folder, workloads, disk_bytes, is_quick=options.quick))  # noqa: B023
+            figures |= trio.run(partial(measure, folder, workloads, disk_bytes, is_quick=options.quick))
         finally:
             shutil.rmtree(folder)
     cleaners = {
@@ -416,7 +420,6 @@ def main() -> None:
     plot(Path(options.plot), figures)
     document = {
         "bench": "churn",
-        "disk_bytes": disk_bytes,
         "fill": FILL,
         "utilisation_min": min(found.utilisation_min for found in figures.values()),
         "utilisation_mean": round(statistics.fmean(found.utilisation_mean for found in figures.values()), 4),

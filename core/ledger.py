@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -33,12 +34,21 @@ from siltstone.types import Lsn, SlabId, StripeId, slab_of
 PENDING_BYTES_MAX = 32 * MIB
 """Writers wait for the log while more than this is appended and not yet durable."""
 
-ROOM_WAIT_SECONDS = 0.1
-ROOM_WAITS_MAX = 100
-"""A writer waits this often, so long, without seeing more room than before, before it is told that there is none."""
+ROOM_LOOK_SECONDS = 0.1
+"""How often a writer that waits for room looks for it, besides when rows come free."""
 
-ROOM_WAITS_MIN = 5
-"""The same where reclaim has nothing to work on: what is dirty in memory may be about to replace something."""
+ROOM_PATIENCE_SECONDS = 10.0
+"""So long without more room than before, a writer is told that there is none;"""
+
+ROOM_PATIENCE_SECONDS_MIN = 0.5
+"""the same where reclaim has nothing to work on: what is dirty in memory may be about to replace something."""
+
+UNHURRIED_SECONDS = 0.05
+"""How often it is looked whether the batch that freed rows is durable, while nobody needs them."""
+
+HURRY_SHARE = 64
+"""Freed rows are handed on without waiting for the commit interval when users have room for less than one part in so
+many of the pool."""
 
 DEAD_SHARE_OF_POOL = 50
 """Less than one part in so many of the pool is not worth waiting for: it is spread too thinly."""
@@ -85,6 +95,7 @@ class Ledger:
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
         self.hole_bytes = 0
         """The same of dead places in living stripes, which only take what goes through the log."""
+        self._large_writers = trio.Lock()
         self._ahead_bytes = 0
         self.count_dirty: Callable[[], int] = lambda: 0
         """How many bytes users wrote that are in memory only (core/write_back.py)."""
@@ -179,7 +190,9 @@ class Ledger:
         if size > self._room_for(logged):
             self.measure_room()
         if size > self._room_for(logged):
-            await self._wait_for_room(size, logged)
+            # Large ones one after the other, as they came: among many small ones they would wait for ever.
+            async with self._large_writers if size >= DIRECT_THRESHOLD_BYTES else nullcontext():
+                await self._wait_for_room(size, logged)
         self.check_room(size, logged=logged)
         in_holes = min(logged, self.hole_bytes)
         self.hole_bytes -= in_holes
@@ -226,17 +239,22 @@ class Ledger:
         """Wait until ``room`` is as wanted, as long as it grows now and then."""
         self.waits += 1
         self.waiting_for_room += 1
+        self.reclaimer.hurry()
         best = room()
-        idle = 0
+        grown_ns = self.clock.monotonic_ns()
         try:
-            while idle < (ROOM_WAITS_MAX if self._is_reclaimable() else ROOM_WAITS_MIN):
-                await self.clock.sleep(ROOM_WAIT_SECONDS)
+            while True:
+                patience = ROOM_PATIENCE_SECONDS if self._is_reclaimable() else ROOM_PATIENCE_SECONDS_MIN
+                if self.clock.monotonic_ns() - grown_ns > patience * 1e9:
+                    return
+                with trio.move_on_after(ROOM_LOOK_SECONDS):
+                    await self.reclaimer.released.wait()
                 self.measure_room()
                 now = room()
                 if now >= wanted:
                     return
-                idle = 0 if now > best else idle + 1
-                best = max(best, now)
+                if now > best:
+                    best, grown_ns = now, self.clock.monotonic_ns()
         finally:
             self.waiting_for_room -= 1
 
@@ -287,10 +305,11 @@ class Ledger:
         """Return when ``lsn`` is durable, without asking for a flush of its own, unless somebody waits for the room:
         the commit interval sees to it."""
         while self.log.durable_lsn < lsn:
-            if self.waiting_for_room:
+            if self.waiting_for_room or self.room_bytes * HURRY_SHARE < self.stripes.space().usable_total_bytes:
                 await self.log.wait_durable(lsn)
             else:
-                await self.clock.sleep(0.05)
+                with trio.move_on_after(UNHURRIED_SECONDS):
+                    await self.reclaimer.hurried.wait()
 
     # --- what the stripes need -------------------------------------------------------------------------------------
 

@@ -69,6 +69,15 @@ class Reclaimer:
         self._wakeup = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
+        self.released = trio.Event()
+        """Set, and made anew, whenever something was released."""
+        self.hurried = trio.Event()
+        """The same, whenever somebody cannot wait for that."""
+
+    def hurry(self) -> None:
+        """Tell whoever waits for batches to become durable that the space is needed now."""
+        self.hurried.set()
+        self.hurried = trio.Event()
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -95,4 +104,6 @@ class Reclaimer:
                 # Nothing awaits between the release and the removal: a cancelled run never releases twice.
                 freed.release()
                 self._queue.popleft()
+                self.released.set()
+                self.released = trio.Event()
             self._idle.set()

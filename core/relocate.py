@@ -158,6 +158,8 @@ class Relocator:
                 if worn.dead_bytes * DEAD_SHARE_MIN < worn.capacity:
                     continue
                 slab_id = slab_of(worn.stripe_id)
+                if not self._ledger.stripes.takes_fills(slab_id):
+                    continue  # a disk of it is away: its rows would be of no use, and the copies take some that are
                 if slab_id not in claimed:
                     if not self._ledger.try_claim(slab_id):
                         continue

@@ -65,7 +65,8 @@ class Room:
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
         self._ledger.worn.look()
-        on_the_way = self._write_back.dirty_bytes + self._ledger.totals.log_live_bytes
+        in_memory = self._write_back.dirty_bytes - self._write_back.in_flight_bytes
+        on_the_way = in_memory + self._ledger.totals.log_live_bytes
         holes = self._ledger.worn.hole_bytes * HOLES_OF_USE_PERCENT // 100
         if self._ledger.stripes.slabs.spare_rows < GROUP_ROWS:
             holes = 0  # chunks are so small that a full slab has no rows for new parity

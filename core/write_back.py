@@ -127,11 +127,13 @@ class WriteBack:
         self._nursery: trio.Nursery | None = None
         self.files: dict[Ino, OpenFile] = {}
         self.dirty_bytes = 0
+        """Bytes in memory that no batch holds yet, in flight or not."""
+        self.in_flight_bytes = 0
+        """Of these, what is being written to stripes: it has its rows."""
         self.logged_bytes = 0
         """Of users, that were committed through the log since this was made."""
         self.direct_bytes = 0
         """The same, straight to stripes."""
-        """Bytes in memory that no batch holds yet, in flight or not."""
         self.waits = 0
         """How often a writer had to wait for room in memory."""
         ledger.count_dirty = lambda: self.dirty_bytes
@@ -363,6 +365,7 @@ class WriteBack:
             return
         run = file.dirty.take(start, end)
         file.in_flight.append(run)
+        self.in_flight_bytes += run.size
         self._nursery.start_soon(self._write_stripe, file, run, borrower)
 
     async def _write_stripe(self, file: OpenFile, run: Run, borrower: object) -> None:
@@ -378,6 +381,7 @@ class WriteBack:
         finally:
             self._slots.release_on_behalf_of(borrower)
             self.dirty_bytes -= run.size
+            self.in_flight_bytes -= run.size
             file.landed(run)
             self._forget_clean(file)
 

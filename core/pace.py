@@ -46,6 +46,7 @@ class Pace:
         self._serial = 0
         self._own_reads = 0
         self._seen = (ledger.store.last_lsn, 0)
+        self._looked_ns = 0
         self._busy_until_ns = 0
         self._due_ns = 0
 
@@ -70,6 +71,8 @@ class Pace:
         await self._take_turn(move)
         try:
             began_ns = clock.monotonic_ns()
+            if began_ns - self._looked_ns > BUSY_SECONDS * 1e9:
+                self._see()  # what others did since somebody looked last may be long ago
             yield
             self._look()
             if self.is_busy:
@@ -115,9 +118,14 @@ class Pace:
         """The last commit was no user's."""
         self._seen = (self._ledger.store.last_lsn, self._seen[1])
 
+    def _see(self) -> bool:
+        """Note what others have done so far; whether that is more than before."""
+        before = self._seen
+        self._seen = (self._ledger.store.last_lsn, self._ledger.fence.entered - self._own_reads)
+        self._looked_ns = self._ledger.clock.monotonic_ns()
+        return self._seen != before
+
     def _look(self) -> None:
-        seen = (self._ledger.store.last_lsn, self._ledger.fence.entered - self._own_reads)
-        if seen != self._seen:
-            self._seen = seen
+        if self._see():
             self._busy_until_ns = self._ledger.clock.monotonic_ns() + int(BUSY_SECONDS * 1e9)
         self._windows_max = 1 if self.is_busy else WINDOWS_ALONE

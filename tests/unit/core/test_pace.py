@@ -65,6 +65,18 @@ def test_alone_windows_run_side_by_side_without_rests() -> None:
     run(body)
 
 
+def test_what_users_did_before_a_move_began_does_not_slow_it() -> None:
+    async def body(volume: Volume, pace: Pace, windows: Windows) -> None:
+        await windows.work(1)
+        await volume.create(ROOT_INO, b"long ago", mode=0o100644, uid=0, gid=0)
+        await volume.sync()
+        await trio.sleep(60)
+        await windows.work(1)
+        assert not pace.is_busy
+
+    run(body)
+
+
 def test_beside_users_there_is_one_window_and_a_rest_longer_than_the_work() -> None:
     async def body(volume: Volume, pace: Pace, windows: Windows) -> None:
         async with trio.open_nursery() as nursery:

@@ -354,7 +354,7 @@ class Mover:
         is_begun = False
         self._moving[move.slab_id] = move, target
         try:
-            is_begun = await self._slabs.begin_move(move.slab_id, move.unit, target)
+            is_begun = await self._slabs.begin_move(move.slab_id, move.unit, move.source, target)
         except SiltstoneError as error:
             self._note_failure(error)
         finally:

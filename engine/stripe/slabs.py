@@ -576,16 +576,18 @@ class Slabs:
         """Every slab that holds stripes or may."""
         return (state for state in self._slabs.values() if state.phase is SlabPhase.OPEN)
 
-    async def begin_move(self, slab_id: SlabId, unit: int, target: DiskId) -> bool:
+    async def begin_move(self, slab_id: SlabId, unit: int, source: DiskId, target: DiskId) -> bool:
         """Close a slab for new stripes and make a chunk file for one of its units on a disk that it does not use.
 
-        Returns when nobody is writing to the slab any more; False if it is gone, or nobody may move it now. The caller
-        fills the file, and then calls ``end_move``. Raises DiskError, with everything as it was.
+        Returns when nobody is writing to the slab any more; False if it is gone, nobody may move it now, or its units
+        have moved since that was planned. The caller fills the file, and then calls ``end_move``. Raises DiskError,
+        with everything as it was.
         """
         state = self._slabs.get(slab_id)
         if state is None or state.phase is not SlabPhase.OPEN or state.is_closed or not state.is_recorded:
             return False
-        assert target not in state.slab.disks
+        if state.slab.disks[unit] != source or target in state.slab.disks:
+            return False
         state.is_closed = True
         state.incoming = unit, target
         self._index(state)

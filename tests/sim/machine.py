@@ -255,6 +255,7 @@ class Machine(Rules):
         self.fired["unit moved"] += volume.mover.moved_units
         self.fired["stripes of another width"] += volume.relocator.rewidened_bytes > 0
         self.fired["relocated"] += volume.relocator.relocated_bytes > 0
+        self.fired["stripe split"] += volume.relocator.status().split_stripes
         self.fired["disk hung"] += sum(disk.hangs for disk in self.world.disks)
         self.fired["settled"] += volume.settler.settled_bytes > 0
 

@@ -104,6 +104,13 @@ def worn_long_and_tight() -> list[Step]:
     return [*files, Step("full", 1), Step("write", 6, 0, 9), *(Step("write", path, 7, 8) for path in range(5))]
 
 
+def holey_long_and_tight() -> list[Step]:
+    """Long stripes with holes in them, no room, and what made the holes in the log: they are split and filled."""
+    files = [step for path in range(3) for step in (Step("write", path, 0, 9), Step("fsync", path))]
+    filler = [Step("full", 1), Step("write", 6, 0, 8), Step("write", 6, 9, 8)]
+    return [*files, *filler, *(Step("write", path, 7, 5) for path in range(3)), Step("sync")]
+
+
 def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
     """What hardly ever comes about by chance: steps that bring a rule of the order in time (T1 ... T10) to bear.
 
@@ -139,6 +146,7 @@ def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
         [*thinned_and_tight(p), *[Step("small files", q, 8), Step("thin out", p, q), Step("settle")] * 2],
         [*worn_long_and_tight(), Step("crash", count), Step("sync"), *[Step("wait")] * 3, Step("lose disk", p, q)],
         [*written, *other, Step("settle"), Step("crash", count), Step("replace disk", p, 1), *[Step("wait")] * 3],
+        [*holey_long_and_tight(), Step("crash", count), Step("settle"), Step("lose disk", p, q)],
         [*lost, Step("crash", count), Step("rebuild"), Step("return disk")],
         [*written, Step("add disk"), Step("drain disk", p, 11), Step("drain disk", p, 11), Step("lose disk", p, q)],
         [*written, *other, Step("settle"), Step("rot", p, count, 1), Step("crash", count), Step("scrub")],
@@ -153,7 +161,7 @@ def _motif(index: int, p: int, q: int, size: int, count: int) -> list[Step]:
 
 _motifs = st.builds(
     _motif,
-    st.integers(0, 23),
+    st.integers(0, 24),
     st.integers(0, 6),
     st.integers(0, 6),
     st.integers(3, 8),

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from sim.clock import autojump
 from sim.machine import Machine, Step
-from sim.programs import RULES, fixed_program, thinned_and_tight, worn_and_tight, worn_long_and_tight
+from sim.programs import (
+    RULES,
+    fixed_program,
+    holey_long_and_tight,
+    thinned_and_tight,
+    worn_and_tight,
+    worn_long_and_tight,
+)
 
 PROGRAMS = 50
 PIECES = 16
@@ -60,6 +67,7 @@ BRANCHES = (
     "settled",
     "slow read",
     "stripe freed",
+    "stripe split",
     "stripe write failed",
     "stripes of another width",
     "tail of the log cut",
@@ -90,9 +98,10 @@ DIRECTED: dict[str, list[Step]] = {
     ],
     "power lost in a fill": [*thinned_and_tight(0), Step("crash", 88), Step("settle")],
     "power lost in a move": [*WRITTEN, Step("crash", 86), Step("replace disk", 0, 1), *WAITED],
-    "power lost in a relocation": [*worn_long_and_tight(), Step("crash", 97), Step("sync"), *WAITED],
+    "power lost in a relocation": [Step("crash", 811), *worn_long_and_tight(), Step("sync"), *WAITED],
     "power lost in a scrub": [*WRITTEN, Step("crash", 26), Step("scrub")],
     "relocated": [*worn_long_and_tight(), Step("sync"), *WAITED],
+    "stripe split": [*holey_long_and_tight(), Step("settle"), *WAITED],
     "stripes of another width": [Step("lose disk", 0, 1), *WRITTEN, Step("return disk"), Step("return disk"), *WAITED],
     "unit moved": [*WRITTEN, Step("lose disk", 0, 0), Step("add disk"), Step("rebuild")],
     "EIO": [Step("fault", 1, 0), Step("fault", 2, 5), *WRITTEN, Step("write", 1, 0, 3), Step("sync"), Step("heal")],

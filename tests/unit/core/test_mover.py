@@ -239,6 +239,21 @@ def test_the_file_that_a_unit_had_stays_until_older_reads_have_ended() -> None:
     run(body, disk_count=7)
 
 
+def test_a_move_that_was_planned_before_the_slab_changed_is_not_begun() -> None:
+    """Two moves go on side by side, so a plan can be older than the last of them."""
+
+    async def body(world: World, volume: Volume) -> None:
+        await world.write(volume, SIZES)
+        slabs = volume.ledger.stripes.slabs
+        state = next(state for state in slabs.open_slabs() if state.is_recorded)
+        first, second = state.slab.disks[0], state.slab.disks[1]
+        assert not await slabs.begin_move(state.slab_id, 0, first, second), "the target has a unit of it by now"
+        assert not await slabs.begin_move(state.slab_id, 0, second, DiskId(77)), "the unit is elsewhere by now"
+        assert not state.is_closed
+
+    run(body)
+
+
 def test_a_target_that_fails_is_left_and_another_is_taken() -> None:
     async def body(world: World, volume: Volume) -> None:
         world.set_role(volume, DiskId(0), DiskRole.DRAINING)

@@ -16,7 +16,7 @@ log-structured cleaner writes for each page of the user when 90 % of its space l
 p50/p99_ms_reclaim_on: how long changes took at 90 %, waits for room and refusals that were tried again included; _off:
 the same changes with half of the pool full, where there is nothing to reclaim.
 
-A picture of utilisation over time is written if matplotlib is installed.
+A picture of utilisation over time is written if matplotlib is installed (`pip install -e .[bench]`).
 `python bench/churn.py [--quick] [--json] [--folder DIR] [--disk-mib N] [--plot FILE] [--workload NAME ...]`.
 """
 
@@ -375,7 +375,7 @@ def plot(path: Path, figures: dict[str, Figures]) -> None:
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        print("no plot: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
+        print("no plot: matplotlib is not installed (pip install -e .[bench])", file=sys.stderr)
         return
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()

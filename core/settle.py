@@ -58,6 +58,8 @@ class Settler:
         self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
         self._step_bytes = (log_bytes_high - log_bytes_low) // STEPS
+        self._is_emptying = False
+        """The log was longer than the low-water mark, and still has sealed segments."""
         self._owed_end = Lsn(0)
         """Up to here the log holds large runs that waited for disks."""
         self._lock = trio.Lock()
@@ -114,8 +116,9 @@ class Settler:
             self._push_back()
 
     async def _settle_some(self) -> bool:
-        """Settle the oldest sealed segments while the log is longer than the low-water mark, or holds large runs that
-        wait for disks; False if that is not so. Writers feel how long the log is, so it gets shorter in small steps.
+        """Settle the oldest sealed segments once the log is longer than the low-water mark, until there are none, or
+        where it holds large runs that wait for disks; False if that is not so. Writers feel how long the log is, so it
+        gets shorter in small steps.
 
         Raises TooFewDisks, with nothing read, as long as there are not enough.
         """
@@ -126,7 +129,9 @@ class Settler:
             self._ledger.owed_bytes = 0
             self._owed_end = log.next_lsn
         oldest = log.segments()[0]
-        if log.kept_bytes <= self._log_bytes_low and oldest.start >= self._owed_end:
+        is_long = log.kept_bytes > self._log_bytes_low
+        self._is_emptying = is_long or (self._is_emptying and oldest.sealed)
+        if not self._is_emptying and oldest.start >= self._owed_end:
             return False
         self._ledger.stripes.check_disks()
         if not oldest.sealed:

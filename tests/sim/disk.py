@@ -250,6 +250,12 @@ class SimDisk:
         return sum(file.allocated_bytes for file in self._files.values())
 
     @property
+    def held_bytes(self) -> int:
+        """The same with files that were deleted and that a crash could bring back: no disk is smaller than this."""
+        files = {id(file): file for file in (*self._files.values(), *self._durable_names.values())}
+        return sum(file.allocated_bytes for file in files.values())
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The files that are there, in order."""
         return tuple(sorted(self._files))

@@ -40,17 +40,18 @@ def slabs(reader: Reader) -> Iterator[tuple[SlabId, Slab]]:
 
 def put_stripe(transaction: Transaction, stripe_id: StripeId, stripe: Stripe, checksums: bytes) -> None:
     """Record a stripe and the checksums of its units, in the batch that first refers to it, or anew."""
-    _count_stripe(transaction, stripe_id, -1)
+    _uncount_stripe(transaction, stripe_id)
     transaction.put(keys.stripe(stripe_id), encode(stripe))
     transaction.put(keys.stripe_checksums(stripe_id), checksums)
-    _count_stripe(transaction, stripe_id, 1)
+    transaction.totals.count_stripe(stripe, units_in(checksums, stripe))
 
 
-def _count_stripe(transaction: Transaction, stripe_id: StripeId, sign: int) -> None:
-    """Count a stripe as it stands in the transaction, if it has a record."""
+def _uncount_stripe(transaction: Transaction, stripe_id: StripeId) -> Stripe | None:
+    """Count a stripe that has a record no more; returns what that is."""
     stripe, checksums = get_stripe(transaction, stripe_id), get_checksums(transaction, stripe_id)
     if stripe is not None and checksums is not None:
-        transaction.totals.count_stripe(stripe, units_in(checksums, stripe), sign)
+        transaction.totals.count_stripe(stripe, units_in(checksums, stripe), -1)
+    return stripe
 
 
 def get_stripe(reader: Reader, stripe_id: StripeId) -> Stripe | None:
@@ -66,9 +67,8 @@ def get_checksums(reader: Reader, stripe_id: StripeId) -> bytes | None:
 
 def delete_stripe(transaction: Transaction, stripe_id: StripeId) -> Stripe:
     """Forget a stripe that nothing refers to any more; returns what its record was."""
-    stripe = get_stripe(transaction, stripe_id)
+    stripe = _uncount_stripe(transaction, stripe_id)
     assert stripe is not None, f"stripe {stripe_id:x} was referred to and has no record"
-    _count_stripe(transaction, stripe_id, -1)
     transaction.delete(keys.stripe(stripe_id))
     transaction.delete(keys.stripe_checksums(stripe_id))
     if transaction.get(keys.fill(stripe_id)) is not None:

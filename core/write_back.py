@@ -12,6 +12,7 @@ for the first, so that batches reach the log in the order of the writes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import trio
@@ -388,14 +389,15 @@ class WriteBack:
     async def _store(self, file: OpenFile, run: Run) -> None:
         """Write a run to stripes and commit it; or through the log, where there are too few disks for a stripe."""
         stripes = self._ledger.stripes
-        runs = [stripe_store.Run(run.buffers, run.size)]
+        runs, tier = [stripe_store.Run(run.buffers, run.size)], stripe_store.Tier.DIRECT
+        write = partial(stripes.write_runs, runs, tier=tier, written=self._ledger.now_s())
         try:
             try:
-                written = await stripes.write_runs(runs, tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s())
+                written = await write()
             except NoSpace:
                 # It was let in: the bytes wait for somebody to make room before they are an error.
                 await self._ledger.wait_for_rows(run.size)
-                written = await stripes.write_runs(runs, tier=stripe_store.Tier.DIRECT, written=self._ledger.now_s())
+                written = await write()
         except TooFewDisks:
             if self._ledger.log.statistics().is_stalled:
                 raise

@@ -12,6 +12,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``p`` partition ``k`` directory ino (8) | Bucket |
 | ``p`` partition ``m`` bucket ino (8) key 00 upload id (16) | Upload |
 | ``p`` partition ``n`` upload id (16) part number (2) | Part |
+| ``p`` partition ``q`` client (16) request number (8) | what the request was answered, msgpack; number 0: Watermark |
 | ``p`` partition ``o`` ino (8) | empty: an orphan (no name, to be purged when nobody holds it) |
 | ``p`` partition ``b`` ino (8) | Object |
 | ``p`` partition ``x`` ino (8) name | value of an extended attribute, raw |
@@ -23,6 +24,8 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``s`` ``c`` | ScrubRecord: how far scrubbing has come |
 | ``s`` ``l`` log address (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the log here |
 | ``s`` ``r`` stripe id (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the stripe here |
+| ``x`` ``i`` transaction (16) | Intent: what a transaction of another shard may change here; empty once it has |
+| ``x`` ``d`` transaction (16) | Decision: a transaction of this shard is committed, others may not have heard |
 
 A directory's entries and the inodes of its files are in the directory's partition; all keys of one inode are in the
 partition that its number names. Uploads and parts are in the partition of their bucket's directory.
@@ -33,11 +36,12 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
-from siltstone.types import Ino, PartitionId, SlabId, StripeId
+from siltstone.types import Ino, PartitionId, SlabId, StripeId, TransactionId
 
 _HEAD = Struct(">cBcQ")
 _HEAD_OFFSET = Struct(">cBcQQ")
 _PART = Struct(">cBc16sH")
+_ANSWER = Struct(">cBc16sQ")
 _SLAB = Struct(">2sI")
 _STRIPE = Struct(">2sQ")
 _REFERENCE = Struct(">2sQIQQ")
@@ -127,6 +131,12 @@ def part(partition: PartitionId, upload_id: bytes, number: int) -> bytes:
     """Key of a Part record."""
     assert len(upload_id) == 16
     return _PART.pack(b"p", partition, b"n", upload_id, number)
+
+
+def answer(partition: PartitionId, client: bytes, number: int) -> bytes:
+    """Key of the answer to a numbered request of a client; number 0 has the client's watermark."""
+    assert len(client) == 16
+    return _ANSWER.pack(b"p", partition, b"q", client, number)
 
 
 def part_number(key: bytes) -> int:
@@ -255,6 +265,7 @@ def all_of(kind: bytes, partition: PartitionId) -> bytes:
     return b"p" + bytes((partition,)) + kind
 
 
+COUNTERS = b"c"
 DENTRY = b"d"
 EXTENT = b"e"
 INODE = b"i"
@@ -263,6 +274,25 @@ BUCKET = b"k"
 UPLOAD = b"m"
 ORPHAN = b"o"
 XATTR = b"x"
+
+
+INTENTS = b"xi"
+DECISIONS = b"xd"
+
+
+def intent(transaction: TransactionId) -> bytes:
+    """Key of what a transaction that another shard coordinates may change here."""
+    return INTENTS + transaction
+
+
+def decision(transaction: TransactionId) -> bytes:
+    """Key of the commit of a transaction that this shard coordinates."""
+    return DECISIONS + transaction
+
+
+def transaction_id(key: bytes) -> TransactionId:
+    """The transaction of an intent or decision key."""
+    return TransactionId(key[2:])
 
 
 AWAY = b"sa"

@@ -23,6 +23,13 @@ PartitionId = NewType("PartitionId", int)
 Ino = NewType("Ino", int)
 """Inode number: ``serial << 8 | partition``."""
 
+ShardId = NewType("ShardId", int)
+"""A shard of the metadata, 0 ... 255."""
+
+TransactionId = NewType("TransactionId", bytes)
+"""16 bytes that name a transaction which spans shards: its coordinator (u8), what its process drew when it began (7
+random bytes), and a serial number (u64)."""
+
 Buffer = bytes | bytearray | memoryview
 """Bytes that are read, never changed, by whom they are handed to."""
 

@@ -82,7 +82,7 @@ class Transaction:
         limit = FIRST_CHUNK
         while True:
             chunk = self._store.read_chunk(start, end, reverse, limit)
-            first, last = _covered(start, end, reverse, chunk)
+            first, last = covered(start, end, reverse, chunk)
             self._scanned.append((first, last, reverse, chunk.entries))
             yield from self._overlaid(chunk.entries, first, last, reverse)
             if chunk.rest is None:
@@ -153,7 +153,7 @@ class Transaction:
         )
 
 
-def _covered(start: bytes, end: bytes, reverse: bool, chunk: Chunk) -> tuple[bytes, bytes]:
+def covered(start: bytes, end: bytes, reverse: bool, chunk: Chunk) -> tuple[bytes, bytes]:
     """The range that a chunk speaks for, of the one that was asked for."""
     if chunk.rest is None:
         return start, end

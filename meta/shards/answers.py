@@ -1,0 +1,152 @@
+"""Requests that are carried out once, however often they are sent.
+
+A client that gets no answer (the shard died, the connection broke) sends the request again, under the same number. The
+answer is a record of the batch that the request made, so that it is there exactly if the request was carried out, in
+this life of the shard or an earlier one. A request that failed has no record: it changed nothing. That it is not tried
+once more by an earlier sending that is still under way, ``Requests`` sees to, which a shard has for the length of its
+life. Answers are forgotten when the client says that it has them; a request from before that is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import msgspec
+import trio
+
+from siltstone.errors import InvalidArgument
+from siltstone.meta import keys
+from siltstone.meta.store.transaction import Transaction
+from siltstone.types import PartitionId
+
+T = TypeVar("T")
+
+FORGET_STEP = 32
+"""Answers are forgotten so many at a time."""
+
+WATERMARK_NUMBER = 0
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Request(NamedTuple):
+    """A request of a client. ``answered_below``: the client has the answers of all requests with smaller numbers."""
+
+    client: bytes
+    """16 random bytes."""
+    number: int
+    """From 1 on, counting up."""
+    answered_below: int
+
+
+class Requests:
+    """The requests of all clients that are under way, or whose answers may not have arrived."""
+
+    def __init__(self) -> None:
+        self._clients: dict[bytes, _Client] = {}
+
+    async def carry_out(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work`` unless that request is being worked on, or was; return or raise what came of it."""
+        client = self._clients.setdefault(request.client, _Client())
+        client.forget_below(request.answered_below)
+        while True:
+            if request.number < client.below:
+                raise InvalidArgument(f"request {request.number} was answered, and the client has the answer")
+            other = client.sendings.get(request.number)
+            if other is None:
+                break
+            await other.ended.wait()
+            if other.is_answered:
+                return cast(T, other.answer())
+        sending = client.sendings[request.number] = _Sending()
+        try:
+            sending.result = await work()
+            sending.is_answered = True
+        except Exception as error:
+            sending.error = error
+            sending.is_answered = True
+            raise
+        finally:
+            if not sending.is_answered and client.sendings.get(request.number) is sending:
+                del client.sendings[request.number]
+            sending.ended.set()
+        return cast(T, sending.result)
+
+    def forget(self, client: bytes) -> None:
+        """The client is gone for good."""
+        self._clients.pop(client, None)
+
+
+class _Sending:
+    """One attempt at a request, under way or over."""
+
+    __slots__ = ("ended", "error", "is_answered", "result")
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.is_answered = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def answer(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class _Client:
+    """What is kept of one client. ``below``: it has the answers of all requests with smaller numbers."""
+
+    __slots__ = ("below", "sendings")
+
+    def __init__(self) -> None:
+        self.below = 1
+        self.sendings: dict[int, _Sending] = {}
+
+    def forget_below(self, number: int) -> None:
+        for old in range(self.below, number):
+            self.sendings.pop(old, None)
+        self.below = max(self.below, number)
+
+
+def once(
+    change: Callable[[Transaction], T], request: Request, partition: PartitionId, answer: type[T]
+) -> Callable[[Transaction], T]:
+    """``change``, carried out unless it was for this request already; then the recorded answer is returned.
+
+    ``partition``: where the answer is kept; each time the same. ``answer``: the type, which msgspec can encode. What is
+    returned raises InvalidArgument for a request that is older than what the client has the answers of.
+    """
+    assert request.number > WATERMARK_NUMBER
+    key = keys.answer(partition, request.client, request.number)
+    decoder = msgspec.msgpack.Decoder(answer)
+
+    def change_once(transaction: Transaction) -> T:
+        recorded = transaction.get(key)
+        if recorded is not None:
+            return decoder.decode(recorded)
+        watermark = _watermark(transaction, request, partition)
+        if request.number < watermark:
+            raise InvalidArgument(f"request {request.number} was answered, and the client has the answer")
+        result = change(transaction)
+        transaction.put(key, _encode(result))
+        if request.answered_below >= watermark + FORGET_STEP:
+            _forget(transaction, request, partition, watermark)
+        return result
+
+    return change_once
+
+
+def _watermark(transaction: Transaction, request: Request, partition: PartitionId) -> int:
+    value = transaction.get(keys.answer(partition, request.client, WATERMARK_NUMBER))
+    return 1 if value is None else msgspec.msgpack.decode(value, type=int)
+
+
+def _forget(transaction: Transaction, request: Request, partition: PartitionId, watermark: int) -> None:
+    start = keys.answer(partition, request.client, watermark)
+    end = keys.answer(partition, request.client, request.answered_below)
+    for key, _ in list(transaction.scan(start, end)):
+        transaction.delete(key)
+    watermark_key = keys.answer(partition, request.client, WATERMARK_NUMBER)
+    transaction.put(watermark_key, _encode(request.answered_below))

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -26,10 +26,13 @@ from siltstone.errors import Corrupt, NoSpace, TooFewDisks
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, MIB
 from siltstone.meta import space
 from siltstone.meta.extents import FreedStripe
+from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.meta.totals import SpaceTotals
 from siltstone.ports import Clock, Random
 from siltstone.types import Lsn, SlabId, StripeId, slab_of
+
+T = TypeVar("T")
 
 PENDING_BYTES_MAX = 32 * MIB
 """Writers wait for the log while more than this is appended and not yet durable."""
@@ -55,6 +58,10 @@ DEAD_SHARE_OF_POOL = 50
 
 STRIPE_CACHE_ENTRIES = 4096
 """Stripe records with their checksums kept decoded (up to about 3 KiB each)."""
+
+
+def ignore(result: object) -> None:
+    """For who need not hear of a commit."""
 
 
 class StripeInfo(NamedTuple):
@@ -128,6 +135,23 @@ class Ledger:
         """Start a batch. Commit it before the next await, or drop it."""
         return self.store.begin()
 
+    async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None] = ignore) -> T:
+        """Run ``change`` in a batch of the namespace and commit it; returns, or raises, what it does.
+
+        ``change`` reads and writes through its transaction alone, and the same each time: where the namespace is spread
+        over shards it may run several times (docs/decisions/0011). ``committed`` gets its result in the turn in which
+        it becomes visible. Without shards nothing is awaited.
+        """
+        transaction = self.store.begin()
+        result = change(transaction)
+        self.commit(transaction)
+        committed(result)
+        return result
+
+    async def look(self, question: Callable[[Reader], T]) -> T:
+        """Run ``question``, which only reads; returns, or raises, what it does. The same holds as for ``perform``."""
+        return question(self.store)
+
     def commit(
         self,
         transaction: Transaction,
@@ -140,6 +164,8 @@ class Ledger:
         """
         lsn = transaction.commit()
         self.totals.add(transaction.totals)
+        if transaction.freed:
+            freed = [*transaction.freed, *freed]
         for stripe in written:
             self.stripes.note_committed(stripe)
             if stripe.stripe.unit_bytes * stripe.slab.data_units - stripe.stripe.data_bytes >= DEAD_BYTES_MIN:

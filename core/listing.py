@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import heapq
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import trio
@@ -23,6 +24,9 @@ from siltstone.meta import inodes, keys, names, objects
 from siltstone.meta.records import Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.types import Ino
+
+Seen = Callable[[Ino, Inode], Inode]
+"""Lays over a record what is written but not yet committed."""
 
 PAGE_NAMES_MIN = 16
 PAGE_NAMES_MAX = 256
@@ -58,7 +62,18 @@ async def list_keys(
     last = start_after
     while True:
         async with turn:
-            step = _list_step(volume, bucket, prefix, delimiter, lower, limit - len(entries) - len(prefixes))
+            left = limit - len(entries) - len(prefixes)
+            step = await volume.ledger.look(
+                partial(
+                    _list_step,
+                    seen=volume.seen,
+                    bucket=bucket,
+                    prefix=prefix,
+                    delimiter=delimiter,
+                    lower=lower,
+                    limit=left,
+                )
+            )
         entries += step.entries
         prefixes += step.prefixes
         last = step.last or last
@@ -77,13 +92,15 @@ class _Step(NamedTuple):
     lower: bytes | None
 
 
-def _list_step(volume: Volume, bucket: Ino, prefix: bytes, delimiter: bytes, lower: bytes, limit: int) -> _Step:
+def _list_step(
+    reader: Reader, seen: Seen, bucket: Ino, prefix: bytes, delimiter: bytes, lower: bytes, limit: int
+) -> _Step:
     """The next keys and prefixes, ``limit`` at the most and not more than a step may take. Plain."""
     entries: list[ObjectInfo] = []
     prefixes: list[bytes] = []
     last = b""
     visits_left = STEP_KEYS
-    walk = _Walk(volume, bucket, prefix, lower)
+    walk = _Walk(reader, seen, bucket, prefix, lower)
     for key, ino, inode in walk:
         if inode is not None and len(entries) + len(prefixes) >= limit:
             return _Step(entries, prefixes, True, last, None)
@@ -95,7 +112,7 @@ def _list_step(volume: Volume, bucket: Ino, prefix: bytes, delimiter: bytes, low
         visits_left -= 1
         folded = _fold(key, prefix, delimiter)
         if folded is None:
-            entries.append(object_info(key, ino, inode, objects.get_object(volume.ledger.store, ino, inode)))
+            entries.append(object_info(key, ino, inode, objects.get_object(reader, ino, inode)))
             last = key
         else:
             prefixes.append(folded)
@@ -139,12 +156,12 @@ class _Walk:
     from that key on was seen yet, so that a walk can be ended there and begun again.
     """
 
-    def __init__(self, volume: Volume, bucket: Ino, prefix: bytes, lower: bytes) -> None:
-        self._volume = volume
-        self._store = volume.ledger.store
+    def __init__(self, reader: Reader, seen: Seen, bucket: Ino, prefix: bytes, lower: bytes) -> None:
+        self._seen = seen
+        self._reader = reader
         self._prefix = prefix
         self._lower = self._begun = lower
-        self._stack = [_Directory(self._store, bucket, b"", prefix, lower)]
+        self._stack = [_Directory(self._reader, bucket, b"", prefix, lower)]
 
     def skip_to(self, lower: bytes) -> None:
         """Go on at ``lower``, which is behind everything that was seen."""
@@ -153,7 +170,7 @@ class _Walk:
             self._stack.pop()
         top = self._stack[-1]
         if top.name is not None and top.path + top.name[0] < lower:
-            top.names = _names(self._store, top.ino, top.path, self._prefix, lower)
+            top.names = _names(self._reader, top.ino, top.path, self._prefix, lower)
             top.name = next(top.names, None)
 
     def __iter__(self) -> Iterator[tuple[bytes, Ino, Inode | None]]:
@@ -177,17 +194,17 @@ class _Walk:
             return
         if key > self._begun:
             yield key, ino, None
-        self._stack.append(_Directory(self._store, ino, key, self._prefix, self._lower))
+        self._stack.append(_Directory(self._reader, ino, key, self._prefix, self._lower))
         if key >= self._lower and key.startswith(self._prefix):
-            inode = inodes.get_inode(self._store, ino)
+            inode = inodes.get_inode(self._reader, ino)
             if inode.flags & InodeFlag.HAS_OBJECT:
                 yield key, ino, inode
 
     def _look_at(self, key: bytes, ino: Ino) -> Iterator[tuple[bytes, Ino, Inode | None]]:
         if key >= self._lower and key.startswith(self._prefix):
-            inode = inodes.get_inode(self._store, ino)
+            inode = inodes.get_inode(self._reader, ino)
             if inode.is_file:
-                yield key, ino, self._volume.seen(ino, inode)
+                yield key, ino, self._seen(ino, inode)
             elif key > self._begun:
                 yield key, ino, None
 

@@ -12,9 +12,8 @@ from siltstone.core.reader import payload_checksums
 from siltstone.core.volume import Volume
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, INLINE_BYTES_MAX
 from siltstone.meta import extents, inodes
-from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import Extent, Inode, Place
-from siltstone.meta.store.store import Transaction
+from siltstone.meta.store.transaction import Transaction
 from siltstone.types import Buffer, Ino
 
 CLONE_STEP_EXTENTS = 512
@@ -31,12 +30,11 @@ class AnonymousBytes:
         self._ended = False
         self.size = 0
 
-    def place(self, transaction: Transaction, freed: list[FreedStripe]) -> tuple[Ino, Inode]:
+    def place(self, transaction: Transaction, now_ns: int) -> tuple[Ino, Inode]:
         """The anonymous inode that holds the bytes, in the caller's batch, which must name it."""
         if self._ino is not None:
             return self._ino, inodes.get_inode(transaction, self._ino)
         owner = inodes.get_inode(transaction, self._near)
-        now_ns = self._volume.ledger.clock.now_ns()
         return inodes.create_anonymous(
             transaction, self._near, mode=FILE_MODE, uid=owner.uid, gid=owner.gid, now_ns=now_ns
         )
@@ -85,9 +83,9 @@ class WrittenBytes(AnonymousBytes):
             await self._volume.flush(self._ino)
         await self._volume.ledger.admit(max(1, self.size) if self._ino is None else 0)
 
-    def place(self, transaction: Transaction, freed: list[FreedStripe]) -> tuple[Ino, Inode]:
+    def place(self, transaction: Transaction, now_ns: int) -> tuple[Ino, Inode]:
         """The anonymous inode that holds the bytes, in the caller's batch, which must name it."""
-        ino, inode = super().place(transaction, freed)
+        ino, inode = super().place(transaction, now_ns)
         if self._ino is None and self.size:
             payload = self._buffers[0] if len(self._buffers) == 1 else b"".join(self._buffers)
             if self.size <= INLINE_BYTES_MAX:
@@ -95,7 +93,7 @@ class WrittenBytes(AnonymousBytes):
             else:
                 address = transaction.attach(payload)
                 extent = Extent(self.size, Place.LOG, address, 0, self.size, payload_checksums(payload))
-            extents.replace_range(transaction, ino, inode, 0, self.size, [(0, extent)], freed)
+            extents.replace_range(transaction, ino, inode, 0, self.size, [(0, extent)], transaction.freed)
         return ino, inode
 
 
@@ -108,9 +106,9 @@ class SharedBytes(AnonymousBytes):
         done = 0
         while done < size:
             await self._volume.ledger.admit(1)
+            # No operation of the namespace: extents are shared inside one partition.
             transaction = self._volume.ledger.begin()
             inode = inodes.get_inode(transaction, ino)
-            freed: list[FreedStripe] = []
             done += extents.clone_range(
                 transaction,
                 source,
@@ -119,11 +117,11 @@ class SharedBytes(AnonymousBytes):
                 ino,
                 inode,
                 self.size + done,
-                freed,
+                transaction.freed,
                 limit=CLONE_STEP_EXTENTS,
             )
             inodes.put_inode(transaction, ino, inode)
-            self._volume.ledger.commit(transaction, freed)
+            self._volume.ledger.commit(transaction)
             await trio.lowlevel.checkpoint()
         self.size += size
 

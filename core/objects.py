@@ -7,10 +7,14 @@ the old or the new object whole, through whichever door.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import trio
 
+from siltstone.core.ledger import ignore
 from siltstone.core.listing import list_keys
 from siltstone.core.object_bytes import AnonymousBytes, SharedBytes, WrittenBytes
 from siltstone.core.object_paths import (
@@ -37,9 +41,9 @@ from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
 from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NoSuchBucket, NotFound
 from siltstone.meta import inodes, keys, names, objects
-from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import Bucket, Inode, InodeFlag, decode, encode
-from siltstone.meta.store.store import Transaction
+from siltstone.meta.store.port import Reader
+from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
 
 SHARE_ATTEMPTS_MAX = 5
@@ -52,52 +56,58 @@ class Buckets:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
 
-    def find(self, name: str) -> Ino:
+    async def find(self, name: str) -> Ino:
         """The bucket's directory. Raises NoSuchBucket."""
-        try:
-            ino, inode = names.lookup(self._volume.ledger.store, ROOT_INO, name.encode())
-        except NotFound:
-            raise NoSuchBucket(f"there is no bucket {name!r}") from None
-        if not inode.is_directory or name in (".", ".."):
-            raise NoSuchBucket(f"there is no bucket {name!r}")
-        return ino
+        return await self._volume.ledger.look(lambda reader: find_bucket(reader, name))
 
-    def info(self, name: str) -> BucketInfo:
+    async def info(self, name: str) -> BucketInfo:
         """What is known of a bucket. Raises NoSuchBucket."""
-        ino = self.find(name)
-        return self._info(name, ino)
+        return await self._volume.ledger.look(lambda reader: _bucket_info(reader, name, find_bucket(reader, name)))
 
-    def all(self) -> Iterator[BucketInfo]:
+    async def all(self) -> list[BucketInfo]:
         """Every bucket, by name."""
+        found: list[BucketInfo] = []
         after: bytes | None = None
-        while page := names.list_directory(self._volume.ledger.store, ROOT_INO, after=after, limit=1000):
-            for raw, entry in page:
+        while page := await self._volume.list_directory(ROOT_INO, after=after, limit=1000):
+            for entry in page:
                 try:
-                    name = raw.decode()
+                    name = entry.name.decode()
                 except UnicodeDecodeError:
                     continue  # the mount may name directories in ways that no bucket can be named
-                if inodes.get_inode(self._volume.ledger.store, Ino(entry.ino)).is_directory:
-                    yield self._info(name, Ino(entry.ino))
-            after = page[-1][0]
+                if stat.S_ISDIR(entry.attributes.mode):
+                    found.append(await self._volume.ledger.look(partial(_bucket_info, name=name, ino=entry.ino)))
+            after = page[-1].name
+        return found
 
-    def _info(self, name: str, ino: Ino) -> BucketInfo:
-        store = self._volume.ledger.store
-        value = store.get(keys.bucket(ino))
-        if value is None:
-            return BucketInfo(name, inodes.get_inode(store, ino).ctime_ns, "")
-        record = decode(Bucket, value)
-        return BucketInfo(name, record.created_ns, record.owner)
+
+def find_bucket(reader: Reader, name: str) -> Ino:
+    """The bucket's directory. Raises NoSuchBucket."""
+    try:
+        ino, inode = names.lookup(reader, ROOT_INO, name.encode())
+    except NotFound:
+        raise NoSuchBucket(f"there is no bucket {name!r}") from None
+    if not inode.is_directory or name in (".", ".."):
+        raise NoSuchBucket(f"there is no bucket {name!r}")
+    return ino
+
+
+def _bucket_info(reader: Reader, name: str, ino: Ino) -> BucketInfo:
+    value = reader.get(keys.bucket(ino))
+    if value is None:
+        return BucketInfo(name, inodes.get_inode(reader, ino).ctime_ns, "")
+    record = decode(Bucket, value)
+    return BucketInfo(name, record.created_ns, record.owner)
 
 
 class ObjectPut:
     """A PUT under way."""
 
-    def __init__(self, store: Objects, bucket: str, key: bytes) -> None:
+    def __init__(self, store: Objects, bucket: str, key: bytes, path: KeyPath, bucket_ino: Ino) -> None:
         self._store = store
         self._bucket = bucket
         self._key = key
-        self._path = split_key(key)
-        self._writer = WrittenBytes(store.volume, store.buckets.find(bucket))
+        self._path = path
+        self._writer = WrittenBytes(store.volume, bucket_ino)
 
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
@@ -113,7 +123,7 @@ class ObjectPut:
         try:
             await self._store.flush_key(self._bucket, self._path)
             await self._writer.ready()
-            info = self._store.put_now(self._bucket, self._key, self._path, self._writer, attributes, conditions)
+            info = await self._store.put(self._bucket, self._key, self._path, self._writer, attributes, conditions)
         except BaseException:
             self._writer.end(adopted=False)
             raise
@@ -160,33 +170,39 @@ class Objects:
     async def create_bucket(self, name: str, *, owner: str) -> BucketInfo:
         """Make a bucket; durable on return. Raises AlreadyExists, InvalidArgument, NameTooLong."""
         await self.volume.ledger.admit(1)
-        transaction = self.volume.ledger.begin()
         now_ns = self.volume.ledger.clock.now_ns()
-        root = inodes.get_inode(transaction, ROOT_INO)
         raw = name.encode()
-        ino, _ = names.mkdir(transaction, ROOT_INO, raw, mode=DIRECTORY_MODE, uid=root.uid, gid=root.gid, now_ns=now_ns)
-        transaction.put(keys.bucket(ino), encode(Bucket(owner, now_ns)))
-        self.volume.ledger.commit(transaction)
-        self.volume.publish(self, EntryChanged(ROOT_INO, raw, ino, False))
+
+        def change(transaction: Transaction) -> Ino:
+            root = inodes.get_inode(transaction, ROOT_INO)
+            ino, _ = names.mkdir(
+                transaction, ROOT_INO, raw, mode=DIRECTORY_MODE, uid=root.uid, gid=root.gid, now_ns=now_ns
+            )
+            transaction.put(keys.bucket(ino), encode(Bucket(owner, now_ns)))
+            return ino
+
+        await self.volume.ledger.perform(
+            change, lambda ino: self.volume.publish(self, EntryChanged(ROOT_INO, raw, ino, False))
+        )
         await self.volume.wait_done()
         return BucketInfo(name, now_ns, owner)
 
     async def delete_bucket(self, name: str) -> None:
         """Remove an empty bucket; durable on return. Raises NoSuchBucket, DirectoryNotEmpty."""
-        self.buckets.find(name)
+        await self.buckets.find(name)
         try:
             await self.volume.rmdir(ROOT_INO, name.encode(), origin=self)
         except DirectoryNotEmpty:
             raise DirectoryNotEmpty(f"bucket {name!r} is not empty") from None
         await self.volume.wait_done()
 
-    def list_buckets(self) -> list[BucketInfo]:
+    async def list_buckets(self) -> list[BucketInfo]:
         """Every bucket, by name."""
-        return list(self.buckets.all())
+        return await self.buckets.all()
 
-    def bucket(self, name: str) -> BucketInfo:
+    async def bucket(self, name: str) -> BucketInfo:
         """What is known of a bucket. Raises NoSuchBucket."""
-        return self.buckets.info(name)
+        return await self.buckets.info(name)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +210,7 @@ class Objects:
         """The object as it is now. Raises NoSuchBucket, NotFound."""
         path = split_key(key)
         await self.flush_key(bucket, path)
-        info = self.look(self.buckets.find(bucket), key, path)
+        info = await self.volume.ledger.look(lambda reader: look(reader, find_bucket(reader, bucket), key, path))
         if info is None:
             raise NotFound(f"there is no key {key!r} in bucket {bucket!r}")
         return info
@@ -203,7 +219,7 @@ class Objects:
         self, bucket: str, *, prefix: bytes = b"", delimiter: bytes = b"", start_after: bytes = b"", limit: int
     ) -> Listing:
         """A page of keys in byte order, see ``siltstone.core.listing``. Raises NoSuchBucket."""
-        bucket_ino = self.buckets.find(bucket)
+        bucket_ino = await self.buckets.find(bucket)
         return await list_keys(
             self.volume,
             bucket_ino,
@@ -218,30 +234,23 @@ class Objects:
         """The object, opened; to be closed. Raises NoSuchBucket, NotFound."""
         return ObjectReader(self.volume, await self.head(bucket, key))
 
-    def look(self, bucket_ino: Ino, key: bytes, path: KeyPath) -> ObjectInfo | None:
-        """The object of a key, or None. Plain: for use inside a batch's making, too."""
-        place = find(self.volume.ledger.store, bucket_ino, path)
-        if place.ino is None or place.inode is None or not is_object(path, place.inode):
-            return None
-        record = objects.get_object(self.volume.ledger.store, place.ino, place.inode)
-        return object_info(key, place.ino, place.inode, record)
-
     async def flush_key(self, bucket: str, path: KeyPath) -> None:
         """Commit what the mount has written to the object and not committed, so that its size and ETag are true."""
         if not self.volume.write_back.files:
             return
-        place = find(self.volume.ledger.store, self.buckets.find(bucket), path)
+        place = await self.volume.ledger.look(lambda reader: find(reader, find_bucket(reader, bucket), path))
         if place.ino is not None and place.ino in self.volume.write_back.files:
             await self.volume.flush(place.ino)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None = None) -> ObjectPut:
+    async def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None = None) -> ObjectPut:
         """Start an object. Raises NoSuchBucket, InvalidArgument, NameTooLong.
 
         ``size_hint``, when known, lets a body that cannot fit be refused before it is sent.
         """
-        put = ObjectPut(self, bucket, key)
+        path = split_key(key)
+        put = ObjectPut(self, bucket, key, path, await self.buckets.find(bucket))
         if size_hint is not None:
             self.volume.ledger.check_room(size_hint)
         return put
@@ -249,41 +258,44 @@ class Objects:
     async def delete(self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS) -> bool:
         """Remove a key, and the directories that only keys had made; durable on return. Whether it was there."""
         path = split_key(key)
-        bucket_ino = self.buckets.find(bucket)
+        bucket_ino = await self.buckets.find(bucket)
         if conditions is not NO_CONDITIONS:
             # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
             await self.flush_key(bucket, path)
         await self.volume.ledger.admit()
-        found = self.look(bucket_ino, key, path)
-        if conditions is not NO_CONDITIONS:
-            conditions.check(found)
-        if found is None:
-            # Who took it away may not be durable yet, and the answer says that it is gone.
-            await self.volume.wait_done()
-            return False
-        transaction = self.volume.ledger.begin()
         now_ns = self.volume.ledger.clock.now_ns()
+
+        def change(transaction: Transaction) -> _Changed | None:
+            found = look(transaction, bucket_ino, key, path)
+            if conditions is not NO_CONDITIONS:
+                conditions.check(found)
+            return None if found is None else self._delete(transaction, bucket_ino, path, found.ino, now_ns)
+
+        deleted = await self.volume.ledger.perform(change, self._committed)
+        # Also where it is not there: who took it away may not be durable yet, and the answer says that it is gone.
+        await self.volume.wait_done()
+        return deleted is not None
+
+    def _delete(self, transaction: Transaction, bucket_ino: Ino, path: KeyPath, ino: Ino, now_ns: int) -> _Changed:
         directories = find(transaction, bucket_ino, path).directories
         parent = directories[-1] if directories else bucket_ino
         news: list[Change] = []
         orphans: list[Ino] = []
         if path.is_directory:
-            inode = inodes.get_inode(transaction, found.ino)
-            objects.drop_object(transaction, found.ino, inode)
+            inode = inodes.get_inode(transaction, ino)
+            objects.drop_object(transaction, ino, inode)
             inode.flags |= InodeFlag.IMPLICIT
-            inodes.put_inode(transaction, found.ino, inode)
+            inodes.put_inode(transaction, ino, inode)
             path = KeyPath((*path.directories, path.name), b"", True)
-            directories = (*directories, found.ino)
+            directories = (*directories, ino)
         else:
             _, inode = names.unlink(transaction, parent, path.name, now_ns=now_ns)
-            news.append(EntryChanged(parent, path.name, found.ino, True))
+            news.append(EntryChanged(parent, path.name, ino, True))
             if inode.nlink == 0:
-                orphans.append(found.ino)
-            news.append(AttributesChanged(found.ino))
+                orphans.append(ino)
+            news.append(AttributesChanged(ino))
         gone, removed = prune(transaction, bucket_ino, path, directories, now_ns)
-        self._finish(transaction, [], [*news, *gone], orphans + removed)
-        await self.volume.wait_done()
-        return True
+        return self._changed(transaction, [*news, *gone], orphans + removed)
 
     async def copy(
         self,
@@ -300,7 +312,8 @@ class Objects:
         Atomic, durable on return. Raises as ``head`` and ``ObjectPut.commit`` do.
         """
         path = split_key(key)
-        source, writer = await self.share(source_bucket, source_key, self.buckets.find(bucket), source_conditions)
+        near = await self.buckets.find(bucket)
+        source, writer = await self.share(source_bucket, source_key, near, source_conditions)
         try:
             if attributes is None:
                 attributes = PutAttributes(
@@ -315,7 +328,7 @@ class Objects:
                 )
             await self.flush_key(bucket, path)
             await self.volume.ledger.admit(1)
-            info = self.put_now(bucket, key, path, writer, attributes, conditions)
+            info = await self.put(bucket, key, path, writer, attributes, conditions)
         except BaseException:
             writer.end(adopted=False)
             raise
@@ -348,9 +361,9 @@ class Objects:
                     raise InvalidArgument(
                         f"the range {first}-{last} is not inside the {source.size} bytes of the source"
                     )
-                version = inodes.get_inode(self.volume.ledger.store, source.ino).version
+                version = await self._version(source.ino)
                 await shared.append(source.ino, first, last + 1 - first)
-                if inodes.get_inode(self.volume.ledger.store, source.ino).version == version:
+                if await self._version(source.ino) == version:
                     return source, shared
                 shared.end(adopted=False)
             except BaseException:
@@ -360,7 +373,7 @@ class Objects:
                 reader.close()
         raise Conflict(f"{key!r} is being written to through the mount; try again")
 
-    def put_now(
+    async def put(
         self,
         bucket: str,
         key: bytes,
@@ -368,18 +381,35 @@ class Objects:
         bytes_: AnonymousBytes,
         attributes: PutAttributes,
         conditions: Conditions,
-        more: Sequence[tuple[bytes, bytes]] = (),
+        more: Callable[[Transaction], None] = ignore,
     ) -> ObjectInfo:
-        """The batch that gives a key its new bytes. Plain: nothing comes between the conditions and the commit.
+        """Give a key its new bytes, in one batch: nothing comes between the conditions and the commit.
 
-        ``more`` are records to put in the same batch.
+        ``more`` adds to the same batch, and may refuse it.
         """
-        bucket_ino = self.buckets.find(bucket)
-        if conditions is not NO_CONDITIONS:
-            conditions.check(self.look(bucket_ino, key, path))
-        transaction = self.volume.ledger.begin()
         now_ns = self.volume.ledger.clock.now_ns()
-        freed: list[FreedStripe] = []
+
+        def change(transaction: Transaction) -> _Changed:
+            bucket_ino = find_bucket(transaction, bucket)
+            if conditions is not NO_CONDITIONS:
+                conditions.check(look(transaction, bucket_ino, key, path))
+            more(transaction)
+            return self._put(transaction, bucket_ino, key, path, bytes_, attributes, now_ns)
+
+        changed = await self.volume.ledger.perform(change, self._committed)
+        assert changed.info is not None
+        return changed.info
+
+    def _put(
+        self,
+        transaction: Transaction,
+        bucket_ino: Ino,
+        key: bytes,
+        path: KeyPath,
+        bytes_: AnonymousBytes,
+        attributes: PutAttributes,
+        now_ns: int,
+    ) -> _Changed:
         parent, made = make_directories(transaction, bucket_ino, path, key, now_ns)
         news: list[Change] = [*made]
         entry = names.get_dentry(transaction, parent, path.name)
@@ -390,7 +420,7 @@ class Objects:
         if path.is_directory:
             ino, inode = self._directory_object(transaction, parent, path.name, old, old_inode, now_ns)
         else:
-            ino, inode = bytes_.place(transaction, freed)
+            ino, inode = bytes_.place(transaction, now_ns)
             if old is not None:
                 _, unlinked = names.unlink(transaction, parent, path.name, now_ns=now_ns)
                 if unlinked.nlink == 0:
@@ -403,10 +433,7 @@ class Objects:
         record = object_record(attributes)
         objects.put_object(transaction, ino, inode, record)
         inodes.put_inode(transaction, ino, inode)
-        for more_key, more_value in more:
-            transaction.put(more_key, more_value)
-        self._finish(transaction, freed, news, orphans)
-        return object_info(key, ino, inode, record)
+        return self._changed(transaction, news, orphans, object_info(key, ino, inode, record))
 
     def _directory_object(
         self, transaction: Transaction, parent: Ino, name: bytes, old: Ino | None, inode: Inode | None, now_ns: int
@@ -419,13 +446,38 @@ class Objects:
         inode.flags &= ~InodeFlag.IMPLICIT
         return old, inode
 
-    def _finish(
-        self, transaction: Transaction, freed: list[FreedStripe], news: list[Change], orphans: list[Ino]
-    ) -> None:
-        """Purge what can go in this batch, commit, and tell everybody."""
-        left = [ino for ino in orphans if not self.volume.orphans.purge_within(transaction, ino, freed)]
-        self.volume.ledger.commit(transaction, freed)
-        for ino in left:
-            self.volume.orphans.add(ino)
-        for change in news:
+    async def _version(self, ino: Ino) -> int:
+        return (await self.volume.ledger.look(lambda reader: inodes.get_inode(reader, ino))).version
+
+    def _changed(
+        self, transaction: Transaction, news: list[Change], orphans: list[Ino], info: ObjectInfo | None = None
+    ) -> _Changed:
+        """The end of a batch's making: what can be purged with it is."""
+        lost = [(ino, self.volume.orphans.purge_within(transaction, ino)) for ino in orphans]
+        return _Changed(info, news, lost)
+
+    def _committed(self, changed: _Changed | None) -> None:
+        """The batch is visible: tell everybody."""
+        if changed is None:
+            return
+        for ino, purged in changed.lost:
+            self.volume.orphans.lost_its_name(ino, purged=purged)
+        for change in changed.news:
             self.volume.publish(self, change)
+
+
+class _Changed(NamedTuple):
+    """What a batch did. ``lost``: inodes that lost their last name, and whether they were purged with it."""
+
+    info: ObjectInfo | None
+    news: list[Change]
+    lost: list[tuple[Ino, bool]]
+
+
+def look(reader: Reader, bucket_ino: Ino, key: bytes, path: KeyPath) -> ObjectInfo | None:
+    """The object of a key, or None."""
+    place = find(reader, bucket_ino, path)
+    if place.ino is None or place.inode is None or not is_object(path, place.inode):
+        return None
+    record = objects.get_object(reader, place.ino, place.inode)
+    return object_info(key, place.ino, place.inode, record)

@@ -83,19 +83,24 @@ class Orphans:
             self._queue.append(ino)
             self._wakeup.set()
 
-    def purge_within(self, transaction: Transaction, ino: Ino, freed: list[FreedStripe]) -> bool:
+    def purge_within(self, transaction: Transaction, ino: Ino) -> bool:
         """Purge a small orphan that nobody holds as part of the batch that takes its last name away.
 
-        False if it is held, or not gone after one step; the caller then hands it to ``add`` after the commit.
+        False if it is held, or not gone after one step. The caller says ``lost_its_name`` after the commit.
         """
-        if self.is_held(ino):
+        if not transaction.owns(keys.inode(ino)) or self.is_held(ino):
             return False
         inode = inodes.get_inode(transaction, ino)
         if inode.allocated_bytes > INLINE_PURGE_BYTES and self._has_many_extents(transaction, ino):
             return False
-        done = self._purge_step(transaction, ino, freed)
-        self._write_back.discard(ino)
-        return done
+        return self._purge_step(transaction, ino, transaction.freed)
+
+    def lost_its_name(self, ino: Ino, *, purged: bool) -> None:
+        """The batch that took an inode's last name away was committed; ``purged``: and the inode with it."""
+        if purged:
+            self._write_back.discard(ino)
+        else:
+            self.add(ino)
 
     async def run(self) -> None:
         """Purge what waits in the queue, for ever."""

@@ -22,26 +22,25 @@ from siltstone.core.object_types import (
     UploadInfo,
     UploadListing,
 )
-from siltstone.core.objects import Objects
+from siltstone.core.objects import Objects, find_bucket
 from siltstone.core.upload_cleaner import parts_of
 from siltstone.errors import InvalidArgument, InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
 from siltstone.limits import MIB, MULTIPART_PART_BYTES_MIN, MULTIPART_PARTS_MAX
 from siltstone.meta import inodes, keys
 from siltstone.meta.records import Part, Upload, decode, encode
+from siltstone.meta.store.port import Reader
+from siltstone.meta.store.transaction import Transaction
 from siltstone.types import Ino, partition_of
 
 
 class PartPut:
     """A part under way."""
 
-    def __init__(self, uploads: Uploads, bucket: str, key: bytes, upload_id: str, number: int) -> None:
-        if not 1 <= number <= MULTIPART_PARTS_MAX:
-            raise InvalidArgument(f"part number {number} is not in 1 ... {MULTIPART_PARTS_MAX}")
+    def __init__(self, uploads: Uploads, bucket: str, key: bytes, upload_id: str, number: int, bucket_ino: Ino) -> None:
         self._uploads = uploads
         self._where = (bucket, key, upload_id)
         self._number = number
-        uploads.upload(*self._where)
-        self._writer = WrittenBytes(uploads.objects.volume, uploads.objects.buckets.find(bucket))
+        self._writer = WrittenBytes(uploads.objects.volume, bucket_ino)
 
     async def write(self, buffer: bytes | bytearray | memoryview) -> None:
         """Take over further bytes; the buffer must not change any more."""
@@ -51,7 +50,7 @@ class PartPut:
         """Let the bytes be the part, replacing an earlier one of its number; durable on return. Raises NoSuchUpload."""
         try:
             await self._writer.ready()
-            info = self._uploads.put_part_now(*self._where, self._number, self._writer, etag, checksums)
+            info = await self._uploads.put_part(*self._where, self._number, self._writer, etag, checksums)
         except BaseException:
             self._writer.end(adopted=False)
             raise
@@ -73,24 +72,30 @@ class Uploads:
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
+    async def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
         """An upload that is under way. Raises NoSuchUpload, NoSuchBucket."""
-        return _info(key, upload_id, self._record(self.objects.buckets.find(bucket), key, upload_id))
+        return await self._volume.ledger.look(
+            lambda reader: _info(key, upload_id, _record(reader, find_bucket(reader, bucket), key, upload_id))
+        )
 
-    def list_parts(
+    async def list_parts(
         self, bucket: str, key: bytes, upload_id: str, *, after: int = 0, limit: int
     ) -> tuple[list[PartInfo], bool]:
         """Up to ``limit`` parts with numbers above ``after``, and whether there are more. Raises NoSuchUpload."""
-        bucket_ino = self.objects.buckets.find(bucket)
-        self._record(bucket_ino, key, upload_id)
-        parts = parts_of(self._volume.ledger.store, bucket_ino, bytes.fromhex(upload_id), after)
-        found = [
-            PartInfo(number, part.size, part.etag, part.modified_ns, part.checksums)
-            for number, part in islice(parts, limit + 1)
-        ]
+
+        def question(reader: Reader) -> list[PartInfo]:
+            bucket_ino = find_bucket(reader, bucket)
+            _record(reader, bucket_ino, key, upload_id)
+            parts = parts_of(reader, bucket_ino, bytes.fromhex(upload_id), after)
+            return [
+                PartInfo(number, part.size, part.etag, part.modified_ns, part.checksums)
+                for number, part in islice(parts, limit + 1)
+            ]
+
+        found = await self._volume.ledger.look(question)
         return found[:limit], len(found) > limit
 
-    def list_uploads(
+    async def list_uploads(
         self,
         bucket: str,
         *,
@@ -102,26 +107,29 @@ class Uploads:
     ) -> UploadListing:
         """A page of uploads by key and id, behind (``after_key``, ``after_upload``); without the latter, behind the
         whole key."""
-        bucket_ino = self.objects.buckets.find(bucket)
-        uploads: list[UploadInfo] = []
-        prefixes: list[bytes] = []
-        start, end = keys.prefix_range(keys.uploads(bucket_ino) + prefix)
-        for key, value in self._volume.ledger.store.scan(start, end):
-            name, raw_id = keys.upload_parts(key)
-            record, upload_id = decode(Upload, value), raw_id.hex()
-            if record.finished or _is_before(name, upload_id, after_key, after_upload):
-                continue
-            at = name.find(delimiter, len(prefix)) if delimiter else -1
-            folded = name[: at + len(delimiter)] if at >= 0 else None
-            if folded is not None and (folded in prefixes[-1:] or (after_key and folded <= after_key)):
-                continue
-            if len(uploads) + len(prefixes) == limit:
-                return UploadListing(uploads, prefixes, True)
-            if folded is not None:
-                prefixes.append(folded)
-            else:
-                uploads.append(_info(name, upload_id, record))
-        return UploadListing(uploads, prefixes, False)
+
+        def question(reader: Reader) -> UploadListing:
+            uploads: list[UploadInfo] = []
+            prefixes: list[bytes] = []
+            start, end = keys.prefix_range(keys.uploads(find_bucket(reader, bucket)) + prefix)
+            for key, value in reader.scan(start, end):
+                name, raw_id = keys.upload_parts(key)
+                record, upload_id = decode(Upload, value), raw_id.hex()
+                if record.finished or _is_before(name, upload_id, after_key, after_upload):
+                    continue
+                at = name.find(delimiter, len(prefix)) if delimiter else -1
+                folded = name[: at + len(delimiter)] if at >= 0 else None
+                if folded is not None and (folded in prefixes[-1:] or (after_key and folded <= after_key)):
+                    continue
+                if len(uploads) + len(prefixes) == limit:
+                    return UploadListing(uploads, prefixes, True)
+                if folded is not None:
+                    prefixes.append(folded)
+                else:
+                    uploads.append(_info(name, upload_id, record))
+            return UploadListing(uploads, prefixes, False)
+
+        return await self._volume.ledger.look(question)
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -141,19 +149,23 @@ class Uploads:
         if path.is_directory:
             raise InvalidArgument(f"{key!r} names a directory, which has no bytes of its own")
         await self._volume.ledger.admit(1)
-        bucket_ino = self.objects.buckets.find(bucket)
         upload_id = self._volume.ledger.random.bytes(16)
         now_ns = self._volume.ledger.clock.now_ns()
         record = Upload(owner, now_ns, headers, metadata, checksum_algorithm, checksum_type)
-        transaction = self._volume.ledger.begin()
-        transaction.put(keys.upload(bucket_ino, key, upload_id), encode(record))
-        self._volume.ledger.commit(transaction)
+        await self._volume.ledger.perform(
+            lambda transaction: transaction.put(
+                keys.upload(find_bucket(transaction, bucket), key, upload_id), encode(record)
+            )
+        )
         await self._volume.ledger.sync()
         return upload_id.hex()
 
-    def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> PartPut:
+    async def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> PartPut:
         """Start a part. Raises NoSuchUpload, InvalidArgument."""
-        return PartPut(self, bucket, key, upload_id, number)
+        if not 1 <= number <= MULTIPART_PARTS_MAX:
+            raise InvalidArgument(f"part number {number} is not in 1 ... {MULTIPART_PARTS_MAX}")
+        await self.upload(bucket, key, upload_id)
+        return PartPut(self, bucket, key, upload_id, number, await self.objects.buckets.find(bucket))
 
     async def copy_part(
         self,
@@ -170,16 +182,15 @@ class Uploads:
 
         What is shared is read once, for the MD5 that is its ETag.
         """
-        part = PartPut(self, bucket, key, upload_id, number)
-        await part.abort()
-        near = self.objects.buckets.find(bucket)
+        await (await self.begin_part(bucket, key, upload_id, number)).abort()
+        near = await self.objects.buckets.find(bucket)
         _, shared = await self.objects.share(source_bucket, source_key, near, source_conditions, source_range)
         try:
             md5 = hashlib.md5(usedforsecurity=False)
             for at in range(0, shared.size, MIB):
                 md5.update(await shared.read(at, MIB))
             await self._volume.ledger.admit(1)
-            info = self.put_part_now(bucket, key, upload_id, number, shared, md5.hexdigest(), {})
+            info = await self.put_part(bucket, key, upload_id, number, shared, md5.hexdigest(), {})
         except BaseException:
             shared.end(adopted=False)
             raise
@@ -187,7 +198,7 @@ class Uploads:
         await self._volume.ledger.sync()
         return info
 
-    def put_part_now(
+    async def put_part(
         self,
         bucket: str,
         key: bytes,
@@ -197,23 +208,28 @@ class Uploads:
         etag: str,
         checksums: dict[str, str],
     ) -> PartInfo:
-        """The batch that lets an anonymous inode be a part. Plain: atomic between tasks."""
-        bucket_ino = self.objects.buckets.find(bucket)
-        self._record(bucket_ino, key, upload_id)
-        transaction = self._volume.ledger.begin()
+        """Let an anonymous inode be a part, in one batch."""
         now_ns = self._volume.ledger.clock.now_ns()
-        ino, inode = bytes_.place(transaction, [])
-        inodes.put_inode(transaction, ino, inode)
-        transaction.delete(keys.orphan(ino))
-        part_key = keys.part(partition_of(bucket_ino), bytes.fromhex(upload_id), number)
-        before = transaction.get(part_key)
-        replaced = Ino(decode(Part, before).ino) if before is not None else None
-        if replaced is not None:
-            inodes.mark_orphan(transaction, replaced)
-        transaction.put(part_key, encode(Part(ino, bytes_.size, etag, now_ns, checksums)))
-        self._volume.ledger.commit(transaction)
-        if replaced is not None:
-            self._volume.orphans.add(replaced)
+
+        def change(transaction: Transaction) -> Ino | None:
+            bucket_ino = find_bucket(transaction, bucket)
+            _record(transaction, bucket_ino, key, upload_id)
+            ino, inode = bytes_.place(transaction, now_ns)
+            inodes.put_inode(transaction, ino, inode)
+            transaction.delete(keys.orphan(ino))
+            part_key = keys.part(partition_of(bucket_ino), bytes.fromhex(upload_id), number)
+            before = transaction.get(part_key)
+            replaced = Ino(decode(Part, before).ino) if before is not None else None
+            if replaced is not None:
+                inodes.mark_orphan(transaction, replaced)
+            transaction.put(part_key, encode(Part(ino, bytes_.size, etag, now_ns, checksums)))
+            return replaced
+
+        def committed(replaced: Ino | None) -> None:
+            if replaced is not None:
+                self._volume.orphans.add(replaced)
+
+        await self._volume.ledger.perform(change, committed)
         return PartInfo(number, bytes_.size, etag, now_ns, checksums)
 
     async def complete_upload(
@@ -232,9 +248,13 @@ class Uploads:
         Raises NoSuchUpload, InvalidPart, InvalidPartOrder, PartTooSmall, and what a PUT's commit raises.
         """
         path = split_key(key)
-        bucket_ino = self.objects.buckets.find(bucket)
-        upload = self._record(bucket_ino, key, upload_id)
-        chosen = self._choose(bucket_ino, bytes.fromhex(upload_id), parts)
+        bucket_ino = await self.objects.buckets.find(bucket)
+
+        def choose(reader: Reader) -> tuple[Upload, list[tuple[int, Part]]]:
+            upload = _record(reader, bucket_ino, key, upload_id)
+            return upload, _choose(reader, bucket_ino, bytes.fromhex(upload_id), parts)
+
+        upload, chosen = await self._volume.ledger.look(choose)
         digest = hashlib.md5(b"".join(_raw_md5(part.etag) for _, part in chosen), usedforsecurity=False).hexdigest()
         attributes = PutAttributes(
             etag=f"{digest}-{len(chosen)}",
@@ -255,13 +275,15 @@ class Uploads:
                 await shared.append(Ino(part.ino), 0, part.size)
             await self.objects.flush_key(bucket, path)
             await self._volume.ledger.admit(1)
-            # Another completion or an abort may have come while the extents were shared.
-            record = self._record(bucket_ino, key, upload_id)
-            if chosen != self._choose(bucket_ino, bytes.fromhex(upload_id), parts):
-                raise InvalidPart("a part was uploaded again while the upload was completed")
-            record.finished = True
-            finished = (keys.upload(bucket_ino, key, bytes.fromhex(upload_id)), encode(record))
-            info = self.objects.put_now(bucket, key, path, shared, attributes, conditions, [finished])
+
+            def finish(transaction: Transaction) -> None:
+                # Another completion or an abort may have come while the extents were shared.
+                record, still = choose(transaction)
+                if chosen != still:
+                    raise InvalidPart("a part was uploaded again while the upload was completed")
+                _put_finished(transaction, bucket_ino, key, upload_id, record)
+
+            info = await self.objects.put(bucket, key, path, shared, attributes, conditions, finish)
         except BaseException:
             shared.end(adopted=False)
             raise
@@ -276,51 +298,56 @@ class Uploads:
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
         """Give an upload up with all its parts; durable on return. Raises NoSuchUpload."""
         await self._volume.ledger.admit()
-        bucket_ino = self.objects.buckets.find(bucket)
-        record = self._record(bucket_ino, key, upload_id)
-        record.finished = True
-        transaction = self._volume.ledger.begin()
-        transaction.put(keys.upload(bucket_ino, key, bytes.fromhex(upload_id)), encode(record))
-        self._volume.ledger.commit(transaction)
-        self._volume.upload_cleaner.wake()
+
+        def change(transaction: Transaction) -> None:
+            bucket_ino = find_bucket(transaction, bucket)
+            record = _record(transaction, bucket_ino, key, upload_id)
+            _put_finished(transaction, bucket_ino, key, upload_id, record)
+
+        await self._volume.ledger.perform(change, lambda _: self._volume.upload_cleaner.wake())
         await self._volume.ledger.sync()
 
-    # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _record(self, bucket_ino: Ino, key: bytes, upload_id: str) -> Upload:
-        try:
-            raw_id = bytes.fromhex(upload_id)
-        except ValueError:
-            raw_id = b""
-        if len(raw_id) == 16 and 0 not in key:
-            value = self._volume.ledger.store.get(keys.upload(bucket_ino, key, raw_id))
-            record = decode(Upload, value) if value is not None else None
-            if record is not None and not record.finished:
-                return record
-        raise NoSuchUpload(f"there is no upload {upload_id!r} for key {key!r}")
+def _record(reader: Reader, bucket_ino: Ino, key: bytes, upload_id: str) -> Upload:
+    """The record of an upload that is under way. Raises NoSuchUpload."""
+    try:
+        raw_id = bytes.fromhex(upload_id)
+    except ValueError:
+        raw_id = b""
+    if len(raw_id) == 16 and 0 not in key:
+        value = reader.get(keys.upload(bucket_ino, key, raw_id))
+        record = decode(Upload, value) if value is not None else None
+        if record is not None and not record.finished:
+            return record
+    raise NoSuchUpload(f"there is no upload {upload_id!r} for key {key!r}")
 
-    def _choose(self, bucket_ino: Ino, upload_id: bytes, parts: Sequence[CompletePart]) -> list[tuple[int, Part]]:
-        if not parts:
-            raise InvalidPart("a completion must list at least one part")
-        numbers = [part.number for part in parts]
-        if sorted(set(numbers)) != numbers:
-            raise InvalidPartOrder("the parts of a completion must be in ascending order")
-        uploaded = dict(parts_of(self._volume.ledger.store, bucket_ino, upload_id, 0))
-        chosen: list[tuple[int, Part]] = []
-        for part in parts:
-            found = uploaded.get(part.number)
-            if found is None or found.etag != part.etag:
-                raise InvalidPart(f"part {part.number} was not uploaded, or its ETag is not {part.etag!r}")
-            for algorithm, value in part.checksums.items():
-                if found.checksums.get(algorithm, value) != value:
-                    raise InvalidPart(f"part {part.number} has another {algorithm}")
-            chosen.append((part.number, found))
-        for number, found in chosen[:-1]:
-            if found.size < MULTIPART_PART_BYTES_MIN:
-                raise PartTooSmall(
-                    f"part {number} has {found.size} bytes, at least {MULTIPART_PART_BYTES_MIN} are needed"
-                )
-        return chosen
+
+def _put_finished(transaction: Transaction, bucket_ino: Ino, key: bytes, upload_id: str, record: Upload) -> None:
+    record.finished = True
+    transaction.put(keys.upload(bucket_ino, key, bytes.fromhex(upload_id)), encode(record))
+
+
+def _choose(reader: Reader, bucket_ino: Ino, upload_id: bytes, parts: Sequence[CompletePart]) -> list[tuple[int, Part]]:
+    """The parts that a completion lists, as they were uploaded. Raises InvalidPart, InvalidPartOrder, PartTooSmall."""
+    if not parts:
+        raise InvalidPart("a completion must list at least one part")
+    numbers = [part.number for part in parts]
+    if sorted(set(numbers)) != numbers:
+        raise InvalidPartOrder("the parts of a completion must be in ascending order")
+    uploaded = dict(parts_of(reader, bucket_ino, upload_id, 0))
+    chosen: list[tuple[int, Part]] = []
+    for part in parts:
+        found = uploaded.get(part.number)
+        if found is None or found.etag != part.etag:
+            raise InvalidPart(f"part {part.number} was not uploaded, or its ETag is not {part.etag!r}")
+        for algorithm, value in part.checksums.items():
+            if found.checksums.get(algorithm, value) != value:
+                raise InvalidPart(f"part {part.number} has another {algorithm}")
+        chosen.append((part.number, found))
+    for number, found in chosen[:-1]:
+        if found.size < MULTIPART_PART_BYTES_MIN:
+            raise PartTooSmall(f"part {number} has {found.size} bytes, at least {MULTIPART_PART_BYTES_MIN} are needed")
+    return chosen
 
 
 def _raw_md5(etag: str) -> bytes:

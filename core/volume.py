@@ -1,15 +1,17 @@
 """The volume: the one way in for the mount, the S3 door and everything after them.
 
-Plain methods answer at once. Mutating methods may wait for room; what they changed is visible when they return, and
-durable after fsync, sync or the commit interval. ``origin`` names the front-end that asks, so that it can ignore the
-news of its own changes.
+Methods that look answer without waiting where the namespace is not spread over shards. Mutating methods may wait for
+room; what they changed is visible when they return, and durable after fsync, sync or the commit interval. ``origin``
+names the front-end that asks, so that it can ignore the news of its own changes.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -40,12 +42,22 @@ from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.write_back import WriteBack
 from siltstone.errors import InvalidArgument, IsADirectory
 from siltstone.meta import attributes, counters, inodes, names, rename, xattrs
-from siltstone.meta.extents import FreedStripe
 from siltstone.meta.records import Inode
+from siltstone.meta.rename import Renamed
+from siltstone.meta.store.port import Reader as StoreReader
+from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """Longest single read; a front-end that wants more asks again."""
+
+
+class _Unlinked(NamedTuple):
+    """An inode that lost a name. ``dies``: it was the last; ``purged``: it is gone with that."""
+
+    ino: Ino
+    dies: bool
+    purged: bool
 
 
 class Volume:
@@ -87,14 +99,13 @@ class Volume:
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    def lookup(self, parent: Ino, name: bytes) -> Attributes:
+    async def lookup(self, parent: Ino, name: bytes) -> Attributes:
         """The inode that a directory has under a name. Raises NotFound, NotADirectory, NameTooLong."""
-        ino, inode = names.lookup(self.ledger.store, parent, name)
-        return self._seen(ino, inode)
+        return self._seen(*await self.ledger.look(lambda reader: names.lookup(reader, parent, name)))
 
-    def attributes(self, ino: Ino) -> Attributes:
+    async def attributes(self, ino: Ino) -> Attributes:
         """An inode's attributes, with what is written but not yet committed. Raises NotFound."""
-        return self._seen(ino, inodes.get_inode(self.ledger.store, ino))
+        return self._seen(ino, await self.ledger.look(lambda reader: inodes.get_inode(reader, ino)))
 
     def seen(self, ino: Ino, inode: Inode) -> Inode:
         """A record that was just read, with what is written but not yet committed laid over it."""
@@ -107,32 +118,35 @@ class Volume:
             inode.version += 1
         return inode
 
-    def readlink(self, ino: Ino) -> bytes:
+    async def readlink(self, ino: Ino) -> bytes:
         """The target of a symbolic link. Raises NotFound, InvalidArgument."""
-        inode = inodes.get_inode(self.ledger.store, ino)
+        inode = await self.ledger.look(lambda reader: inodes.get_inode(reader, ino))
         if not stat.S_ISLNK(inode.mode):
             raise InvalidArgument(f"inode {ino} is not a symbolic link")
         return inode.target
 
-    def list_directory(self, ino: Ino, *, after: bytes | None, limit: int) -> list[DirEntry]:
+    async def list_directory(self, ino: Ino, *, after: bytes | None, limit: int) -> list[DirEntry]:
         """Up to ``limit`` entries in the order of their names, from behind ``after`` on; without . and .. ."""
-        store = self.ledger.store
-        return [
-            DirEntry(name, Ino(dentry.ino), self._seen(Ino(dentry.ino), inodes.get_inode(store, Ino(dentry.ino))))
-            for name, dentry in names.list_directory(store, ino, after=after, limit=limit)
-        ]
 
-    def parent_of(self, ino: Ino) -> Ino:
+        def question(reader: StoreReader) -> list[tuple[bytes, Ino, Inode]]:
+            return [
+                (name, Ino(dentry.ino), inodes.get_inode(reader, Ino(dentry.ino)))
+                for name, dentry in names.list_directory(reader, ino, after=after, limit=limit)
+            ]
+
+        return [DirEntry(name, ino, self._seen(ino, inode)) for name, ino, inode in await self.ledger.look(question)]
+
+    async def parent_of(self, ino: Ino) -> Ino:
         """The directory that holds a directory; the root holds itself."""
-        return Ino(inodes.get_directory(self.ledger.store, ino).parent)
+        return await self.ledger.look(lambda reader: names.parent_of(reader, ino))
 
-    def get_xattr(self, ino: Ino, name: bytes) -> bytes:
+    async def get_xattr(self, ino: Ino, name: bytes) -> bytes:
         """The value of an extended attribute. Raises NoSuchAttribute."""
-        return xattrs.get_xattr(self.ledger.store, ino, name)
+        return await self.ledger.look(lambda reader: xattrs.get_xattr(reader, ino, name))
 
-    def list_xattrs(self, ino: Ino) -> list[bytes]:
+    async def list_xattrs(self, ino: Ino) -> list[bytes]:
         """The names of an inode's extended attributes."""
-        return xattrs.list_xattrs(self.ledger.store, ino)
+        return await self.ledger.look(lambda reader: xattrs.list_xattrs(reader, ino))
 
     def space(self) -> VolumeSpace:
         """Room in usable bytes."""
@@ -152,53 +166,58 @@ class Volume:
         self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = 0, origin: object = None
     ) -> Attributes:
         """Make a file, fifo, socket or device; the type is in ``mode``."""
-        await self.ledger.admit(1)
-        transaction = self.ledger.begin()
-        now_ns = self.ledger.clock.now_ns()
-        ino, inode = names.create(
-            transaction, parent, name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=b"", now_ns=now_ns
+        return await self._make(
+            parent,
+            name,
+            partial(names.create, parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev),
+            origin,
         )
-        self.ledger.commit(transaction)
-        self._subscribers.publish(origin, EntryChanged(parent, name, ino, False))
-        return attributes_of(ino, inode)
 
     async def mkdir(
         self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, origin: object = None
     ) -> Attributes:
         """Make a directory."""
-        await self.ledger.admit(1)
-        transaction = self.ledger.begin()
-        now_ns = self.ledger.clock.now_ns()
-        ino, inode = names.mkdir(transaction, parent, name, mode=mode, uid=uid, gid=gid, now_ns=now_ns)
-        self.ledger.commit(transaction)
-        self._subscribers.publish(origin, EntryChanged(parent, name, ino, False))
-        return attributes_of(ino, inode)
+        return await self._make(
+            parent, name, partial(names.mkdir, parent=parent, name=name, mode=mode, uid=uid, gid=gid), origin
+        )
 
     async def symlink(
         self, parent: Ino, name: bytes, target: bytes, *, uid: int, gid: int, origin: object = None
     ) -> Attributes:
         """Make a symbolic link."""
-        await self.ledger.admit(1)
-        transaction = self.ledger.begin()
-        now_ns = self.ledger.clock.now_ns()
-        ino, inode = names.create(
-            transaction, parent, name, mode=stat.S_IFLNK | 0o777, uid=uid, gid=gid, target=target, now_ns=now_ns
+        mode = stat.S_IFLNK | 0o777
+        return await self._make(
+            parent,
+            name,
+            partial(names.create, parent=parent, name=name, mode=mode, uid=uid, gid=gid, target=target),
+            origin,
         )
-        self.ledger.commit(transaction)
-        self._subscribers.publish(origin, EntryChanged(parent, name, ino, False))
+
+    async def _make(
+        self, parent: Ino, name: bytes, make: Callable[..., tuple[Ino, Inode]], origin: object
+    ) -> Attributes:
+        await self.ledger.admit(1)
+        now_ns = self.ledger.clock.now_ns()
+        ino, inode = await self.ledger.perform(
+            lambda transaction: make(transaction, now_ns=now_ns),
+            lambda made: self._subscribers.publish(origin, EntryChanged(parent, name, made[0], False)),
+        )
         return attributes_of(ino, inode)
 
     async def create_anonymous(self, near: Ino, *, mode: int) -> Ino:
         """A file without a name in the partition of ``near``, with its owner; held until the caller lets go of it."""
         await self.ledger.admit(1)
-        transaction = self.ledger.begin()
-        owner = inodes.get_inode(transaction, near)
         now_ns = self.ledger.clock.now_ns()
-        ino, _ = inodes.create_anonymous(transaction, near, mode=mode, uid=owner.uid, gid=owner.gid, now_ns=now_ns)
-        self.ledger.commit(transaction)
-        self.orphans.hold(ino)
-        self.orphans.add(ino)
-        return ino
+
+        def change(transaction: Transaction) -> Ino:
+            owner = inodes.get_inode(transaction, near)
+            return inodes.create_anonymous(transaction, near, mode=mode, uid=owner.uid, gid=owner.gid, now_ns=now_ns)[0]
+
+        def committed(ino: Ino) -> None:
+            self.orphans.hold(ino)
+            self.orphans.add(ino)
+
+        return await self.ledger.perform(change, committed)
 
     async def link(self, ino: Ino, parent: Ino, name: bytes, *, origin: object = None) -> Attributes:
         """Give an inode another name; a name for an anonymous inode makes it an ordinary one.
@@ -207,41 +226,51 @@ class Volume:
         """
         await self.write_back.flush(ino)
         await self.ledger.admit(1)
-        transaction = self.ledger.begin()
-        names.link(transaction, ino, parent, name, now_ns=self.ledger.clock.now_ns())
-        self.ledger.commit(transaction)
-        self.orphans.adopted(ino)
-        self._subscribers.publish(origin, EntryChanged(parent, name, ino, False))
-        self._subscribers.publish(origin, AttributesChanged(ino))
-        return self.attributes(ino)
+        now_ns = self.ledger.clock.now_ns()
+
+        def committed(inode: Inode) -> None:
+            self.orphans.adopted(ino)
+            self._subscribers.publish(origin, EntryChanged(parent, name, ino, False))
+            self._subscribers.publish(origin, AttributesChanged(ino))
+
+        await self.ledger.perform(
+            lambda transaction: names.link(transaction, ino, parent, name, now_ns=now_ns), committed
+        )
+        return await self.attributes(ino)
 
     async def unlink(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         """Take a name away; the inode goes with its last name when nobody holds it."""
         await self.ledger.admit()
-        transaction = self.ledger.begin()
-        freed: list[FreedStripe] = []
-        ino, inode = names.unlink(transaction, parent, name, now_ns=self.ledger.clock.now_ns())
-        purged = inode.nlink == 0 and self.orphans.purge_within(transaction, ino, freed)
-        self.ledger.commit(transaction, freed)
-        if inode.nlink == 0 and not purged:
-            self.orphans.add(ino)
-        self._subscribers.publish(origin, EntryChanged(parent, name, ino, True))
-        if not purged:
-            self._subscribers.publish(origin, AttributesChanged(ino))
+        now_ns = self.ledger.clock.now_ns()
+
+        def change(transaction: Transaction) -> _Unlinked:
+            ino, inode = names.unlink(transaction, parent, name, now_ns=now_ns)
+            return self._unlinked(transaction, ino, inode)
+
+        def committed(unlinked: _Unlinked) -> None:
+            self._let_go(unlinked)
+            self._subscribers.publish(origin, EntryChanged(parent, name, unlinked.ino, True))
+            if not unlinked.purged:
+                self._subscribers.publish(origin, AttributesChanged(unlinked.ino))
+
+        await self.ledger.perform(change, committed)
 
     async def rmdir(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         """Remove an empty directory."""
         await self.ledger.admit()
-        transaction = self.ledger.begin()
-        freed: list[FreedStripe] = []
-        ino, _ = names.rmdir(transaction, parent, name, now_ns=self.ledger.clock.now_ns())
-        purged = self.orphans.purge_within(transaction, ino, freed)
-        self.ledger.commit(transaction, freed)
-        if not purged:
-            self.orphans.add(ino)
-        if parent == ROOT_INO:
-            self.upload_cleaner.wake()
-        self._subscribers.publish(origin, EntryChanged(parent, name, ino, True))
+        now_ns = self.ledger.clock.now_ns()
+
+        def change(transaction: Transaction) -> _Unlinked:
+            ino, inode = names.rmdir(transaction, parent, name, now_ns=now_ns)
+            return self._unlinked(transaction, ino, inode)
+
+        def committed(unlinked: _Unlinked) -> None:
+            self._let_go(unlinked)
+            if parent == ROOT_INO:
+                self.upload_cleaner.wake()
+            self._subscribers.publish(origin, EntryChanged(parent, name, unlinked.ino, True))
+
+        await self.ledger.perform(change, committed)
 
     async def rename(
         self,
@@ -259,39 +288,44 @@ class Volume:
         The dirty bytes of what gets a new name are committed first: write-then-rename never leaves an empty file after
         a crash.
         """
-        await self.write_back.flush(names.lookup(self.ledger.store, parent, name)[0])
+        await self._flush_entry(parent, name)
         if exchange:
-            await self.write_back.flush(names.lookup(self.ledger.store, new_parent, new_name)[0])
+            await self._flush_entry(new_parent, new_name)
         await self.ledger.admit()
-        transaction = self.ledger.begin()
-        freed: list[FreedStripe] = []
-        renamed = rename.rename(
-            transaction,
-            parent,
-            name,
-            new_parent,
-            new_name,
-            exchange=exchange,
-            no_replace=no_replace,
-            now_ns=self.ledger.clock.now_ns(),
-        )
-        if not renamed.moved:
-            return
-        replaced, victim = renamed.replaced, renamed.replaced_inode
-        dies = replaced is not None and victim is not None and victim.nlink == 0
-        purged = dies and replaced is not None and self.orphans.purge_within(transaction, replaced, freed)
-        self.ledger.commit(transaction, freed)
-        if dies and not purged and replaced is not None:
-            self.orphans.add(replaced)
-        if dies and new_parent == ROOT_INO:
-            self.upload_cleaner.wake()
-        if renamed.exchanged is not None:
-            self._subscribers.publish(origin, EntryChanged(parent, name, renamed.exchanged, False))
-        else:
-            self._subscribers.publish(origin, EntryChanged(parent, name, renamed.ino, True))
-        self._subscribers.publish(origin, EntryChanged(new_parent, new_name, renamed.ino, False))
-        if replaced is not None and not purged:
-            self._subscribers.publish(origin, AttributesChanged(replaced))
+        now_ns = self.ledger.clock.now_ns()
+
+        def change(transaction: Transaction) -> tuple[Renamed, _Unlinked | None]:
+            renamed = rename.rename(
+                transaction,
+                parent,
+                name,
+                new_parent,
+                new_name,
+                exchange=exchange,
+                no_replace=no_replace,
+                now_ns=now_ns,
+            )
+            if renamed.replaced is None or renamed.replaced_inode is None:
+                return renamed, None
+            return renamed, self._unlinked(transaction, renamed.replaced, renamed.replaced_inode)
+
+        def committed(result: tuple[Renamed, _Unlinked | None]) -> None:
+            renamed, replaced = result
+            if not renamed.moved:
+                return
+            if replaced is not None:
+                self._let_go(replaced)
+                if replaced.dies and new_parent == ROOT_INO:
+                    self.upload_cleaner.wake()
+            if renamed.exchanged is not None:
+                self._subscribers.publish(origin, EntryChanged(parent, name, renamed.exchanged, False))
+            else:
+                self._subscribers.publish(origin, EntryChanged(parent, name, renamed.ino, True))
+            self._subscribers.publish(origin, EntryChanged(new_parent, new_name, renamed.ino, False))
+            if replaced is not None and not replaced.purged:
+                self._subscribers.publish(origin, AttributesChanged(replaced.ino))
+
+        await self.ledger.perform(change, committed)
 
     # --- attributes ------------------------------------------------------------------------------------------------
 
@@ -302,27 +336,31 @@ class Volume:
         rest = (changes.mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
         if any(value is not None for value in rest):
             await self.ledger.admit()
-            transaction = self.ledger.begin()
             now_ns = self.ledger.clock.now_ns()
-            attributes.set_attributes(
-                transaction,
-                ino,
-                mode=changes.mode,
-                uid=changes.uid,
-                gid=changes.gid,
-                atime_ns=changes.atime_ns,
-                mtime_ns=changes.mtime_ns,
-                now_ns=now_ns,
-            )
-            self.ledger.commit(transaction)
-            file = self.write_back.files.get(ino)
-            if file is not None:
-                # What is flushed later must not take the new times back.
-                file.ctime_ns = now_ns
-                if changes.mtime_ns is not None:
-                    file.mtime_ns = changes.mtime_ns
-            self._subscribers.publish(origin, AttributesChanged(ino))
-        return self.attributes(ino)
+
+            def change(transaction: Transaction) -> None:
+                attributes.set_attributes(
+                    transaction,
+                    ino,
+                    mode=changes.mode,
+                    uid=changes.uid,
+                    gid=changes.gid,
+                    atime_ns=changes.atime_ns,
+                    mtime_ns=changes.mtime_ns,
+                    now_ns=now_ns,
+                )
+
+            def committed(_: None) -> None:
+                file = self.write_back.files.get(ino)
+                if file is not None:
+                    # What is flushed later must not take the new times back.
+                    file.ctime_ns = now_ns
+                    if changes.mtime_ns is not None:
+                        file.mtime_ns = changes.mtime_ns
+                self._subscribers.publish(origin, AttributesChanged(ino))
+
+            await self.ledger.perform(change, committed)
+        return await self.attributes(ino)
 
     async def set_xattr(
         self,
@@ -336,20 +374,22 @@ class Volume:
     ) -> None:
         """Set an extended attribute. Raises AlreadyExists (create), NoSuchAttribute (replace), ValueTooLarge."""
         await self.ledger.admit(1)
-        transaction = self.ledger.begin()
-        xattrs.set_xattr(
-            transaction, ino, name, value, create=create, replace=replace, now_ns=self.ledger.clock.now_ns()
+        now_ns = self.ledger.clock.now_ns()
+        await self.ledger.perform(
+            lambda transaction: xattrs.set_xattr(
+                transaction, ino, name, value, create=create, replace=replace, now_ns=now_ns
+            ),
+            lambda _: self._subscribers.publish(origin, AttributesChanged(ino)),
         )
-        self.ledger.commit(transaction)
-        self._subscribers.publish(origin, AttributesChanged(ino))
 
     async def remove_xattr(self, ino: Ino, name: bytes, *, origin: object = None) -> None:
         """Remove an extended attribute. Raises NoSuchAttribute."""
         await self.ledger.admit()
-        transaction = self.ledger.begin()
-        xattrs.remove_xattr(transaction, ino, name, now_ns=self.ledger.clock.now_ns())
-        self.ledger.commit(transaction)
-        self._subscribers.publish(origin, AttributesChanged(ino))
+        now_ns = self.ledger.clock.now_ns()
+        await self.ledger.perform(
+            lambda transaction: xattrs.remove_xattr(transaction, ino, name, now_ns=now_ns),
+            lambda _: self._subscribers.publish(origin, AttributesChanged(ino)),
+        )
 
     # --- bytes -----------------------------------------------------------------------------------------------------
 
@@ -462,6 +502,21 @@ class Volume:
 
     def _seen(self, ino: Ino, inode: Inode) -> Attributes:
         return attributes_of(ino, self.seen(ino, inode))
+
+    async def _flush_entry(self, parent: Ino, name: bytes) -> None:
+        """Commit the dirty bytes of what a directory has under a name. Raises what a lookup does."""
+        ino, _ = await self.ledger.look(lambda reader: names.lookup(reader, parent, name))
+        await self.write_back.flush(ino)
+
+    def _unlinked(self, transaction: Transaction, ino: Ino, inode: Inode) -> _Unlinked:
+        """What is to be done about an inode that lost a name in this batch; a small one goes with it."""
+        dies = inode.nlink == 0
+        return _Unlinked(ino, dies, dies and self.orphans.purge_within(transaction, ino))
+
+    def _let_go(self, unlinked: _Unlinked) -> None:
+        """The batch that took the name away was committed."""
+        if unlinked.dies:
+            self.orphans.lost_its_name(unlinked.ino, purged=unlinked.purged)
 
 
 __all__ = ["ROOT_INO", "Volume"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from siltstone.core.types import DirEntry
@@ -22,10 +22,10 @@ DOT_NAMES = (b".", b"..")
 PAGE_ENTRIES_MIN = 24
 """Entries fetched at first: about what a request of 4 KiB, the smallest, has room for."""
 
-Fetch = Callable[[bytes | None, int], list[DirEntry]]
+Fetch = Callable[[bytes | None, int], Awaitable[list[DirEntry]]]
 """``fetch(after, limit)``: the entries behind a name; fewer than the limit means that there are no more."""
 
-EmitDot = Callable[[bytes, int], bool]
+EmitDot = Callable[[bytes, int], Awaitable[bool]]
 Emit = Callable[[DirEntry, int], bool]
 """``emit(entry, cookie)`` puts an entry in the answer; False: no room, it is not in it."""
 
@@ -55,7 +55,7 @@ class DirectoryHandle:
         self._cookies: dict[bytes, int] | None = None
         self._page = PAGE_ENTRIES_MIN
 
-    def serve(self, cookie: int, fetch: Fetch, emit_dot: EmitDot, emit: Emit) -> None:
+    async def serve(self, cookie: int, fetch: Fetch, emit_dot: EmitDot, emit: Emit) -> None:
         """Put what is behind a position in the answer, until there is no room or no more.
 
         Entries are fetched and emitted without an await between, so that the kernel never remembers attributes that
@@ -69,12 +69,12 @@ class DirectoryHandle:
         elif cookie < len(self._names) and self._cookies is None:
             self._cookies = {name: index + 1 for index, name in enumerate(self._names)}
         for index in range(cookie, len(DOT_NAMES)):
-            if not self._emit_dot(DOT_NAMES[index], emit_dot):
+            if not await self._emit_dot(DOT_NAMES[index], emit_dot):
                 return
         after = self._names[cookie - 1] if cookie > len(DOT_NAMES) else None
         served = 0
         while True:
-            entries = fetch(after, self._page)
+            entries = await fetch(after, self._page)
             for entry in entries:
                 if not emit(entry, self._cookie_of(entry.name)):
                     self._page = max(PAGE_ENTRIES_MIN, served + 1)
@@ -85,8 +85,8 @@ class DirectoryHandle:
                 return
             after = entries[-1].name
 
-    def _emit_dot(self, name: bytes, emit_dot: EmitDot) -> bool:
-        if not emit_dot(name, self._cookie_of(name)):
+    async def _emit_dot(self, name: bytes, emit_dot: EmitDot) -> bool:
+        if not await emit_dot(name, self._cookie_of(name)):
             return False
         self._served(name)
         return True

@@ -76,7 +76,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         """Find a name; that there is none is an answer which the kernel remembers too."""
         try:
-            attributes = self._volume.lookup(Ino(parent_inode), name)
+            attributes = await self._volume.lookup(Ino(parent_inode), name)
         except NotFound:
             return self._absent
         return self._enter(attributes)
@@ -130,7 +130,7 @@ class Operations(pyfuse3.Operations):
         that somebody has it open, so it stays until it is forgotten.
         """
         parent = Ino(parent_inode)
-        attributes = self._volume.lookup(parent, name)
+        attributes = await self._volume.lookup(parent, name)
         is_opened_here = stat.S_ISREG(attributes.mode) or stat.S_ISLNK(attributes.mode)
         with self.handles.unlinking(attributes.ino) if is_opened_here else contextlib.nullcontext():
             await self._volume.unlink(parent, name, origin=self)
@@ -166,14 +166,14 @@ class Operations(pyfuse3.Operations):
     @answered_of_inode
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         """A symbolic link's target."""
-        return FileNameT(self._volume.readlink(Ino(inode)))
+        return FileNameT(await self._volume.readlink(Ino(inode)))
 
     # --- attributes ------------------------------------------------------------------------------------------------
 
     @answered_of_inode
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """An inode's attributes, with what is written but not yet committed."""
-        return entry_of(self._volume.attributes(Ino(inode)), self._timeout_seconds)
+        return entry_of(await self._volume.attributes(Ino(inode)), self._timeout_seconds)
 
     @answered_of_inode
     async def setattr(
@@ -196,7 +196,7 @@ class Operations(pyfuse3.Operations):
     @answered_of_inode
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         """The value of an extended attribute. The kernel asks for security.capability before every write."""
-        return self._volume.get_xattr(Ino(inode), name)
+        return await self._volume.get_xattr(Ino(inode), name)
 
     @answered_of_inode
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
@@ -206,7 +206,7 @@ class Operations(pyfuse3.Operations):
     @answered_of_inode
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """The names of an inode's extended attributes."""
-        return [XAttrNameT(name) for name in self._volume.list_xattrs(Ino(inode))]
+        return [XAttrNameT(name) for name in await self._volume.list_xattrs(Ino(inode))]
 
     @answered_of_inode
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -243,7 +243,7 @@ class Operations(pyfuse3.Operations):
         nothing: the kernel then passes by its cache; ``direct_io`` would only forbid shared mappings.
         """
         ino = Ino(inode)
-        mode = self._volume.attributes(ino).mode
+        mode = (await self._volume.attributes(ino)).mode
         if flags & os.O_TRUNC:
             await self._volume.set_attributes(ino, changes_of_emptying(mode, ctx.uid), origin=self)
         return FileInfo(fh=FileHandleT(self.handles.open_file(ino, flags)))
@@ -288,7 +288,7 @@ class Operations(pyfuse3.Operations):
     @answered_of_inode
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open a directory."""
-        self._volume.attributes(Ino(inode))
+        await self._volume.attributes(Ino(inode))
         return FileHandleT(self.handles.open_directory(Ino(inode)))
 
     @answered
@@ -297,11 +297,11 @@ class Operations(pyfuse3.Operations):
         handle = self.handles.directories[fh]
         volume, handles, timeout_seconds = self._volume, self.handles, self._timeout_seconds
 
-        def fetch(after: bytes | None, limit: int) -> list[DirEntry]:
-            return volume.list_directory(handle.ino, after=after, limit=limit)
+        async def fetch(after: bytes | None, limit: int) -> list[DirEntry]:
+            return await volume.list_directory(handle.ino, after=after, limit=limit)
 
-        def emit_dot(name: bytes, cookie: int) -> bool:
-            ino = handle.ino if name == b"." else volume.parent_of(handle.ino)
+        async def emit_dot(name: bytes, cookie: int) -> bool:
+            ino = handle.ino if name == b"." else await volume.parent_of(handle.ino)
             return pyfuse3.readdir_reply(token, FileNameT(name), directory_stub(ino), cookie)
 
         def emit(entry: DirEntry, cookie: int) -> bool:
@@ -311,7 +311,7 @@ class Operations(pyfuse3.Operations):
             handles.looked_up(attributes.ino)
             return True
 
-        handle.serve(start_id, fetch, emit_dot, emit)
+        await handle.serve(start_id, fetch, emit_dot, emit)
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:

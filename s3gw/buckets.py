@@ -22,7 +22,7 @@ async def list_buckets(request: Request) -> Reply:
     """ListBuckets: the sender's own, by name, in pages if the client asks."""
     prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
     limit = request.number("max-buckets", 10_000, largest=10_000)
-    own = [info for info in request.store.list_buckets() if request.owns(info) and info.name.isprintable()]
+    own = [info for info in await request.store.list_buckets() if request.owns(info) and info.name.isprintable()]
     own.sort(key=lambda info: info.name)
     found = [info for info in own if info.name.startswith(prefix) and info.name > token]
     page: list[Element] = [
@@ -70,7 +70,7 @@ async def create_bucket(request: Request) -> Reply:
     try:
         await request.store.create_bucket(name, owner=request.identity.owner)
     except AlreadyExists:
-        if not request.owns(request.store.bucket(name)):
+        if not request.owns(await request.store.bucket(name)):
             raise S3Error("BucketAlreadyExists", BucketName=name) from None
         if request.region != DEFAULT_REGION:
             raise S3Error("BucketAlreadyOwnedByYou", BucketName=name) from None
@@ -79,20 +79,20 @@ async def create_bucket(request: Request) -> Reply:
 
 async def delete_bucket(request: Request) -> Reply:
     """DeleteBucket."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     await request.store.delete_bucket(bucket.name)
     return Reply(204)
 
 
 async def head_bucket(request: Request) -> Reply:
     """HeadBucket."""
-    request.bucket()
+    await request.bucket()
     return Reply(200, [("x-amz-bucket-region", request.region), ("Content-Type", "application/xml")])
 
 
 async def get_bucket_location(request: Request) -> Reply:
     """GetBucketLocation: a document whose root is the answer."""
-    request.bucket()
+    await request.bucket()
     region = "" if request.region == DEFAULT_REGION else request.region
     document = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<LocationConstraint xmlns="{NAMESPACE}">{region}</LocationConstraint>'
@@ -102,18 +102,18 @@ async def get_bucket_location(request: Request) -> Reply:
 
 async def get_bucket_versioning(request: Request) -> Reply:
     """GetBucketVersioning: never turned on."""
-    request.bucket()
+    await request.bucket()
     return xml_reply("VersioningConfiguration", ())
 
 
 async def get_bucket_acl(request: Request) -> Reply:
     """GetBucketAcl."""
-    return _acl(request, request.bucket())
+    return _acl(request, await request.bucket())
 
 
 async def get_object_acl(request: Request) -> Reply:
     """GetObjectAcl: an object belongs to the owner of its bucket."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     await request.store.head(bucket.name, request.key)
     return _acl(request, bucket)
 

@@ -25,7 +25,7 @@ def raw(text: str) -> bytes:
 
 async def list_objects(request: Request) -> Reply:
     """ListObjects (version 1)."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     url = request.encodes_keys()
     limit = request.number("max-keys", PAGE_MAX)
     query = request.query
@@ -46,7 +46,7 @@ async def list_objects(request: Request) -> Reply:
 
 async def list_objects_v2(request: Request) -> Reply:
     """ListObjectsV2."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     url = request.encodes_keys()
     limit = request.number("max-keys", PAGE_MAX)
     query = request.query

@@ -51,7 +51,7 @@ from siltstone.s3gw.xml import Element, Node, encode_key
 
 async def create_multipart_upload(request: Request) -> Reply:
     """CreateMultipartUpload."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     check_key(request.key)
     headers = request.headers
     refuse_what_is_not_there(headers)
@@ -82,14 +82,14 @@ async def create_multipart_upload(request: Request) -> Reply:
     )
 
 
-def _upload(request: Request) -> UploadInfo:
+async def _upload(request: Request) -> UploadInfo:
     """The upload that the request names, in a bucket of the sender. Raises NoSuchUpload."""
-    return request.store.upload(request.bucket().name, request.key, request.query["uploadId"])
+    return await request.store.upload((await request.bucket()).name, request.key, request.query["uploadId"])
 
 
 async def upload_part(request: Request) -> Reply:
     """UploadPart."""
-    upload = _upload(request)
+    upload = await _upload(request)
     number = request.part_number()
     refuse_what_is_not_there(request.headers)
     expected = expectation(request.headers, default=upload.checksum_algorithm or DEFAULT_ALGORITHM)
@@ -100,7 +100,7 @@ async def upload_part(request: Request) -> Reply:
             f"checksum Type: {expected.algorithm.lower()}",
         )
     check_size(request.body.size)
-    writer = request.store.begin_part(request.target.bucket, request.key, upload.upload_id, number)
+    writer = await request.store.begin_part(request.target.bucket, request.key, upload.upload_id, number)
     try:
         digests, _ = await receive_checked(request, writer, expected)
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
@@ -114,9 +114,9 @@ async def upload_part(request: Request) -> Reply:
 
 async def upload_part_copy(request: Request) -> Reply:
     """UploadPartCopy: shares the bytes, moves none."""
-    upload = _upload(request)
+    upload = await _upload(request)
     number = request.part_number()
-    source = copy_source(request)
+    source = await copy_source(request)
     text = request.headers.get("x-amz-copy-source-range")
     wanted: tuple[int, int] | None = None
     if text is not None:
@@ -139,7 +139,7 @@ async def upload_part_copy(request: Request) -> Reply:
 
 async def abort_multipart_upload(request: Request) -> Reply:
     """AbortMultipartUpload."""
-    upload = _upload(request)
+    upload = await _upload(request)
     await request.store.abort_upload(request.target.bucket, request.key, upload.upload_id)
     return Reply(204)
 
@@ -149,17 +149,17 @@ async def abort_multipart_upload(request: Request) -> Reply:
 
 async def complete_multipart_upload(request: Request) -> Reply:
     """CompleteMultipartUpload. Doing it again is success while the object is still the one that it made."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     refuse_what_is_not_there(request.headers)
     document = await request.document()
     assert document is not None
     parts = _parts_of(document)
     try:
-        upload = _upload(request)
+        upload = await _upload(request)
     except NoSuchUpload:
         info = await _completed_before(request, parts)
     else:
-        checksums, kind = _final_checksums(request, upload, parts)
+        checksums, kind = await _final_checksums(request, upload, parts)
         info = await request.store.complete_upload(
             bucket.name,
             request.key,
@@ -210,13 +210,15 @@ async def _completed_before(request: Request, parts: Sequence[CompletePart]) -> 
     return info
 
 
-def _final_checksums(request: Request, upload: UploadInfo, parts: Sequence[CompletePart]) -> tuple[dict[str, str], str]:
+async def _final_checksums(
+    request: Request, upload: UploadInfo, parts: Sequence[CompletePart]
+) -> tuple[dict[str, str], str]:
     """The checksum of the whole object from its parts' and its type; nothing when a part has none (a copied one).
 
     Raises BadDigest when the client announced another, InvalidRequest when it announced another size. Parts that do not
     exist are left to the completion itself.
     """
-    uploaded = _uploaded_parts(request, upload)
+    uploaded = await _uploaded_parts(request, upload)
     found = [uploaded[part.number] for part in parts if part.number in uploaded]
     size = request.headers.get("x-amz-mp-object-size")
     if len(found) == len(parts) and size is not None and size != str(sum(part.size for part in found)):
@@ -239,11 +241,11 @@ def _same_checksum(announced: str, checksum: str) -> bool:
     return announced in (checksum, checksum.partition("-")[0])
 
 
-def _uploaded_parts(request: Request, upload: UploadInfo) -> dict[int, PartInfo]:
+async def _uploaded_parts(request: Request, upload: UploadInfo) -> dict[int, PartInfo]:
     found: dict[int, PartInfo] = {}
     after, is_truncated = 0, True
     while is_truncated:
-        page, is_truncated = request.store.list_parts(
+        page, is_truncated = await request.store.list_parts(
             request.target.bucket, request.key, upload.upload_id, after=after, limit=PAGE_MAX
         )
         found.update((part.number, part) for part in page)
@@ -256,14 +258,14 @@ def _uploaded_parts(request: Request, upload: UploadInfo) -> dict[int, PartInfo]
 
 async def list_parts(request: Request) -> Reply:
     """ListParts."""
-    upload = _upload(request)
+    upload = await _upload(request)
     url = request.encodes_keys()
     after = request.number("part-number-marker", 0, largest=2**31 - 1)
     limit = request.number("max-parts", PAGE_MAX)
     page: list[PartInfo] = []
     is_truncated = False
     if limit:
-        page, is_truncated = request.store.list_parts(
+        page, is_truncated = await request.store.list_parts(
             request.target.bucket, request.key, upload.upload_id, after=after, limit=limit
         )
     children: list[Element] = [
@@ -293,14 +295,14 @@ async def list_parts(request: Request) -> Reply:
 
 async def list_multipart_uploads(request: Request) -> Reply:
     """ListMultipartUploads."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     url = request.encodes_keys()
     query = request.query
     limit = request.number("max-uploads", PAGE_MAX)
     prefix, delimiter = raw(query.get("prefix", "")), raw(query.get("delimiter", ""))
     key_marker = raw(query.get("key-marker", ""))
     id_marker = query.get("upload-id-marker", "") if key_marker else ""
-    found = request.store.list_uploads(
+    found = await request.store.list_uploads(
         bucket.name,
         prefix=prefix,
         delimiter=delimiter,

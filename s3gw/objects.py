@@ -48,14 +48,14 @@ assert PUT_BYTES_MAX <= FILE_BYTES_MAX
 
 async def put_object(request: Request) -> Reply:
     """PutObject."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     check_key(request.key)
     headers = request.headers
     refuse_what_is_not_there(headers)
     expected = expectation(headers)
     kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
     check_size(request.body.size)
-    writer = request.store.begin_put(bucket.name, request.key, size_hint=request.body.size)
+    writer = await request.store.begin_put(bucket.name, request.key, size_hint=request.body.size)
     try:
         digests, _ = await receive_checked(request, writer, expected)
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
@@ -109,11 +109,11 @@ def check_key(key: bytes) -> None:
 
 async def copy_object(request: Request) -> Reply:
     """CopyObject: shares the bytes, moves none."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     check_key(request.key)
     headers = request.headers
     refuse_what_is_not_there(headers)
-    source = copy_source(request)
+    source = await copy_source(request)
     directive = headers.get("x-amz-metadata-directive", "COPY")
     if directive not in ("COPY", "REPLACE"):
         raise S3Error("InvalidArgument", f"Unknown metadata directive: {directive}")
@@ -142,7 +142,7 @@ async def copy_object(request: Request) -> Reply:
 
 async def _replaced_attributes(request: Request, wanted: Conditions) -> tuple[PutAttributes, Conditions]:
     """The source's digests with the request's headers and metadata, and conditions that hold the source to them."""
-    source = copy_source(request)
+    source = await copy_source(request)
     info = await request.store.head(source.bucket, source.key)
     wanted.check(info)
     attributes = PutAttributes(
@@ -172,7 +172,7 @@ class Selection(NamedTuple):
 
 async def get_object(request: Request) -> Reply:
     """GetObject. The first piece is read before the head is sent, so that an error still has a status."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     _check_version(request.query)
     overrides = _overrides(request)
     reader = await request.store.open(bucket.name, request.key)
@@ -199,7 +199,7 @@ async def get_object(request: Request) -> Reply:
 
 async def head_object(request: Request) -> Reply:
     """HeadObject."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     _check_version(request.query)
     overrides = _overrides(request)
     info = await request.store.head(bucket.name, request.key)
@@ -317,7 +317,7 @@ def checksum_elements(checksums: Mapping[str, str], kind: str = "") -> list[Elem
 
 async def delete_object(request: Request) -> Reply:
     """DeleteObject; deleting what is not there is success."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     refuse_what_is_not_there(request.headers)
     _check_version(request.query)
     await request.store.delete(bucket.name, request.key, write_conditions(request.headers))
@@ -335,7 +335,7 @@ class _Delete(NamedTuple):
 
 async def delete_objects(request: Request) -> Reply:
     """DeleteObjects: each key by itself, many at a time, results in the order of the request."""
-    bucket = request.bucket()
+    bucket = await request.bucket()
     document = await request.document(needs_digest=True)
     assert document is not None
     if document.name != "Delete":

@@ -72,13 +72,13 @@ class Request(NamedTuple):
         """The object's key."""
         return self.target.key
 
-    def bucket(self) -> BucketInfo:
+    async def bucket(self) -> BucketInfo:
         """The bucket of the request. Raises NoSuchBucket, and AccessDenied when it is somebody else's."""
-        return self.bucket_named(self.target.bucket)
+        return await self.bucket_named(self.target.bucket)
 
-    def bucket_named(self, name: str) -> BucketInfo:
+    async def bucket_named(self, name: str) -> BucketInfo:
         """A bucket that the sender may use; one without an owner record belongs to everybody with a key."""
-        info = self.store.bucket(name)
+        info = await self.store.bucket(name)
         if not self.owns(info):
             raise S3Error("AccessDenied")
         return info
@@ -211,10 +211,10 @@ def _etag(text: str | None) -> str | None:
     return ",".join(part.strip().removeprefix("W/").strip('"') for part in text.split(","))
 
 
-def copy_source(request: Request) -> Target:
+async def copy_source(request: Request) -> Target:
     """The source of a copy, in a bucket that the sender may use. Raises S3Error."""
     source, version = parse_copy_source(request.headers["x-amz-copy-source"])
     if version not in ("", "null"):
         raise S3Error("NoSuchVersion")
-    request.bucket_named(source.bucket)
+    await request.bucket_named(source.bucket)
     return source

@@ -79,6 +79,10 @@ class SpanningTransaction(Transaction):
         self._foreign_scans: dict[Range, list[tuple[bytes, bytes]]] = {}
         self._foreign_last = False
 
+    def owns(self, key: bytes) -> bool:
+        """Whether a record is one of this shard's."""
+        return self._map.owner_of_key(key) in (None, self._shard)
+
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as this transaction sees it. Raises NeedsForeign, KeyLocked."""
         owner = self._map.owner_of_key(key)

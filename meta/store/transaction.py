@@ -15,6 +15,7 @@ from siltstone.meta.totals import SpaceTotals
 from siltstone.types import Buffer, Lsn
 
 if TYPE_CHECKING:
+    from siltstone.meta.extents import FreedStripe
     from siltstone.meta.store.store import Store
 
 UNSORTED_WRITES_MAX = 32
@@ -38,6 +39,7 @@ class Transaction:
         "_sorted",
         "_store",
         "_writes",
+        "freed",
         "totals",
     )
 
@@ -53,6 +55,12 @@ class Transaction:
         self._payload_lsn = Lsn(0)
         self.totals = SpaceTotals()
         """How the totals of space change when this is committed."""
+        self.freed: list[FreedStripe] = []
+        """Stripes that lost a part with what this took away; whoever commits it hands them on (core/ledger.py)."""
+
+    def owns(self, key: bytes) -> bool:
+        """Whether the record under a key is one of this store's; of a transaction over several shards some are not."""
+        return True
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as this transaction sees it, None when there is none. The same each time."""

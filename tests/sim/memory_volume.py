@@ -81,18 +81,27 @@ class MemoryVolume:
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    def lookup(self, parent: Ino, name: bytes) -> Attributes:
+    async def lookup(self, parent: Ino, name: bytes) -> Attributes:
+        return self._lookup(parent, name)
+
+    async def attributes(self, ino: Ino) -> Attributes:
+        return self._attributes(ino)
+
+    async def get_xattr(self, ino: Ino, name: bytes) -> bytes:
+        return self._get_xattr(ino, name)
+
+    def _lookup(self, parent: Ino, name: bytes) -> Attributes:
         directory = self._directory(parent)
         if len(name) > 255:
             raise NameTooLong(f"a name of {len(name)} bytes")
         if name in (b".", b".."):
-            return self.attributes(parent if name == b"." else directory.parent)
+            return self._attributes(parent if name == b"." else directory.parent)
         ino = directory.entries.get(name)
         if ino is None:
             raise NotFound("no such name")
-        return self.attributes(ino)
+        return self._attributes(ino)
 
-    def attributes(self, ino: Ino) -> Attributes:
+    def _attributes(self, ino: Ino) -> Attributes:
         node = self._node(ino)
         size = len(node.entries) if node.mode & 0o170000 == 0o040000 else len(node.data) or len(node.target)
         return Attributes(
@@ -112,24 +121,24 @@ class MemoryVolume:
             node.target,
         )
 
-    def readlink(self, ino: Ino) -> bytes:
+    async def readlink(self, ino: Ino) -> bytes:
         return self._node(ino).target
 
-    def parent_of(self, ino: Ino) -> Ino:
+    async def parent_of(self, ino: Ino) -> Ino:
         return self._directory(ino).parent
 
-    def list_directory(self, ino: Ino, *, after: bytes | None, limit: int) -> list[DirEntry]:
+    async def list_directory(self, ino: Ino, *, after: bytes | None, limit: int) -> list[DirEntry]:
         names = sorted(name for name in self._directory(ino).entries if after is None or name > after)
         entries = self._nodes[ino].entries
-        return [DirEntry(name, entries[name], self.attributes(entries[name])) for name in names[:limit]]
+        return [DirEntry(name, entries[name], self._attributes(entries[name])) for name in names[:limit]]
 
-    def get_xattr(self, ino: Ino, name: bytes) -> bytes:
+    def _get_xattr(self, ino: Ino, name: bytes) -> bytes:
         value = self._node(ino).xattrs.get(name)
         if value is None:
             raise NoSuchAttribute("no such attribute")
         return value
 
-    def list_xattrs(self, ino: Ino) -> list[bytes]:
+    async def list_xattrs(self, ino: Ino) -> list[bytes]:
         return sorted(self._node(ino).xattrs)
 
     def space(self) -> VolumeSpace:
@@ -160,11 +169,11 @@ class MemoryVolume:
         node.ctime_ns = self._touch(directory)
         directory.entries[name] = ino
         self._publish(origin, EntryChanged(parent, name, ino, False))
-        return self.attributes(ino)
+        return self._attributes(ino)
 
     async def unlink(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         directory = self._directory(parent)
-        node = self._node(self.lookup(parent, name).ino)
+        node = self._node(self._lookup(parent, name).ino)
         if stat.S_ISDIR(node.mode):
             raise IsADirectory("a directory")
         del directory.entries[name]
@@ -174,7 +183,7 @@ class MemoryVolume:
 
     async def rmdir(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         directory = self._directory(parent)
-        node = self._directory(self.lookup(parent, name).ino)
+        node = self._directory(self._lookup(parent, name).ino)
         if node.entries:
             raise DirectoryNotEmpty("not empty")
         del directory.entries[name]
@@ -195,7 +204,7 @@ class MemoryVolume:
         origin: object = None,
     ) -> None:
         source, target = self._directory(parent), self._directory(new_parent)
-        node = self._node(self.lookup(parent, name).ino)
+        node = self._node(self._lookup(parent, name).ino)
         other = self._nodes.get(target.entries.get(new_name, Ino(0)))
         if no_replace and other is not None:
             raise AlreadyExists("the name is taken")
@@ -232,7 +241,7 @@ class MemoryVolume:
             if value is not None:
                 setattr(node, name, value)
         self._publish(origin, AttributesChanged(ino))
-        return self.attributes(ino)
+        return self._attributes(ino)
 
     async def set_xattr(
         self,
@@ -250,7 +259,7 @@ class MemoryVolume:
         self._publish(origin, AttributesChanged(ino))
 
     async def remove_xattr(self, ino: Ino, name: bytes, *, origin: object = None) -> None:
-        self.get_xattr(ino, name)
+        self._get_xattr(ino, name)
         del self._node(ino).xattrs[name]
         self._publish(origin, AttributesChanged(ino))
 
@@ -373,7 +382,7 @@ class MemoryVolume:
         directory.entries[name] = node.ino
         self._touch(directory)
         self._publish(origin, EntryChanged(parent, name, node.ino, False))
-        return self.attributes(node.ino)
+        return self._attributes(node.ino)
 
     def _check_replaceable(self, node: Node, other: Node) -> None:
         if stat.S_ISDIR(node.mode):

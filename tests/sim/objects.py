@@ -215,15 +215,15 @@ class SimObjects:
             raise DirectoryNotEmpty(name)
         del self.buckets[name]
 
-    def list_buckets(self) -> list[BucketInfo]:
+    async def list_buckets(self) -> list[BucketInfo]:
         """See ObjectStore."""
         return [found.info for found in self.buckets.values()]
 
-    def bucket(self, name: str) -> BucketInfo:
+    async def bucket(self, name: str) -> BucketInfo:
         """See ObjectStore."""
         return self.find(name).info
 
-    def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None) -> SimObjectWriter:
+    async def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None) -> SimObjectWriter:
         """See ObjectStore."""
         return SimObjectWriter(self, bucket, key)
 
@@ -337,11 +337,11 @@ class SimStore(SimObjects):
         self.uploads[upload_id] = SimUpload(bucket, info)
         return upload_id
 
-    def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
+    async def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
         """See Uploads."""
         return self._find_upload(bucket, key, upload_id).info
 
-    def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> SimPartWriter:
+    async def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> SimPartWriter:
         """See Uploads."""
         return SimPartWriter(self, self._find_upload(bucket, key, upload_id), number)
 
@@ -367,7 +367,7 @@ class SimStore(SimObjects):
         upload.parts[number] = (info, data)
         return info
 
-    def list_parts(
+    async def list_parts(
         self, bucket: str, key: bytes, upload_id: str, *, after: int, limit: int
     ) -> tuple[list[PartInfo], bool]:
         """See Uploads."""
@@ -375,7 +375,7 @@ class SimStore(SimObjects):
         numbers = sorted(number for number in parts if number > after)
         return [parts[number][0] for number in numbers[:limit]], len(numbers) > limit
 
-    def list_uploads(
+    async def list_uploads(
         self, bucket: str, *, prefix: bytes, delimiter: bytes, after_key: bytes, after_upload: str, limit: int
     ) -> UploadListing:
         """See Uploads; without delimiter only."""

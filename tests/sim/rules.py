@@ -80,7 +80,7 @@ class Rules:
         todo = [(b"", ROOT_INO)]
         while todo:
             prefix, directory = todo.pop()
-            for name, ino, attributes in volume.list_directory(directory, after=None, limit=100):
+            for name, ino, attributes in await volume.list_directory(directory, after=None, limit=100):
                 names[prefix + name] = ino
                 if attributes.mode & 0o170000 == 0o040000:
                     todo.append((prefix + name + b"/", ino))
@@ -106,8 +106,8 @@ class Rules:
         await self.compare(volume)
         for ino in self.model.linked | (self.held & self.model.files.keys()):
             assert await self.read_all(volume, ino) == self.model.files[ino].data
-            assert volume.attributes(ino).size == len(self.model.files[ino].data)
-            assert volume.attributes(ino).nlink == list(self.model.names.values()).count(ino)
+            assert (await volume.attributes(ino)).size == len(self.model.files[ino].data)
+            assert (await volume.attributes(ino)).nlink == list(self.model.names.values()).count(ino)
 
     async def attempt(self, operation: Awaitable[object]) -> bool:
         """Whether the operation was done; it may be refused for want of room only."""
@@ -425,7 +425,7 @@ class Rules:
         store, data = ObjectStore(volume), self.data(SIZES[c % len(SIZES)])
 
         async def put() -> ObjectInfo:
-            writer = store.begin_put(*place)
+            writer = await store.begin_put(*place)
             try:
                 for at in range(0, len(data), 200_000):
                     await writer.write(data[at : at + 200_000])
@@ -460,7 +460,7 @@ class Rules:
             parts: list[CompletePart] = []
             try:
                 for number, data in zip(numbers, pieces, strict=True):
-                    part = store.begin_part(*place, upload_id, number)
+                    part = await store.begin_part(*place, upload_id, number)
                     try:
                         for at in range(0, len(data), MIB):
                             await part.write(data[at : at + MIB])

@@ -46,7 +46,7 @@ def attributes_of(data: bytes) -> PutAttributes:
 
 async def put(store: ObjectStore, key: bytes, data: bytes, conditions: Conditions = Conditions()) -> None:  # noqa: B008
     """PUT in two pieces."""
-    writer = store.begin_put("bucket", key)
+    writer = await store.begin_put("bucket", key)
     try:
         for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
             if piece:
@@ -144,8 +144,8 @@ def test_a_bucket_is_a_dict_of_keys_listed_in_byte_order(
         assert found == expected
         for key in list(model):
             assert await store.delete("bucket", key)
-        bucket = store.volume.lookup(ROOT_INO, b"bucket").ino
-        assert store.volume.list_directory(bucket, after=None, limit=9) == []
+        bucket = (await store.volume.lookup(ROOT_INO, b"bucket")).ino
+        assert await store.volume.list_directory(bucket, after=None, limit=9) == []
 
     in_simulation(body)
 
@@ -219,12 +219,13 @@ def test_an_upload_becomes_an_object_of_its_parts() -> None:
         first, last = b"1" * MULTIPART_PART_BYTES_MIN, b"tail"
         etags = []
         for number, data in ((2, b"replaced"), (1, first), (2, last)):
-            part = store.begin_part("bucket", b"d/key", upload, number)
+            part = await store.begin_part("bucket", b"d/key", upload, number)
             for at in range(0, len(data), 1 << 20):
                 await part.write(data[at : at + (1 << 20)])
             etags.append((await part.commit(etag=hashlib.md5(data).hexdigest(), checksums={})).etag)
         parts = [CompletePart(1, etags[1]), CompletePart(2, etags[2])]
-        assert [part.number for part in store.list_parts("bucket", b"d/key", upload, after=0, limit=9)[0]] == [1, 2]
+        listed, _ = await store.list_parts("bucket", b"d/key", upload, after=0, limit=9)
+        assert [part.number for part in listed] == [1, 2]
         for wrong, error in (
             ([], InvalidPart),
             (parts[::-1], InvalidPartOrder),
@@ -237,7 +238,7 @@ def test_an_upload_becomes_an_object_of_its_parts() -> None:
         assert info.etag.endswith("-2") and info.part_sizes == (len(first), len(last))
         assert await read(store, b"d/key") == first + last
         with pytest.raises(NoSuchUpload):
-            store.upload("bucket", b"d/key", upload)
+            await store.upload("bucket", b"d/key", upload)
         await trio.sleep(5)
         assert store.volume.status().orphans == 0
         assert (await store.copy("bucket", b"d/key", "bucket", b"copy", None)).part_sizes == info.part_sizes
@@ -252,14 +253,14 @@ def test_a_small_part_that_is_not_the_last_is_refused() -> None:
         upload = await store.create_upload("bucket", b"key", owner="me", headers={}, metadata={})
         parts = []
         for number in (1, 2):
-            part = store.begin_part("bucket", b"key", upload, number)
+            part = await store.begin_part("bucket", b"key", upload, number)
             await part.write(b"small")
             parts.append(CompletePart(number, (await part.commit(etag="e" * 32, checksums={})).etag))
         with pytest.raises(PartTooSmall):
             await store.complete_upload("bucket", b"key", upload, parts, checksums={})
         await store.abort_upload("bucket", b"key", upload)
         with pytest.raises(NoSuchUpload):
-            store.begin_part("bucket", b"key", upload, 1)
+            await store.begin_part("bucket", b"key", upload, 1)
         await trio.sleep(5)
         assert store.volume.status().inodes == 2
 
@@ -268,7 +269,7 @@ def test_a_small_part_that_is_not_the_last_is_refused() -> None:
 
 def test_an_aborted_put_leaves_nothing() -> None:
     async def body(store: ObjectStore) -> None:
-        writer = store.begin_put("bucket", b"key")
+        writer = await store.begin_put("bucket", b"key")
         for _ in range(4):
             await writer.write(bytes(300_000))
         await writer.abort()
@@ -295,7 +296,7 @@ def test_an_aborted_put_leaves_nothing() -> None:
 def test_a_key_without_a_place_in_the_tree_is_refused(key: bytes, error: type[Refused]) -> None:
     async def body(store: ObjectStore) -> None:
         with pytest.raises(error):
-            store.begin_put("bucket", key)
+            await store.begin_put("bucket", key)
 
     in_simulation(body)
 
@@ -303,7 +304,7 @@ def test_a_key_without_a_place_in_the_tree_is_refused(key: bytes, error: type[Re
 def test_a_bucket_with_uploads_can_be_deleted_and_leaves_nothing() -> None:
     async def body(store: ObjectStore) -> None:
         upload = await store.create_upload("bucket", b"key", owner="me", headers={}, metadata={})
-        part = store.begin_part("bucket", b"key", upload, 1)
+        part = await store.begin_part("bucket", b"key", upload, 1)
         await part.write(b"x" * 1000)
         await part.commit(etag="e" * 32, checksums={})
         await store.delete_bucket("bucket")
@@ -311,6 +312,6 @@ def test_a_bucket_with_uploads_can_be_deleted_and_leaves_nothing() -> None:
             await store.head("bucket", b"key")
         await trio.sleep(5)
         assert store.volume.status().inodes == 1
-        assert store.volume.list_directory(ROOT_INO, after=None, limit=9) == []
+        assert await store.volume.list_directory(ROOT_INO, after=None, limit=9) == []
 
     in_simulation(body)

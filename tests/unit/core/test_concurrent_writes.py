@@ -100,7 +100,7 @@ def test_a_key_that_s3_was_told_is_gone_stays_gone() -> None:
             async with world.opened() as volume:
                 store = ObjectStore(volume)
                 await store.create_bucket("bucket", owner="me")
-                bucket = volume.lookup(ROOT_INO, b"bucket").ino
+                bucket = (await volume.lookup(ROOT_INO, b"bucket")).ino
                 await volume.create(bucket, b"key", mode=0o100644, uid=0, gid=0)
                 await volume.sync()
                 await volume.unlink(bucket, b"key")
@@ -109,7 +109,8 @@ def test_a_key_that_s3_was_told_is_gone_stays_gone() -> None:
                 await trio.lowlevel.checkpoint()
         world.after_crash()
         async with world.opened() as volume:
-            assert volume.list_directory(volume.lookup(ROOT_INO, b"bucket").ino, after=None, limit=9) == []
+            bucket = (await volume.lookup(ROOT_INO, b"bucket")).ino
+            assert await volume.list_directory(bucket, after=None, limit=9) == []
 
     trio.run(main, clock=autojump())
 
@@ -118,7 +119,7 @@ def test_an_object_with_bytes_that_cannot_be_written_can_be_deleted() -> None:
     async def body(world: SimVolume, volume: Volume, ino: Ino) -> None:
         store = ObjectStore(volume)
         await store.create_bucket("bucket", owner="me")
-        bucket = volume.lookup(ROOT_INO, b"bucket").ino
+        bucket = (await volume.lookup(ROOT_INO, b"bucket")).ino
         await volume.rename(ROOT_INO, b"file", bucket, b"key")
         for disk in world.disks:
             disk.fail_full("create", count=None)
@@ -155,7 +156,7 @@ def test_what_is_written_is_durable_after_the_commit_interval(phase: float) -> N
                 await trio.lowlevel.checkpoint()
         world.after_crash()
         async with world.opened() as volume:
-            ino = volume.lookup(ROOT_INO, b"file").ino
+            ino = (await volume.lookup(ROOT_INO, b"file")).ino
             assert await volume.read(ino, 0, 5) == b"small"
             assert await volume.read(ino, 1 * MIB, 300 * KIB) == b"x" * 300 * KIB
 

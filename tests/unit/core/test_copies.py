@@ -32,7 +32,7 @@ def with_object(
         async with world.opened() as volume:
             store = ObjectStore(volume)
             await store.create_bucket("bucket", owner="me")
-            put = store.begin_put("bucket", b"a")
+            put = await store.begin_put("bucket", b"a")
             await put.write(OLD)
             info = await put.commit(PutAttributes(etag=hashlib.md5(OLD).hexdigest()))
             append, left = SharedBytes.append, times

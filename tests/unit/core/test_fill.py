@@ -56,7 +56,7 @@ async def wear(world: SimVolume, volume: Volume, contents: Contents) -> None:
         await write(volume, contents, number)
     await volume.settle()
     for number in range(0, FILES, 2):
-        contents.pop(volume.lookup(ROOT_INO, b"%d" % number).ino)
+        contents.pop((await volume.lookup(ROOT_INO, b"%d" % number)).ino)
         await volume.unlink(ROOT_INO, b"%d" % number)
     await volume.sync()
     big = (await volume.create(ROOT_INO, b"big", mode=0o100644, uid=0, gid=0)).ino
@@ -180,7 +180,7 @@ def test_a_stripe_that_dies_while_its_new_parity_is_written_is_left_dead() -> No
             await trio.sleep(1.5)
             assert any(fault.fired for fault in slow) and not volume.status().filled_stripes
             for number in range(1, FILES, 2):
-                contents.pop(volume.lookup(ROOT_INO, b"%d" % number).ino)
+                contents.pop((await volume.lookup(ROOT_INO, b"%d" % number)).ino)
                 await volume.unlink(ROOT_INO, b"%d" % number)
         await compare(volume, contents)
         assert list(space.fills(volume.ledger.store)) == []

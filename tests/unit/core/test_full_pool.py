@@ -102,7 +102,7 @@ def test_statfs_and_refusals_agree_and_a_full_pool_stays_of_use(last_size: int) 
             # Nothing that makes room, or needs none, is refused.
             assert (await volume.scrub()).is_sound
             await volume.unlink(ROOT_INO, files.pop())
-            first = volume.lookup(ROOT_INO, files[0]).ino
+            first = (await volume.lookup(ROOT_INO, files[0])).ino
             await volume.set_attributes(first, SetAttributes(size=1000))
             await volume.settle()
             for _ in range(5):

@@ -75,7 +75,7 @@ class FullPool:
 
     async def compare(self, volume: Volume) -> None:
         for name, data in self.files.items():
-            assert await volume.read(volume.lookup(ROOT_INO, name).ino, 0, 2 * MIB) == data
+            assert await volume.read((await volume.lookup(ROOT_INO, name)).ino, 0, 2 * MIB) == data
 
     async def lose(self, volume: Volume) -> None:
         self.sim.disks[LOST].disappear()
@@ -112,7 +112,7 @@ async def use(pool: FullPool, volume: Volume) -> None:
     """Everything that makes room, or needs none, goes on."""
     await pool.compare(volume)
     name = max(pool.files, key=lambda name: len(pool.files[name]))
-    await volume.set_attributes(volume.lookup(ROOT_INO, name).ino, SetAttributes(size=1000))
+    await volume.set_attributes((await volume.lookup(ROOT_INO, name)).ino, SetAttributes(size=1000))
     pool.files[name] = pool.files[name][:1000]
     await pool.delete(volume, 2)
     await volume.sync()

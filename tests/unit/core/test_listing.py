@@ -39,7 +39,7 @@ def in_bucket(body) -> None:  # type: ignore[no-untyped-def]
 
 async def put(store: ObjectStore, key: bytes) -> None:
     """An empty object."""
-    await store.begin_put("bucket", key).commit(PutAttributes(etag="x"))
+    await (await store.begin_put("bucket", key)).commit(PutAttributes(etag="x"))
 
 
 @settings(max_examples=80, deadline=None)
@@ -51,7 +51,7 @@ def test_short_steps_list_the_same_as_one_long_step(
         for key in found:
             with contextlib.suppress(IsADirectory, NotADirectory):
                 await put(store, key)
-        bucket = volume.lookup(ROOT_INO, b"bucket").ino
+        bucket = (await volume.lookup(ROOT_INO, b"bucket")).ino
         await volume.symlink(bucket, b"a-link", b"a", uid=0, gid=0)
         await volume.mkdir(bucket, b"empty", mode=0o755, uid=0, gid=0)
         whole = await store.list_keys("bucket", prefix=prefix, delimiter=delimiter, limit=9)

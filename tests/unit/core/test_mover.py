@@ -193,7 +193,7 @@ def test_users_write_and_delete_while_units_move() -> None:
             for number in range(12):
                 await world.write(volume, [100, 20_000, 600_000])
                 name = b"f%d" % number
-                world.files.pop(volume.lookup(ROOT_INO, name).ino)
+                world.files.pop((await volume.lookup(ROOT_INO, name)).ino)
                 await volume.unlink(ROOT_INO, name)
                 await volume.settle()
         assert volume.mover.is_drained(DiskId(0))

@@ -39,7 +39,7 @@ def with_volume(body: Body, *, disk_count: int = 6, data_units: int = 4, parity_
 
 async def put(store: ObjectStore, key: bytes, data: bytes) -> None:
     """An object of the bucket."""
-    writer = store.begin_put("bucket", key)
+    writer = await store.begin_put("bucket", key)
     await writer.write(data)
     await writer.commit(PutAttributes(etag="0"))
 

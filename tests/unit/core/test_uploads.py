@@ -41,7 +41,7 @@ def test_the_parts_of_an_upload_go_with_its_bucket(remove: object, crashes: bool
                 await store.create_bucket("bucket", owner="me")
                 for key in (b"a", b"b"):
                     upload_id = await store.create_upload("bucket", key, owner="me", headers={}, metadata={})
-                    part = store.begin_part("bucket", key, upload_id, 1)
+                    part = await store.begin_part("bucket", key, upload_id, 1)
                     await part.write(bytes(500_000))
                     await part.commit(etag="0", checksums={})
                 await remove(volume)

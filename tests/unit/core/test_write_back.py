@@ -108,7 +108,7 @@ def test_a_check_that_begins_during_a_long_truncate_ends_and_so_does_the_truncat
                 nursery.start_soon(volume.set_attributes, ino, SetAttributes(size=0))
                 await trio.lowlevel.checkpoint()
                 assert await fsck(volume) == []
-        assert volume.attributes(ino).size == 0
+        assert (await volume.attributes(ino)).size == 0
 
     with_volume(body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ class Listing:
         self.names = set(names)
         self.handle = DirectoryHandle(Ino(2))
 
-    def fetch(self, after: bytes | None, limit: int) -> list[DirEntry]:
+    async def fetch(self, after: bytes | None, limit: int) -> list[DirEntry]:
         names = sorted(name for name in self.names if after is None or name > after)
         return [DirEntry(name, Ino(9), SOME) for name in names[:limit]]
 
@@ -35,7 +36,13 @@ class Listing:
             answer.append((name, position))
             return True
 
-        self.handle.serve(cookie, self.fetch, emit_name, lambda entry, position: emit_name(entry.name, position))
+        async def emit_dot(name: bytes, position: int) -> bool:
+            return emit_name(name, position)
+
+        def emit(entry: DirEntry, position: int) -> bool:
+            return emit_name(entry.name, position)
+
+        trio.run(self.handle.serve, cookie, self.fetch, emit_dot, emit)
         return answer
 
     def rest(self, cookie: int, room: int) -> list[tuple[bytes, int]]:

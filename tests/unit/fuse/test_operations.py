@@ -245,7 +245,8 @@ def test_rename_knows_two_flags_and_refuses_others() -> None:
         b = await operations.mknod(ROOT, b"b", 0o100644, 0, CONTEXT)
         assert await errno_from(operations.rename(ROOT, b"a", ROOT, b"b", 1, CONTEXT)) == errno.EEXIST
         await operations.rename(ROOT, b"a", ROOT, b"b", 2, CONTEXT)
-        assert volume.lookup(ROOT_INO, b"a").ino == b.st_ino and volume.lookup(ROOT_INO, b"b").ino == a.st_ino
+        assert (await volume.lookup(ROOT_INO, b"a")).ino == b.st_ino
+        assert (await volume.lookup(ROOT_INO, b"b")).ino == a.st_ino
         assert await errno_from(operations.rename(ROOT, b"a", ROOT, b"c", 4, CONTEXT)) == errno.EINVAL
 
     with_operations(body)

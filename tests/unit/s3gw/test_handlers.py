@@ -122,7 +122,7 @@ def test_bucket_names_and_configurations_are_checked() -> None:
         assert (await client.put("/fourth", x_amz_acl="public-read")).code == "NotImplemented"
         await client.put("/bucket/k")
         assert (await client.request("DELETE", "/bucket")).code == "BucketNotEmpty"
-        assert [info.name for info in door.store.list_buckets()] == ["bucket", "third"]
+        assert [info.name for info in await door.store.list_buckets()] == ["bucket", "third"]
 
     run_on_each_store(body)
 

@@ -245,7 +245,7 @@ def test_a_role_that_stands_in_the_settings_is_acted_on_after_a_crash(tmp_path: 
         await members.wait_drained(1, quiet)
         await members.remove(1)
         for number in range(4):
-            ino = members._volume.lookup(ROOT_INO, b"%d" % number).ino
+            ino = (await members._volume.lookup(ROOT_INO, b"%d" % number)).ino
             assert await members._volume.read(ino, 0, 600_000) == random.Random(number).randbytes(600_000)
 
     async def main() -> None:
@@ -347,7 +347,7 @@ def test_after_any_sequence_settings_and_pool_agree_and_enough_disks_stay(
 
     async def look(members: Membership) -> None:
         for number in range(4):
-            ino = members._volume.lookup(ROOT_INO, b"%d" % number).ino
+            ino = (await members._volume.lookup(ROOT_INO, b"%d" % number)).ino
             assert await members._volume.read(ino, 0, 600_000) == random.Random(number).randbytes(600_000)
 
     world.run(body, look)

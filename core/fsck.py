@@ -17,7 +17,7 @@ import trio
 from siltstone.core.scrub import log_extent_is_sound
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.volume import Volume
-from siltstone.core.windows import window_from
+from siltstone.core.windows import claimed_window
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes
 from siltstone.engine.stripe.scrub import DamageKind
 from siltstone.limits import PARTITION_COUNT, ROW_BYTES
@@ -339,14 +339,10 @@ async def _read_everything(walk: _Walk, progress: ProgressListener | None) -> No
     done = 0
     cursor = StripeId(0)
     while True:
-        era = ledger.fence.enter()
-        try:
-            window = window_from(walk.store, cursor)
+        async with claimed_window(ledger, cursor) as window:
+            if window is None:
+                break
             checked = await ledger.stripes.check(window.addresses, mend=False, digests=frozenset)
-        finally:
-            ledger.fence.leave(era)
-        if not window.addresses and not window.broken:
-            break
         cursor = window.cursor
         for stripe_id in window.broken:
             walk.report("I8", f"stripe {stripe_id:x}", "its records do not fit together")

@@ -8,8 +8,8 @@ between tasks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -55,6 +55,8 @@ many of the pool."""
 
 DEAD_SHARE_OF_POOL = 50
 """Less than one part in so many of the pool is not worth waiting for: it is spread too thinly."""
+
+CLAIM_RETRY_SECONDS = 0.1
 
 STRIPE_CACHE_ENTRIES = 4096
 """Stripe records with their checksums kept decoded (up to about 3 KiB each)."""
@@ -371,6 +373,16 @@ class Ledger:
     def release_claim(self, slab_id: SlabId) -> None:
         """Let go of a slab."""
         self._claims.remove(slab_id)
+
+    @asynccontextmanager
+    async def claimed(self, slab_id: SlabId) -> AsyncIterator[None]:
+        """A slab that is claimed as long as the context lasts; waits for it."""
+        while not self.try_claim(slab_id):
+            await self.clock.sleep(CLAIM_RETRY_SECONDS)
+        try:
+            yield
+        finally:
+            self.release_claim(slab_id)
 
     def forget_stripe(self, stripe_id: StripeId) -> None:
         """Drop what is cached of a stripe whose record is changed."""

@@ -9,8 +9,7 @@ a later pass finds it well.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -18,7 +17,7 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.reader import LogSlice
 from siltstone.core.scrub_report import ScrubReport, ScrubStatus, Tallies, report_of
 from siltstone.core.types import Progress, ProgressListener
-from siltstone.core.windows import window_from
+from siltstone.core.windows import claimed_window
 from siltstone.engine.format.segment import segment_name
 from siltstone.engine.log.scrub import LostFrames
 from siltstone.engine.stripe.layout import chunk_name
@@ -33,8 +32,6 @@ SAVE_SECONDS = 10.0
 
 LOOK_SECONDS = 60.0
 """How often the background looks whether a pass is due."""
-
-CLAIM_RETRY_SECONDS = 0.1
 
 INODES_NAMED_MAX = 5
 
@@ -277,7 +274,7 @@ class _Pass:
 
     async def _recreate_chunks(self) -> None:
         for slab_id, unit in await self._ledger.stripes.damaged_chunks():
-            async with self._claimed(slab_id):
+            async with self._ledger.claimed(slab_id):
                 slab = space.get_slab(self._ledger.store, slab_id)
                 if slab is None:
                     continue
@@ -290,24 +287,14 @@ class _Pass:
 
     async def _check_stripes(self) -> bool:
         """Look at the next window; False when there is none."""
-        store, cursor = self._ledger.store, StripeId(self._record.cursor)
-        first = next(space.stripes_from(store, cursor), None)
-        if first is None:
-            return False
-        slab_id = slab_of(first[0])
-        async with self._claimed(slab_id):
-            era = self._ledger.fence.enter()
-            try:
-                window = window_from(store, first[0])
-                if window.addresses and slab_of(window.addresses[0].stripe_id) != slab_id:
-                    return True  # what was left of the slab went while it was claimed by somebody else
-                checked = await self._ledger.stripes.check(
-                    window.addresses, mend=True, digests=lambda: self._digests_of(slab_id)
-                )
-                for damage in checked.damages:
-                    self._note_damage(damage)
-            finally:
-                self._ledger.fence.leave(era)
+        async with claimed_window(self._ledger, StripeId(self._record.cursor)) as window:
+            if window is None:
+                return False
+            checked = await self._ledger.stripes.check(
+                window.addresses, mend=True, digests=lambda: self._digests_of(slab_of(window.addresses[0].stripe_id))
+            )
+            for damage in checked.damages:
+                self._note_damage(damage)
         for stripe_id in window.broken:
             self._tallies.add_lost(f"stripe {stripe_id:x}: its records do not fit together; run fsck")
         self._record.cursor = window.cursor
@@ -334,15 +321,6 @@ class _Pass:
             )
 
     # --- going on --------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _claimed(self, slab_id: SlabId) -> AsyncIterator[None]:
-        while not self._ledger.try_claim(slab_id):
-            await self._ledger.clock.sleep(CLAIM_RETRY_SECONDS)
-        try:
-            yield
-        finally:
-            self._ledger.release_claim(slab_id)
 
     async def _step(self, size: int) -> None:
         """After ``size`` bytes were read: tell, save now and then, and keep to the limit."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from siltstone.core.ledger import Ledger
 from siltstone.engine.stripe.layout import Slab, checksums_bytes
 from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.limits import MIB, ROW_BYTES
@@ -47,3 +50,25 @@ def window_from(reader: Reader, cursor: StripeId) -> Window:
         rows += stripe.rows
         cursor = StripeId(stripe_id + 1)
     return Window(addresses, broken, cursor)
+
+
+@asynccontextmanager
+async def claimed_window(ledger: Ledger, cursor: StripeId) -> AsyncIterator[Window | None]:
+    """The stripes from ``cursor`` on that are looked at together, or None when there are no more.
+
+    As long as the context lasts they are neither released, moved nor filled: it is in the read fence, and their slab is
+    claimed, for which this waits.
+    """
+    while (first := next(space.stripes_from(ledger.store, cursor), None)) is not None:
+        slab_id = slab_of(first[0])
+        async with ledger.claimed(slab_id):
+            era = ledger.fence.enter()
+            try:
+                window = window_from(ledger.store, first[0])
+                # What was left of the slab may have gone while somebody else had the claim.
+                if not window.addresses or slab_of(window.addresses[0].stripe_id) == slab_id:
+                    yield window
+                    return
+            finally:
+                ledger.fence.leave(era)
+    yield None

@@ -125,7 +125,7 @@ class StripeReader:
         """The overlay is on the disks now."""
         del self._overlays[stripe_id]
 
-    def _seen(self, at: StripeAddress, span: Span, data: bytes) -> bytes:
+    def seen(self, at: StripeAddress, span: Span, data: bytes) -> bytes:
         """What was read of a unit, with what is laid over it."""
         overlay = self._overlays.get(at.stripe_id)
         if overlay is None or overlay.checksums != at.checksums:
@@ -160,7 +160,7 @@ class StripeReader:
             return None
         name = chunk_name(slab_of(at.stripe_id), span.unit)
         data = self._pool.disk(disk_id).read_nowait(name, at.offset(span.unit) + span.start, span.end - span.start)
-        return self._seen(at, span, data) if self._overlays and data is not None else data
+        return self.seen(at, span, data) if self._overlays and data is not None else data
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class StripeReader:
                 found.append(Flaw(span, (), f"disk {at.slab.disks[span.unit]}: no answer yet"))
                 continue
             if isinstance(outcome, bytes) and fetch.was_read(index):
-                outcome = self._seen(at, span, outcome)
+                outcome = self.seen(at, span, outcome)
             found.append(self._check(at, span, outcome))
         return found
 

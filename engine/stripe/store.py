@@ -133,7 +133,7 @@ class StripeStore:
         )
         self._reader = StripeReader(pool, workers)
         self.filler = StripeFiller(pool, self._slabs, self._reader)
-        self._scrub = StripeScrub(pool, workers)
+        self._scrub = StripeScrub(pool, workers, self._reader)
         self._copier = UnitCopier(pool, self._reader, workers)
         self._stripes_written = 0
         self._data_bytes_written = 0
@@ -350,9 +350,11 @@ class StripeStore:
 
     async def check(self, stripes: Sequence[StripeAddress], *, mend: bool, digests: Digests) -> Checked:
         """Read every unit of some stripes of one slab, and with ``mend`` write anew what is wrong (see StripeScrub).
-        Stripes that are being filled are passed over: what they are to be is not yet on the disks."""
-        settled = [at for at in stripes if not self.filler.is_pending(at.stripe_id)]
-        return await self._scrub.check(settled, mend=mend, digests=digests)
+
+        Its caller has claimed the slab: no fill is under way then but those that may be written in place and wait for
+        a disk.
+        """
+        return await self._scrub.check(stripes, mend=mend, digests=digests)
 
     async def damaged_chunks(self) -> list[tuple[SlabId, int]]:
         """Chunk files, by slab and unit, that are missing or short on disks that are up."""

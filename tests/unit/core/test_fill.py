@@ -460,6 +460,75 @@ def test_a_read_mends_nothing_in_a_stripe_that_is_being_filled() -> None:
     with_volume(body)
 
 
+def test_a_scrub_mends_a_stripe_whose_fill_waits_for_a_disk() -> None:
+    """It would be reported as sound unseen, and the fill brings only its own bytes."""
+
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        lose_one_in_a_fill(world)
+        await volume.settle()
+        stripe_id = next(iter(space.fills(volume.ledger.store)))[0]
+        info = volume.ledger.stripe_info(stripe_id)
+        unit = next(unit for unit, disk_id in enumerate(info.slab.disks) if volume.ledger.pool.is_up(disk_id))
+        place, name = unit_offset(info.slab, stripe_id, info.stripe, unit), chunk_name(slab_of(stripe_id), unit)
+        disk = world.disks[info.slab.disks[unit]]
+        disk.rot(name, place, 100)
+        (finding,) = await fsck(volume, deep=True)
+        assert finding.invariant == "I10" and finding.subject == f"stripe {stripe_id:x}"
+        report = await volume.scrub()
+        assert [found.disk_id for found in report.disks if found.mended_blocks] == [disk.disk_id] and not report.lost
+        assert await fsck(volume, deep=True) == []
+        world.disks[missing(volume)].return_()
+        await trio.sleep(5)
+        assert volume.status().pending_fills == 0
+        assert await fsck(volume, deep=True) == []
+        await compare(volume, contents)
+
+    with_volume(body)
+
+
+def test_a_chunk_file_that_is_made_again_under_a_fill_gets_all_its_units() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        lose_one_in_a_fill(world)
+        await volume.settle()
+        stripe_id = next(iter(space.fills(volume.ledger.store)))[0]
+        slab = volume.ledger.stripe_info(stripe_id).slab
+        unit = next(unit for unit, disk_id in enumerate(slab.disks) if volume.ledger.pool.is_up(disk_id))
+        await world.disks[slab.disks[unit]].delete(chunk_name(slab_of(stripe_id), unit))
+        assert not (await volume.scrub()).lost
+        world.disks[missing(volume)].return_()
+        await trio.sleep(5)
+        assert volume.status().pending_fills == 0
+        assert await fsck(volume, deep=True) == []
+        await compare(volume, contents)
+
+    with_volume(body)
+
+
+def test_a_disk_that_returns_to_pending_fills_is_found_sound_before_they_are_done() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        lose_one_in_a_fill(world)
+        await volume.settle()
+        pool, lost = volume.ledger.pool, missing(volume)
+        world.disks[lost].return_()
+        await pool.probe()
+        assert pool.is_up(lost)
+        assert await fsck(volume, deep=True) == []
+        assert (await volume.scrub()).is_sound
+        assert volume.status().pending_fills and not pool.status_of(lost).mismatches
+        await trio.sleep(3)
+        assert volume.status().pending_fills == 0
+        assert await fsck(volume, deep=True) == []
+        await compare(volume, contents)
+
+    with_volume(body)
+
+
 dead_ranges = st.lists(st.integers(0, 32), min_size=2, max_size=8, unique=True).map(
     lambda cuts: [(a * SLOT_BYTES, b * SLOT_BYTES) for a, b in zip(sorted(cuts)[::2], sorted(cuts)[1::2], strict=False)]
 )

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import msgspec
 import trio
 
-from siltstone.core.scrub import log_extent_is_sound
+from siltstone.core.scrub import fill_is_sound, log_extent_is_sound
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.volume import Volume
 from siltstone.core.windows import claimed_window
@@ -58,6 +58,7 @@ class _Walk:
         self.orphans: set[Ino] = set()
         self.part_inodes: set[Ino] = set()
         self.log_extents: list[tuple[Ino, int, Extent]] = []
+        self.fills: list[tuple[StripeId, Extent]] = []
         self.log_references = 0
         self.stripe_references = 0
         self._progress = progress
@@ -302,6 +303,7 @@ async def _check_fills(walk: _Walk) -> None:
             walk.report("I11", subject, "it is to be filled and has no record")
         elif not walk.volume.ledger.stripes.filler.is_pending(stripe_id):
             walk.report("I11", subject, "its fill was not redone: what the log has for it is not in place")
+        walk.fills += [(stripe_id, extent) for _, extent in record.pieces]
         if not all(_is_kept(segments, extent) for _, extent in record.pieces):
             walk.report("I11", subject, "what it is to be filled with lies in no segment of the log")
 
@@ -365,3 +367,10 @@ async def _read_everything(walk: _Walk, progress: ProgressListener | None) -> No
         done += extent.length
         if progress is not None:
             progress(Progress(min(done, total), total, "bytes"))
+    for stripe_id, extent in walk.fills:
+        era = ledger.fence.enter()
+        try:
+            if not await fill_is_sound(ledger, stripe_id, extent):
+                walk.report("I10", f"stripe {stripe_id:x}", "what it is to be filled with cannot be read from the log")
+        finally:
+            ledger.fence.leave(era)

@@ -44,8 +44,16 @@ SaveRecord = Callable[[ScrubRecord], None]
 async def log_extent_is_sound(ledger: Ledger, ino: Ino, offset: int, extent: Extent) -> bool:
     """Whether the payload of a log extent can be read from some replica, which mends others; or is not referred to any
     more. The caller is in the read fence."""
-    if ledger.store.get(keys.log_reference(keys.Reference(extent.address, extent.skip, ino, offset))) is None:
-        return True
+    reference = keys.Reference(extent.address, extent.skip, ino, offset)
+    return ledger.store.get(keys.log_reference(reference)) is None or await _payload_is_sound(ledger, extent)
+
+
+async def fill_is_sound(ledger: Ledger, stripe_id: StripeId, extent: Extent) -> bool:
+    """The same of a piece of payload that a redo record of a stripe names."""
+    return not space.has_fill(ledger.store, stripe_id) or await _payload_is_sound(ledger, extent)
+
+
+async def _payload_is_sound(ledger: Ledger, extent: Extent) -> bool:
     piece = LogSlice(extent, 0, extent.length)
     try:
         await ledger.log.read(Lsn(piece.address), piece.size, piece.verify)
@@ -255,20 +263,34 @@ class _Pass:
                 await self._step(size)
 
     async def _check_payload(self, lost: LostFrames) -> None:
-        """Name the extents whose payload is in no replica."""
+        """Name whose payload is in no replica."""
         era = self._ledger.fence.enter()
         try:
-            for reference, _ in list(extents.log_references(self._ledger.store, lost.start, lost.end)):
-                extent = extents.get_extent(self._ledger.store, reference.ino, reference.offset)
-                if extent is None or extent.place != Place.LOG:
-                    continue
-                if not await log_extent_is_sound(self._ledger, reference.ino, reference.offset, extent):
-                    self._tallies.add_lost(
-                        f"inode {reference.ino}: {extent.length} bytes at {reference.offset} are on no disk of the log "
-                        "that is up"
-                    )
+            await self._check_extents(lost)
+            await self._check_fills(lost)
         finally:
             self._ledger.fence.leave(era)
+
+    async def _check_extents(self, lost: LostFrames) -> None:
+        for reference, _ in list(extents.log_references(self._ledger.store, lost.start, lost.end)):
+            extent = extents.get_extent(self._ledger.store, reference.ino, reference.offset)
+            if extent is None or extent.place != Place.LOG:
+                continue
+            if not await log_extent_is_sound(self._ledger, reference.ino, reference.offset, extent):
+                self._tallies.add_lost(
+                    f"inode {reference.ino}: {extent.length} bytes at {reference.offset} are on no disk of the log "
+                    "that is up"
+                )
+
+    async def _check_fills(self, lost: LostFrames) -> None:
+        pieces = [(key, extent) for key, record in space.fills(self._ledger.store) for _, extent in record.pieces]
+        for stripe_id, extent in pieces:
+            is_lost = lost.start < extent.address + extent.span and extent.address < lost.end
+            if is_lost and not await fill_is_sound(self._ledger, stripe_id, extent):
+                self._tallies.add_lost(
+                    f"stripe {stripe_id:x}: {extent.length} bytes that its fill needs for disks that are away are on "
+                    "no disk of the log that is up"
+                )
 
     # --- stripes ---------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from siltstone.core.fill_plan import Candidate, fill_bytes_min, plan_fills
 from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
+from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, segment_name
 from siltstone.engine.stripe.layout import chunk_name, unit_offset
 from siltstone.limits import KIB, RESERVE_CHUNKS, ROW_BYTES, SLOT_BYTES
 from siltstone.meta import space
@@ -523,6 +524,32 @@ def test_a_disk_that_returns_to_pending_fills_is_found_sound_before_they_are_don
         assert volume.status().pending_fills and not pool.status_of(lost).mismatches
         await trio.sleep(3)
         assert volume.status().pending_fills == 0
+        assert await fsck(volume, deep=True) == []
+        await compare(volume, contents)
+
+    with_volume(body)
+
+
+def test_payload_of_a_fill_that_is_in_no_replica_of_the_log_is_named() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        await wear(world, volume, contents)
+        lose_one_in_a_fill(world)
+        await volume.settle()
+        log = volume.ledger.log
+        stripe_id, record = next(iter(space.fills(volume.ledger.store)))
+        (_, extent), *_ = record.pieces
+        segment = next(segment for segment in log.segments() if segment.start <= extent.address < segment.end)
+        for disk_id in segment.disks:
+            world.disks[disk_id].rot(
+                segment_name(segment.start, segment.epoch), SEGMENT_HEADER_BYTES + extent.address - segment.start, 9
+            )
+        findings = await fsck(volume, deep=True)
+        assert [(finding.invariant, finding.subject) for finding in findings] == [("I10", f"stripe {stripe_id:x}")]
+        report = await volume.scrub()
+        assert report.lost_count == 1 and report.lost[0].startswith(f"stripe {stripe_id:x}:")
+        world.disks[missing(volume)].return_()
+        await trio.sleep(5)
         assert await fsck(volume, deep=True) == []
         await compare(volume, contents)
 

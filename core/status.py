@@ -114,6 +114,8 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Reads in which a unit was late and computed from others meanwhile."""
     won_hedges: int
     """Of these, how many had the computed bytes first."""
+    hedged_log_reads: int
+    """Replicas of the log that were read because another was late."""
     repaired_blocks: int
     writer_waits: int
     throttled_seconds: float
@@ -191,6 +193,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
         degraded_reads=engine_counts.degraded_reads,
         hedged_reads=engine_counts.hedged_reads,
         won_hedges=engine_counts.won_hedges,
+        hedged_log_reads=log.hedged_reads,
         repaired_blocks=engine_counts.repaired_blocks,
         writer_waits=ledger.waits + write_back.waits + ledger.throttle.waits,
         throttled_seconds=round(ledger.throttle.waited_ns / 1e9, 3),

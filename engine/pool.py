@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import trio
 
+from siltstone.engine.pace import Pace
 from siltstone.errors import DiskError, DiskFull, DiskHung, DiskMissing, FileMissing
 from siltstone.ports import Clock, Disk, DiskSpace, DiskWrite, Fanout, Lane, Random
 from siltstone.types import Buffer, DiskId
@@ -198,6 +199,8 @@ class Pool:
         self._fanout = fanout
         self._random = random
         self._clock = clock
+        self.pace = Pace(clock)
+        """How fast the disks answer reads."""
         self._subscribers: list[Callable[[DiskId, bool], None]] = []
         self._members_changed = trio.Event()
 
@@ -205,11 +208,6 @@ class Pool:
     def fanout(self) -> Fanout:
         """For operations on several disks at once."""
         return self._fanout
-
-    @property
-    def clock(self) -> Clock:
-        """The pool's time."""
-        return self._clock
 
     def disk(self, disk_id: DiskId) -> Disk:
         """A disk that is up; raises DiskMissing for one that is not, or that the pool never had."""

@@ -226,6 +226,7 @@ class Log:
             segments_opened=self._opened,
             segments_failed=self._failed,
             mended_bytes=self._mended_bytes + self._reader.mended_bytes,
+            hedged_reads=self._reader.hedged_reads,
             marked_lsn=self._active.marked_lsn,
             is_degraded=self.is_degraded,
             is_stalled=self._is_stalled,

@@ -18,6 +18,8 @@ class LogStatistics(NamedTuple):
     segments_opened: int
     segments_failed: int
     mended_bytes: int
+    hedged_reads: int
+    """Replicas that were asked because others were late."""
     marked_lsn: Lsn
     is_degraded: bool
     is_stalled: bool

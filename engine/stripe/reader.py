@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 import trio
 
+from siltstone.engine.fetch import Fetch
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
-from siltstone.engine.stripe.fetch import Fetch
 from siltstone.engine.stripe.layout import Slab, Stripe, blocks_per_unit, chunk_name, slab_of, unit_offset, unit_ranges
-from siltstone.engine.stripe.pace import Pace
 from siltstone.errors import DiskError, DiskMissing, FileMissing, StripeUnreadable
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.ports import DiskRead, DiskWrite, Workers
@@ -109,7 +108,7 @@ class StripeReader:
         """Reads in which a unit was late and computed from others meanwhile."""
         self.won_hedges = 0
         """Of these, how many had the computed bytes first."""
-        self._pace = Pace(pool.clock)
+        self._pace = pool.pace
         self._overlays: dict[StripeId, Overlay] = {}
 
     def lay_over(self, stripe_id: StripeId, overlay: Overlay) -> None:
@@ -201,7 +200,7 @@ class StripeReader:
     def _begin(self, at: StripeAddress, spans: Sequence[Span], *, passing_over: Collection[DiskId] = ()) -> Fetch:
         """Begin to read spans, but those on disks that are passed over."""
         slab_id = slab_of(at.stripe_id)
-        fetch = Fetch(self._pool, self._pace, len(spans))
+        fetch = Fetch(self._pool, len(spans))
         reads: list[DiskRead] = []
         for index, span in enumerate(spans):
             data = self._span_nowait(at, span)

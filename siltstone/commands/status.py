@@ -53,10 +53,11 @@ def describe(status: dict[str, Any]) -> list[str]:
         f"disk {disk['disk_id']:<5} {disk['state']:<8} {paths[str(disk['disk_id'])]} {disk['reason']}".rstrip()
         for disk in volume["disks"]
     ]
-    if volume["degraded_reads"] or volume["hedged_reads"]:
+    if volume["degraded_reads"] or volume["hedged_reads"] or volume["hedged_log_reads"]:
         lines.append(
             f"reads      {volume['degraded_reads']:,} were computed from other units; {volume['hedged_reads']:,} were "
-            f"late and computed meanwhile, {volume['won_hedges']:,} of them faster than they were read"
+            f"late and computed meanwhile, {volume['won_hedges']:,} of them faster than they were read; "
+            f"{volume['hedged_log_reads']:,} of the log were late and read from another disk"
         )
     moves = volume["moves"]
     if moves["kind"]:

@@ -245,6 +245,7 @@ class Machine(Rules):
         self.fired["hedged read"] += stripes.hedged_reads
         self.fired["hedge won"] += stripes.won_hedges
         self.fired["hedge lost"] += stripes.hedged_reads - stripes.won_hedges
+        self.fired["hedged log read"] += log.hedged_reads
         self.fired["block repaired"] += stripes.repaired_blocks
         self.fired["stripe write failed"] += stripes.failed_writes
         self.fired["log formed again"] += log.segments_failed

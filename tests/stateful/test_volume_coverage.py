@@ -41,6 +41,7 @@ BRANCHES = (
     "fill redone",
     "hedge lost",
     "hedge won",
+    "hedged log read",
     "hole filled",
     "killed while closing",
     "killed while living",
@@ -111,6 +112,11 @@ DIRECTED: dict[str, list[Step]] = {
     "hole filled": [*worn_and_tight(0, 1), Step("settle")],
     "hedge lost": [*WRITTEN, *(Step("slow disk", index, index + 1, 1) for index in range(6))],
     "hedge won": [*WRITTEN, *(Step("slow disk", index) for index in range(6))],
+    "hedged log read": [
+        Step("write", 0, 0, 3),
+        Step("sync"),
+        *(Step("slow disk", index, 0, 2 * round) for round in range(4) for index in range(6)),
+    ],
     "disk hung": [*WRITTEN, *(Step("hang", index) for index in (0, 1)), *WRITTEN, *WRITTEN, *WRITTEN],
     "late effect": [
         *WRITTEN,

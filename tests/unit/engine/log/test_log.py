@@ -13,6 +13,8 @@ from siltstone.engine.format.frame import FRAME_HEADER_BYTES, Frame
 from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_header, segment_name
 from siltstone.engine.log.log import EARLY_COMMIT_BYTES, Log
 from siltstone.engine.log.segment import TRANSITIONS, Segment, SegmentEvent, SegmentState
+from siltstone.engine.pace import CREDIT_MAX, HEDGED_SHARE_MAX, PATIENCE_SECONDS_UNKNOWN, STALL_SECONDS
+from siltstone.engine.pool import DiskState
 from siltstone.errors import AlreadyExists, Corrupt, DiskError, LogDamaged, TooFewDisks, VolumeClosed
 from siltstone.limits import KIB, MIB
 from siltstone.types import Lsn
@@ -312,6 +314,92 @@ def test_damaged_payload_is_read_from_another_replica_and_mended() -> None:
             disk.rot(name, offset, 3)
         with pytest.raises(Corrupt):
             await log.read(address, 7, lambda data: data == b"payload")
+
+    run_with_log(sim, body)
+
+
+async def timed_read(log: Log, address: Lsn) -> float:
+    started = trio.current_time()
+    assert await log.read(address, 7, lambda data: data == b"payload") == b"payload"
+    return trio.current_time() - started
+
+
+def test_a_replica_that_is_late_is_read_around_and_not_mended() -> None:
+    sim = make_sim_pool(3)
+
+    async def body(log: Log) -> None:
+        address = log.next_payload_lsn
+        await log.wait_durable(log.append_nowait(1, [b"payload"], b""))
+        (segment,) = log.segments()
+        sim.disks[segment.disks[0]].slow(5.0, "read")
+        writes = sim.fanout.writes
+        assert await timed_read(log, address) == pytest.approx(PATIENCE_SECONDS_UNKNOWN)
+        assert log.statistics().hedged_reads == 1 and sim.fanout.writes == writes
+        assert all(status.state is DiskState.UP for status in sim.pool.status())
+
+    run_with_log(sim, body)
+
+
+def test_a_late_replica_that_comes_before_the_next_is_taken() -> None:
+    sim = make_sim_pool(3)
+
+    async def body(log: Log) -> None:
+        address = log.next_payload_lsn
+        await log.wait_durable(log.append_nowait(1, [b"payload"], b""))
+        first, *others = log.segments()[0].disks
+        sim.disks[first].slow(1.0, "read")
+        for disk_id in others:
+            sim.disks[disk_id].slow(2.0, "read")
+        assert await timed_read(log, address) == pytest.approx(1.0)
+
+    run_with_log(sim, body)
+
+
+def test_a_replica_that_hangs_is_asked_last_once_that_is_known() -> None:
+    sim = make_sim_pool(3)
+
+    async def body(log: Log) -> None:
+        address = log.next_payload_lsn
+        await log.wait_durable(log.append_nowait(1, [b"payload"], b""))
+        sim.disks[log.segments()[0].disks[0]].slow(1000.0, "read")
+        assert await timed_read(log, address) < STALL_SECONDS
+        await trio.sleep(STALL_SECONDS)
+        for _ in range(100):
+            assert await timed_read(log, address) == 0.0
+        assert log.statistics().hedged_reads == 1
+
+    run_with_log(sim, body)
+
+
+def test_a_log_of_slow_disks_is_not_read_twice_as_often() -> None:
+    sim = make_sim_pool(3)
+
+    async def body(log: Log) -> None:
+        address = log.next_payload_lsn
+        await log.wait_durable(log.append_nowait(1, [b"payload"], b""))
+        for disk in sim.disks:
+            disk.slow(0.5, "read")
+        for _ in range(100):
+            assert await timed_read(log, address) == pytest.approx(0.5)
+        assert log.statistics().hedged_reads <= CREDIT_MAX + 100 * HEDGED_SHARE_MAX
+
+    run_with_log(sim, body)
+
+
+def test_a_late_replica_is_waited_for_when_the_others_are_damaged() -> None:
+    sim = make_sim_pool(3)
+
+    async def body(log: Log) -> None:
+        address = log.next_payload_lsn
+        await log.wait_durable(log.append_nowait(1, [b"payload"], b""))
+        (segment,) = log.segments()
+        name = segment_name(segment.start, segment.epoch)
+        sim.disks[segment.disks[0]].slow(1.0, "read")
+        for disk_id in segment.disks[1:]:
+            sim.disks[disk_id].rot(name, SEGMENT_HEADER_BYTES + address - segment.start, 3)
+        assert await timed_read(log, address) == pytest.approx(1.0)
+        for disk in sim.disks:
+            assert b"payload" in disk.contents(name)
 
     run_with_log(sim, body)
 

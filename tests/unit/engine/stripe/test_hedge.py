@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
+from siltstone.engine.pace import CREDIT_MAX, PATIENCE_SECONDS_UNKNOWN, STALL_SECONDS
 from siltstone.engine.pool import DiskState
-from siltstone.engine.stripe.pace import CREDIT_MAX, PATIENCE_SECONDS_UNKNOWN, STALL_SECONDS
 from siltstone.engine.stripe.store import StripeStatistics, WrittenStripe
 from siltstone.limits import CHECKSUM_BLOCK_BYTES, DISK_TIMEOUT_SECONDS, KIB, MIB
 from sim.clock import autojump

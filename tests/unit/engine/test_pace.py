@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from siltstone.engine.stripe.pace import (
+from siltstone.engine.pace import (
     CREDIT_MAX,
     PATIENCE_SECONDS_MIN,
     PATIENCE_SECONDS_UNKNOWN,

@@ -1,4 +1,4 @@
-"""Some reads of a stripe's units that belong together: what is there, and what is still waited for."""
+"""Some reads that belong together, of units of a stripe or of a replica of the log: what is there, what is to come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from siltstone.engine.pool import Pool
-from siltstone.engine.stripe.pace import Pace
 from siltstone.errors import DiskError
 from siltstone.ports import DiskRead, Lane, Reading
 from siltstone.types import DiskId
@@ -18,9 +17,8 @@ class Fetch:
     A context: when it ends, nobody waits any more, and answers that are still to come are told to pace and pool only.
     """
 
-    def __init__(self, pool: Pool, pace: Pace, count: int) -> None:
+    def __init__(self, pool: Pool, count: int) -> None:
         self._pool = pool
-        self._pace = pace
         self._outcomes: list[bytes | DiskError | None] = [None] * count
         self._wanted: list[int] = []
         self._disks: list[DiskId] = []
@@ -57,7 +55,7 @@ class Fetch:
         self._reading = self._pool.fanout.start_read(reads, Lane.BULK)
         self._pending = set(range(len(reads)))
         for disk_id in self._disks:
-            self._pace.note_begun(disk_id)
+            self._pool.pace.note_begun(disk_id)
 
     @property
     def is_whole(self) -> bool:
@@ -95,6 +93,6 @@ class Fetch:
             return
         self._pending.discard(at)
         self._outcomes[self._wanted[at]] = result
-        self._pace.note_answer(self._disks[at], self._reading.seconds(at))
+        self._pool.pace.note_answer(self._disks[at], self._reading.seconds(at))
         if isinstance(result, DiskError):
             self._pool.report(result)

@@ -12,7 +12,7 @@ may still happen then, late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -251,9 +251,8 @@ class SimDisk:
 
     @property
     def held_bytes(self) -> int:
-        """The same with files that were deleted and that a crash could bring back: no disk is smaller than this."""
-        files = {id(file): file for file in (*self._files.values(), *self._durable_names.values())}
-        return sum(file.allocated_bytes for file in files.values())
+        """The same with what was deleted or punched and that a crash could bring back: no disk is smaller than this."""
+        return sum(file.held_bytes for file in self._held_files())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -268,6 +267,13 @@ class SimDisk:
     def contents(self, name: str) -> bytes:
         """What a reader of the whole file would see."""
         return bytes(self._files[name].data)
+
+    def settle_freed(self) -> None:
+        """What was deleted or punched does not come back: a filesystem gives away no room before that is durable."""
+        while self._pending_names:
+            _settle(self._durable_names, self._pending_names, self._pending_names[-1])
+        for file in self._files.values():
+            file.settle_punches()
 
     def format(self, superblock: bytes) -> None:
         """Make an empty disk the one that a superblock says; from now on ``probe`` looks at it."""
@@ -464,8 +470,19 @@ class SimDisk:
 
     def _need_room(self, size: int, operation: str, name: str) -> None:
         needed = -(-size // BLOCK_BYTES) * BLOCK_BYTES
-        if needed and self.used_bytes + needed > self.capacity_bytes:
-            raise DiskFull(self.disk_id, operation, name, f"capacity of {self.capacity_bytes} bytes is used up")
+        if not needed or sum(len(file.data) for file in self._held_files()) + needed <= self.capacity_bytes:
+            return
+        if self.held_bytes + needed > self.capacity_bytes:
+            self.settle_freed()
+            if self.held_bytes + needed > self.capacity_bytes:
+                raise DiskFull(self.disk_id, operation, name, f"capacity of {self.capacity_bytes} bytes is used up")
+
+    def _held_files(self) -> Collection[SimFile]:
+        """Files that are there, and those that a crash could bring back."""
+        files = {id(file): file for file in (*self._files.values(), *self._durable_names.values())}
+        for change in self._pending_names:
+            files.update((id(file), file) for file in change.values() if file is not None)
+        return files.values()
 
     async def _change_names(self, change: NameChange, operation: str, name: str) -> None:
         """Visible at once, durable after a checkpoint; a crash in between leaves one or the other."""

@@ -33,11 +33,18 @@ class SimFile:
         self._durable = bytearray(data)
         self._pending: list[PendingWrite] = []
         self._blocks = bytearray(b"\1" * (-(-len(data) // BLOCK_BYTES)))
+        self._punched: set[int] = set()
+        """Blocks that were given back and that a crash could bring back."""
 
     @property
     def allocated_bytes(self) -> int:
         """Room that the file takes."""
         return self._blocks.count(1) * BLOCK_BYTES
+
+    @property
+    def held_bytes(self) -> int:
+        """The same with what a crash could bring back."""
+        return self.allocated_bytes + len(self._punched) * BLOCK_BYTES
 
     @property
     def pending_writes(self) -> int:
@@ -62,6 +69,7 @@ class SimFile:
         if len(self._blocks) < last:
             self._blocks.extend(bytes(last - len(self._blocks)))
         self._blocks[first:last] = b"\1" * (last - first)
+        self._punched.difference_update(range(first, last))
         self._pending.append(PendingWrite(offset, data))
 
     def punch(self, offset: int, size: int) -> None:
@@ -72,9 +80,18 @@ class SimFile:
         zeros = bytes(size)
         self.data[offset : offset + size] = zeros
         first, last = -(-offset // BLOCK_BYTES), (offset + size) // BLOCK_BYTES
+        self._punched.update(block for block in range(first, last) if self._blocks[block])
         if last > first:
             self._blocks[first:last] = bytes(last - first)
         self._pending.append(PendingWrite(offset, zeros))
+
+    def settle_punches(self) -> None:
+        """Blocks that were given back do not come back."""
+        for block in self._punched:
+            start, end = block * BLOCK_BYTES, min((block + 1) * BLOCK_BYTES, len(self.data))
+            _put(self._durable, start, bytes(end - start))
+            self._pending = [_without(write, start, end) for write in self._pending]
+        self._punched.clear()
 
     def begin_flush(self) -> int:
         """What a flush that begins now covers; hand it to ``end_flush``."""
@@ -109,6 +126,7 @@ class SimFile:
                 _put(self._durable, sector * SECTOR_BYTES, candidates[-1 - random.below(len(candidates))])
         self.data = bytearray(self._durable)
         self._pending.clear()
+        self._punched.clear()
         self._allocate_what_came_back()
 
     def _allocate_what_came_back(self) -> None:
@@ -120,6 +138,15 @@ class SimFile:
                 self.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
             ):
                 self._blocks[block] = 1
+
+
+def _without(write: PendingWrite, start: int, end: int) -> PendingWrite:
+    """A write with zeros in a range of the file."""
+    low, high = max(write.offset, start), min(write.offset + len(write.data), end)
+    if low >= high:
+        return write
+    before, after = write.data[: low - write.offset], write.data[high - write.offset :]
+    return write._replace(data=before + bytes(high - low) + after)
 
 
 def _put(content: bytearray, offset: int, data: bytes) -> None:

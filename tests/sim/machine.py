@@ -491,7 +491,8 @@ class Machine(Rules):
         chosen = self.world.disks if a % 2 else self.world.disks[: 1 + a % 5]
         reserve = RESERVE_CHUNKS * max(self.world.config.chunk_bytes, self.world.config.segment_bytes)
         for disk in chosen:
-            disk.capacity_bytes = disk.held_bytes + reserve + extra % (2 * MIB)
+            disk.settle_freed()
+            disk.capacity_bytes = disk.used_bytes + reserve + extra % (2 * MIB)
         self.is_tight = True
         await trio.sleep(1.5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import pytest
@@ -81,6 +82,50 @@ def test_a_delete_may_be_undone_by_a_crash_and_a_name_made_anew_stays() -> None:
         return disk.names
 
     assert {run(lambda disk, seed=seed: body(disk, seed)) for seed in range(20)} == {("a", "b"), ("b",)}  # type: ignore[misc]
+
+
+@given(seed=st.integers(0, 1000), steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=30))
+def test_what_a_crash_brings_back_fits_on_the_disk(seed: int, steps: list[tuple[int, int]]) -> None:
+    """A filesystem does not give away room before it is durable that it is free."""
+
+    async def body(disk: SimDisk) -> None:
+        disk.capacity_bytes = 10 * 4096
+        for number, (kind, place) in enumerate(steps):
+            names = disk.names
+            with suppress(DiskFull):
+                if kind == 0:
+                    await disk.create(f"f{number}", (1 + place) * 4096)
+                    await disk.write(f"f{number}", 0, [b"x" * 4096])
+                elif kind == 1 and names:
+                    await disk.delete(names[place % len(names)])
+                elif names:
+                    await disk.punch(names[place % len(names)], 0, 2 * 4096)
+            assert disk.used_bytes <= disk.held_bytes <= disk.capacity_bytes
+        disk.crash(SimRandom(seed))
+        assert disk.used_bytes <= disk.held_bytes <= disk.capacity_bytes
+
+    run(body)
+
+
+def test_what_was_deleted_and_punched_makes_room_though_a_crash_could_undo_it() -> None:
+    async def body(disk: SimDisk) -> None:
+        disk.capacity_bytes = 8 * 4096
+        await disk.create("a", 4 * 4096)
+        await disk.create("b", 4 * 4096)
+        await disk.write("b", 0, [b"y" * 4 * 4096])
+        await disk.flush("b")
+        await disk.delete("a")
+        await disk.create("c", 4 * 4096)
+        await disk.punch("b", 0, 2 * 4096)
+        await disk.write("b", 3 * 4096, [b"z" * 4096])
+        await disk.create("d", 2 * 4096)
+        with pytest.raises(DiskFull):
+            await disk.create("e", 4096)
+        disk.crash(SimRandom(1))
+        assert disk.names == ("b", "c", "d")
+        assert disk.contents("b")[: 3 * 4096] == bytes(2 * 4096) + b"y" * 4096
+
+    run(body)
 
 
 @pytest.mark.parametrize("operation", ["create", "rename", "replace"])

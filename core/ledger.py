@@ -104,6 +104,8 @@ class Ledger:
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
         self.hole_bytes = 0
         """The same of dead places in living stripes, which only take what goes through the log."""
+        self._admitted_bytes = 0
+        """What was admitted since room was measured."""
         self._large_writers = trio.Lock()
         self._ahead_bytes = 0
         self.count_dirty: Callable[[], int] = lambda: 0
@@ -215,7 +217,8 @@ class Ledger:
 
     async def _admit_bytes(self, size: int, logged: int) -> None:
         """Wait for room in the pool, and for the log to be under its high-water mark."""
-        if size > self._room_for(logged):
+        if size > self._room_for(logged) or self._admitted_bytes > self.stripes.stripe_bytes_max:
+            # What is packed into stripes takes a little more than its size, so room is not counted down for long.
             self.measure_room()
         if size > self._room_for(logged):
             # Large ones one after the other, as they came: among many small ones they would wait for ever.
@@ -225,6 +228,7 @@ class Ledger:
         in_holes = min(logged, self.hole_bytes)
         self.hole_bytes -= in_holes
         self.room_bytes = max(0, self.room_bytes - (size - in_holes))
+        self._admitted_bytes += size
         self._ahead_bytes += logged
         log_bytes = self.log.kept_bytes + self.log.pending_bytes + self.ahead_bytes
         if log_bytes > self._log_bytes_low and not self.settle_wanted.is_set():
@@ -249,6 +253,11 @@ class Ledger:
     def note_logged(self, size: int) -> None:
         """Bytes that were let in have been committed with a batch that carries them."""
         self._ahead_bytes = max(0, self._ahead_bytes - size)
+
+    def note_room(self, room_bytes: int, hole_bytes: int) -> None:
+        """Take note of what was measured."""
+        self.room_bytes, self.hole_bytes = room_bytes, hole_bytes
+        self._admitted_bytes = 0
 
     def _room_for(self, logged: int) -> int:
         """What fits, if ``logged`` of it goes through the log."""

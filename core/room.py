@@ -56,11 +56,13 @@ class Room:
         """What can be written to stripes, less what is left for relocation and for the log; 0 or more."""
         room = self._ledger.stripes.space()
         log = self._ledger.log
-        growth = max(0, self._log_bytes_high - log.kept_bytes - log.pending_bytes) * log.replicas
         slabs = self._ledger.stripes.slabs
-        for_log = growth * slabs.data_units // (slabs.data_units + slabs.parity_units)
+        units = slabs.data_units + slabs.parity_units
         total = room.usable_total_bytes
-        return max(0, room.usable_free_bytes - total // RECLAIM_SHARE - min(for_log, total // LOG_SHARE_MAX))
+        # The log's files as they are, not what is in them: they come and go without any change of what fits.
+        at_most = min(self._log_bytes_high * log.replicas * slabs.data_units // units, total // LOG_SHARE_MAX)
+        growth = max(0, at_most - log.file_bytes * slabs.data_units // units)
+        return max(0, room.usable_free_bytes - total // RECLAIM_SHARE - growth)
 
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
@@ -80,7 +82,7 @@ class Room:
         metadata = self._ledger.store.statistics().space
         if metadata.used_bytes > metadata.max_bytes * METADATA_FULL_PERCENT // 100:
             room = holes = 0
-        self._ledger.room_bytes, self._ledger.hole_bytes = max(0, room), holes
+        self._ledger.note_room(max(0, room), holes)
 
     async def run(self) -> None:
         """Measure and give back, for ever."""

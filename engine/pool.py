@@ -337,10 +337,10 @@ class Pool:
 
     def note_taken(self, disk_id: DiskId, size: int) -> None:
         """Take note that a new file, or new blocks of one, take room, which is probed only now and then; or (a negative
-        size) that they do not after all."""
+        size) that they do not, or no more."""
         member = self._members.get(disk_id)
         if member is not None:
-            member.taken_bytes = max(0, member.taken_bytes + size)
+            member.taken_bytes += size
 
     async def write_durable(self, writes: Sequence[DiskWrite]) -> list[DiskError | None]:
         """Write and flush each, and take note of what fails; in order, None or the error. Cannot be cut short."""

@@ -7,7 +7,7 @@ was filled with zeros), because overwriting is twice as fast to make durable as 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import trio
 
@@ -56,6 +56,11 @@ class SegmentFiles:
         self._serial = 0
         self._standby: list[DiskId] = []
 
+    def bytes_on(self, disks: Collection[DiskId]) -> int:
+        """What the files that wait, or are on their way to or from a segment, take on these disks."""
+        waiting = sum(len(self._free.get(disk_id, ())) for disk_id in disks)
+        return (waiting + sum(disk_id in disks for disk_id, _ in self._in_hand)) * self.segment_bytes
+
     async def adopt_free(self, disk_id: DiskId) -> None:
         """Know the waiting files that are on a disk from earlier. Raises DiskError."""
         for entry in await self.pool.disk(disk_id).list(LOG_PREFIX):
@@ -96,8 +101,10 @@ class SegmentFiles:
                     start=start, end=start, epoch=self.epoch, disks=disks, segment_bytes=self.segment_bytes
                 )
                 segment.is_written = is_written
+                self._in_hand.difference_update((disk_id, name) for disk_id in named)
                 return segment
             failed |= broken
+            self._in_hand.difference_update((disk_id, name) for disk_id in named)
             for disk_id in named:
                 await self.release(disk_id, name, is_recyclable=disk_id not in broken)
 
@@ -115,6 +122,8 @@ class SegmentFiles:
                 self._free[disk_id].append(free)
             else:
                 await disk.delete(name)
+                if is_recyclable:  # else it may have had holes
+                    self.pool.note_taken(disk_id, -self.segment_bytes)
         except DiskError as error:
             self.pool.report(error)
 
@@ -189,7 +198,10 @@ class SegmentFiles:
         return list(self.pool.choose(count, exclude=failed))
 
     async def _name_files(self, disks: Sequence[DiskId], name: str) -> tuple[set[DiskId], bool]:
-        """Give a waiting file on each disk this name; the disks where that failed, and if all files were written."""
+        """Give a waiting file on each disk this name; the disks where that failed, and if all files were written.
+
+        The others are in hand under this name until somebody else counts them.
+        """
         broken: set[DiskId] = set()
         unwritten: set[DiskId] = set()
 
@@ -200,6 +212,7 @@ class SegmentFiles:
                     unwritten.add(disk_id)
                 try:
                     await self.pool.disk(disk_id).rename(free, name)
+                    self._in_hand.add((disk_id, name))
                 finally:
                     self._in_hand.discard((disk_id, free))
             except DiskError as error:

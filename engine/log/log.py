@@ -190,6 +190,11 @@ class Log:
         return sum(segment.end - segment.start for segment in (*self._sealed, self._active))
 
     @property
+    def file_bytes(self) -> int:
+        """What the log takes on the disks, all copies together, files that wait to become segments included."""
+        return self._upkeep.file_bytes(self._active)
+
+    @property
     def replicas(self) -> int:
         """Copies that each segment should have."""
         return self._replicas

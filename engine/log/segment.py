@@ -104,6 +104,11 @@ class Segment:
         return Lsn(self.start + self.segment_bytes - SEGMENT_HEADER_BYTES)
 
     @property
+    def file_bytes(self) -> int:
+        """What each of its files takes on a disk."""
+        return self.offset_of(self.end) if self.was_punched else self.segment_bytes
+
+    @property
     def is_sealed(self) -> bool:
         """Whether the end is final."""
         return self.state is SegmentState.SEALED

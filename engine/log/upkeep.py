@@ -29,6 +29,8 @@ class Upkeep:
         self._replicas = replicas
         self._lock = trio.Lock()
         self._is_closed = False
+        self._leaving: tuple[Segment, list[DiskId]] | None = None
+        """A retired segment, and the disks that still have its file."""
         self.wanted = trio.Event()
         self.is_behind = False
         self.has_standby = self.has_tried_standby = False
@@ -74,10 +76,24 @@ class Upkeep:
             segment = next(segment for segment in self._sealed if segment.start == start)
             segment.happen(SegmentEvent.RETIRE)
             self._sealed.remove(segment)
-            await segment.wait_unread()
-            for disk_id in segment.disks:
-                if self._pool.is_up(disk_id):
-                    await self._files.release(disk_id, segment.name, is_recyclable=not segment.was_punched)
+            leaving = [disk_id for disk_id in segment.disks if self._pool.is_up(disk_id)]
+            self._leaving = segment, leaving
+            try:
+                await segment.wait_unread()
+                while leaving:
+                    # From here on the file is in the hand of who recycles it.
+                    await self._files.release(leaving.pop(), segment.name, is_recyclable=not segment.was_punched)
+            finally:
+                self._leaving = None
+
+    def file_bytes(self, active: Segment) -> int:
+        """What the log's files take on disks that are in full service, those that wait to be used included."""
+        disks = set(self._pool.placeable())
+        held = [(segment, segment.disks) for segment in (*self._sealed, active)]
+        if self._leaving is not None:
+            held.append(self._leaving)
+        in_segments = sum(segment.file_bytes * len(disks.intersection(where)) for segment, where in held)
+        return in_segments + self._files.bytes_on(disks)
 
     async def punch(self, start: Lsn, end: Lsn) -> None:
         """Give back whole pages inside [start, end) of sealed segments, on the disks that are up."""

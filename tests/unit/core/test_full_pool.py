@@ -116,3 +116,29 @@ def test_statfs_and_refusals_agree_and_a_full_pool_stays_of_use(last_size: int) 
             assert await fsck(volume, deep=True) == []
 
     trio.run(main, clock=autojump())
+
+
+def test_files_of_the_log_that_wait_to_be_used_again_are_room_of_the_log() -> None:
+    """The log grows to its mark and is emptied: what users may write is what it was, though its files stay."""
+
+    async def main() -> None:
+        sizes = {"segment_bytes": 256 * KIB, "log_bytes_low": 512 * KIB, "log_bytes_high": 2 * MIB}
+        world = SimVolume(msgspec.structs.replace(small_config(), **sizes), capacity_bytes=24 * MIB)
+        await world.create()
+        async with world.opened() as volume:
+            await trio.sleep(3)
+            before = volume.space()
+            async with volume.settler.paused():
+                for name in range(18):
+                    ino = (await volume.create(ROOT_INO, b"%d" % name, mode=0o100644, uid=0, gid=0)).ino
+                    await volume.write(ino, 0, DATA[: 100 * KIB])
+                    await volume.fsync(ino)
+                assert len(volume.ledger.log.segments()) > 6
+            for name in range(18):
+                await volume.unlink(ROOT_INO, b"%d" % name)
+            await volume.settle()
+            await trio.sleep(3)
+            assert len(volume.ledger.log.segments()) == 1
+            assert abs(volume.space().available_bytes - before.available_bytes) <= before.total_bytes // 100
+
+    trio.run(main, clock=autojump())

@@ -74,9 +74,7 @@ def plan_fills(sizes: Sequence[int], candidates: Iterable[Candidate], *, stripes
             waiting = left
             fills.append(StripeFill(candidate.stripe_id, parts))
     unfinished = {item.run for item in waiting}
-    whole = (
-        StripeFill(fill.stripe_id, [part for part in fill.parts if part.run not in unfinished]) for fill in fills
-    )
+    whole = (StripeFill(fill.stripe_id, [part for part in fill.parts if part.run not in unfinished]) for fill in fills)
     return [fill for fill in whole if fill.parts]
 
 

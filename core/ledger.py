@@ -102,6 +102,8 @@ class Ledger:
         self.reclaimer = Reclaimer(self.fence, self._wait_durable_unhurried)
         self.room_bytes = 0
         """Usable bytes that may still be taken: measured each second (core/room.py), less what was admitted since."""
+        self.lent_bytes = 0
+        """What the log has taken beyond its share, and will give back as it is settled."""
         self.hole_bytes = 0
         """The same of dead places in living stripes, which only take what goes through the log."""
         self._admitted_bytes = 0
@@ -254,10 +256,15 @@ class Ledger:
         """Bytes that were let in have been committed with a batch that carries them."""
         self._ahead_bytes = max(0, self._ahead_bytes - size)
 
-    def note_room(self, room_bytes: int, hole_bytes: int) -> None:
+    def note_room(self, room: int, *, lent: int, holes: int) -> None:
         """Take note of what was measured."""
-        self.room_bytes, self.hole_bytes = room_bytes, hole_bytes
+        self.room_bytes, self.lent_bytes, self.hole_bytes = room, lent, holes
         self._admitted_bytes = 0
+
+    @property
+    def available_bytes(self) -> int:
+        """What users can write, though for some of it they may have to wait until the log is shorter."""
+        return self.room_bytes + self.lent_bytes + self.hole_bytes
 
     def _room_for(self, logged: int) -> int:
         """What fits, if ``logged`` of it goes through the log."""
@@ -277,6 +284,7 @@ class Ledger:
         self.waits += 1
         self.waiting_for_room += 1
         self.reclaimer.hurry()
+        self.settle_wanted.set()
         best = room()
         grown_ns = self.clock.monotonic_ns()
         try:
@@ -295,10 +303,15 @@ class Ledger:
         finally:
             self.waiting_for_room -= 1
 
+    @property
+    def wants_rows(self) -> bool:
+        """Whether writers wait for room, and not for what the log gives back: that costs nothing but settling it."""
+        return self.waiting_for_room > 0 and not self.lent_bytes
+
     def _is_reclaimable(self) -> bool:
-        """Whether dead bytes are worth waiting for; a little always is dead."""
+        """Whether dead bytes, or what the log gives back, are worth waiting for; a little always is dead."""
         dead_bytes_min = self.stripes.space().usable_total_bytes // DEAD_SHARE_OF_POOL
-        return self.worn.dead_bytes > dead_bytes_min or len(self.reclaimer) > 0
+        return self.worn.dead_bytes > dead_bytes_min or len(self.reclaimer) > 0 or self.lent_bytes > 0
 
     async def wait_changes_go(self) -> None:
         """Return when nobody holds changes back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from siltstone.core.ledger import Ledger
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.stripe.layout import GROUP_ROWS
@@ -21,9 +23,9 @@ write again than punched ones."""
 RECLAIM_SHARE = 128
 """One part in so many of the pool is for relocation alone: it cannot make room without any."""
 
-LOG_SHARE_MAX = 32
-"""So much is left for the log to grow to its high-water mark, but no more than one part in so many of the pool: users
-must not take it meanwhile, or there is no room to settle the log into."""
+LOG_SHARE_MAX = 64
+"""The files of the log have room of their own up to its high-water mark, but no more than one part in so many of the
+pool. What they take beyond that is lent by users, who wait for it where they need it: settling gives it back."""
 
 SCARCE_SHARE = 8
 """They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
@@ -53,16 +55,23 @@ class Room:
         """Why space could not be given back last time; empty when it could."""
 
     def free_for_users(self) -> int:
-        """What can be written to stripes, less what is left for relocation and for the log; 0 or more."""
-        room = self._ledger.stripes.space()
-        log = self._ledger.log
-        slabs = self._ledger.stripes.slabs
-        units = slabs.data_units + slabs.parity_units
-        total = room.usable_total_bytes
-        # The log's files as they are, not what is in them: they come and go without any change of what fits.
-        at_most = min(self._log_bytes_high * log.replicas * slabs.data_units // units, total // LOG_SHARE_MAX)
-        growth = max(0, at_most - log.file_bytes * slabs.data_units // units)
-        return max(0, room.usable_free_bytes - total // RECLAIM_SHARE - growth)
+        """What can be written to stripes, less what is left for relocation and for the log; 0 or more. What the log has
+        beyond its share counts as if it were back."""
+        left, lent = self._left_for_users()
+        return max(0, left + lent)
+
+    def _left_for_users(self) -> tuple[int, int]:
+        """What is left now, negative where the log has taken it; and what the log has taken and will give back.
+
+        The files of the log count as they are, not what is in them: they come and go without any change of what fits.
+        """
+        log, slabs, room = self._ledger.log, self._ledger.stripes.slabs, self._ledger.stripes.space()
+        data_share = Fraction(slabs.data_units, slabs.data_units + slabs.parity_units)
+        files = int(log.file_bytes * data_share)
+        at_most = int(self._log_bytes_high * log.replicas * data_share)
+        share = min(at_most, room.usable_total_bytes // LOG_SHARE_MAX)
+        left = room.usable_free_bytes - room.usable_total_bytes // RECLAIM_SHARE - max(0, share - files)
+        return left, max(0, files - max(share, int(log.idle_file_bytes * data_share)))
 
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
@@ -75,14 +84,16 @@ class Room:
         try:
             self._ledger.stripes.check_disks()
             # What is on its way takes holes first, as settling does.
-            room = self.free_for_users() - max(0, on_the_way - holes)
+            left, lent = self._left_for_users()
+            room = left - max(0, on_the_way - holes)
             holes = max(0, holes - on_the_way)
         except TooFewDisks:
-            room, holes = self._log_bytes_high, 0  # everything rides in the log, which holds writers back by itself
+            # Everything rides in the log, which holds writers back by itself.
+            room, lent, holes = self._log_bytes_high, 0, 0
         metadata = self._ledger.store.statistics().space
         if metadata.used_bytes > metadata.max_bytes * METADATA_FULL_PERCENT // 100:
-            room = holes = 0
-        self._ledger.note_room(max(0, room), holes)
+            room = lent = holes = 0
+        self._ledger.note_room(max(0, room), lent=max(0, lent + min(0, room)), holes=holes)
 
     async def run(self) -> None:
         """Measure and give back, for ever."""

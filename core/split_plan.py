@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from siltstone.core.fill_plan import fill_bytes_min
+from siltstone.core.packing import SPLIT_BYTES_MIN
 from siltstone.engine.stripe.layout import GROUP_ROWS, Stripe, unit_ranges
 from siltstone.limits import CHECKSUM_BLOCK_BYTES, ROW_BYTES
 
@@ -26,19 +27,22 @@ class GroupKind(enum.Enum):
 
 
 class Group(NamedTuple):
-    """Some rows of all data units: what they are, and how many of their bytes are dead."""
+    """Some rows of all data units: what they are, how many of their bytes are dead, and how many of these are in places
+    long enough for a part of an extent (SPLIT_BYTES_MIN)."""
 
     kind: GroupKind
     dead_bytes: int
+    hole_bytes: int
 
 
 def groups_of(stripe: Stripe, data_units: int, dead: Sequence[tuple[int, int]]) -> list[Group]:
     """Each group of rows of a stripe, in order. ``dead``: ranges [start, end) of the stripe's data.
 
-    A group is holey if a fill may put half a unit's worth into it: less would not be worth its parity.
+    A group is holey if a fill may put half a unit's worth into it: less would not be worth its parity. What nothing
+    fits does not count for that.
     """
     count = -(-stripe.rows // GROUP_ROWS)
-    dead_bytes = [0] * count
+    dead_bytes, hole_bytes = [0] * count, [0] * count
     for start, end in dead:
         for _, offset, size in unit_ranges(stripe, start, end - start):
             stop = offset + size
@@ -46,6 +50,7 @@ def groups_of(stripe: Stripe, data_units: int, dead: Sequence[tuple[int, int]]) 
                 group = offset // CHECKSUM_BLOCK_BYTES
                 step = min(stop, (group + 1) * CHECKSUM_BLOCK_BYTES) - offset
                 dead_bytes[group] += step
+                hole_bytes[group] += step if end - start >= SPLIT_BYTES_MIN else 0
                 offset += step
     groups: list[Group] = []
     for group, size in enumerate(dead_bytes):
@@ -53,8 +58,9 @@ def groups_of(stripe: Stripe, data_units: int, dead: Sequence[tuple[int, int]]) 
         if size == unit_bytes * data_units:
             kind = GroupKind.DEAD
         else:
-            kind = GroupKind.HOLEY if size >= fill_bytes_min(unit_bytes) else GroupKind.LIVING
-        groups.append(Group(kind, size))
+            is_holey = hole_bytes[group] >= fill_bytes_min(unit_bytes)
+            kind = GroupKind.HOLEY if is_holey else GroupKind.LIVING
+        groups.append(Group(kind, size, hole_bytes[group]))
     return groups
 
 

@@ -175,7 +175,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
         codec=ledger.stripes.codec_name,
         usable_total_bytes=engine_space.usable_total_bytes,
         usable_free_bytes=engine_space.usable_free_bytes,
-        available_bytes=ledger.room_bytes + ledger.hole_bytes,
+        available_bytes=ledger.available_bytes,
         log_segments=len(segments),
         log_lsn=ledger.log.next_lsn,
         log_durable_lsn=ledger.log.durable_lsn,

@@ -156,7 +156,7 @@ class Volume:
         return VolumeSpace(
             total_bytes=stripes.usable_total_bytes,
             free_bytes=free_bytes,
-            available_bytes=min(self.ledger.room_bytes + self.ledger.hole_bytes, free_bytes),
+            available_bytes=min(self.ledger.available_bytes, free_bytes),
             inodes=inode_count,
         )
 

@@ -158,7 +158,7 @@ class WornStripes:
         if not use.references or dead_bytes < DEAD_BYTES_MIN:
             return
         groups = groups_of(stripe, slab.data_units, use.dead)
-        holes = sum(group.dead_bytes for group in groups if group.kind is not GroupKind.LIVING)
+        holes = sum(group.hole_bytes for group in groups if group.kind is not GroupKind.LIVING)
         has_dead_rows = any(group.kind is GroupKind.DEAD for group in groups)
         worn = Worn(stripe_id, capacity, dead_bytes, stripe.written, stripe.unit_bytes, holes, has_dead_rows)
         self._worn[stripe_id] = worn

@@ -245,9 +245,7 @@ class WriteBack:
     def failures(self) -> list[SiltstoneError]:
         """Why files could not be written that still have dirty bytes, or have them on their way once more."""
         return [
-            file.error
-            for file in self.files.values()
-            if file.error is not None and (file.dirty.size or file.in_flight)
+            file.error for file in self.files.values() if file.error is not None and (file.dirty.size or file.in_flight)
         ]
 
     def connect(self, nursery: trio.Nursery) -> None:

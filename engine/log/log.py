@@ -19,7 +19,7 @@ import trio
 
 from siltstone.engine.format.frame import FRAME_HEADER_BYTES, Frame, volume_seed
 from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_name
-from siltstone.engine.log.files import SegmentFiles
+from siltstone.engine.log.files import FREE_FILES_MAX, SegmentFiles
 from siltstone.engine.log.pending import Pending, PendingFrame, joined
 from siltstone.engine.log.reader import ReplicaReader
 from siltstone.engine.log.recovery import ancestors_of, make_room, recover_segments
@@ -193,6 +193,11 @@ class Log:
     def file_bytes(self) -> int:
         """What the log takes on the disks, all copies together, files that wait to become segments included."""
         return self._upkeep.file_bytes(self._active)
+
+    @property
+    def idle_file_bytes(self) -> int:
+        """What its files take at most while the log is empty: the open segment, and those that wait to be used."""
+        return self._files.segment_bytes * (self._replicas + FREE_FILES_MAX * len(self._pool.placeable()))
 
     @property
     def replicas(self) -> int:

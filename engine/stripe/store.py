@@ -249,9 +249,7 @@ class StripeStore:
             else:
                 codec = codec_for(slab.data_units, slab.parity_units)
                 arguments = buffers, slab.data_units, slab.parity_units, unit_bytes
-                encoded[index] = await codec.run(
-                    self._workers, unit_bytes * slab.data_units, encode_stripe, *arguments
-                )
+                encoded[index] = await codec.run(self._workers, unit_bytes * slab.data_units, encode_stripe, *arguments)
         for indexes in short.values():
             slab = writing[indexes[0]].placement.state.slab
             sources = [
@@ -259,9 +257,7 @@ class StripeStore:
             ]
             size = sum(source.unit_bytes for source in sources) * slab.data_units
             codec = codec_for(slab.data_units, slab.parity_units)
-            found = await codec.run(
-                self._workers, size, encode_together, sources, slab.data_units, slab.parity_units
-            )
+            found = await codec.run(self._workers, size, encode_together, sources, slab.data_units, slab.parity_units)
             encoded.update(zip(indexes, found, strict=True))
         return [encoded[index] for index in range(len(writing))]
 

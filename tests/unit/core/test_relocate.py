@@ -173,6 +173,20 @@ def test_a_full_pool_with_holes_takes_small_writes_in_them_and_large_ones_where_
     run(body, capacity_bytes=8 * MIB)
 
 
+def test_dead_places_that_nothing_fits_are_not_counted_as_room() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        for index in range(200):
+            await write(volume, b"%d" % index, bytes([index]) * 700)
+        await volume.settle()
+        for index in range(0, 200, 2):
+            await volume.unlink(ROOT_INO, b"%d" % index)
+        volume.ledger.worn.look()
+        assert volume.ledger.worn.dead_bytes > 50_000
+        assert volume.ledger.worn.hole_bytes < 10_000, "what is left of the last row"
+
+    run(body)
+
+
 def test_narrow_stripes_get_their_width_when_disks_return() -> None:
     async def body(world: SimVolume, volume: Volume) -> None:
         for index in (1, 4):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
+from siltstone.core.packing import SPLIT_BYTES_MIN
 from siltstone.core.split import Splitter
 from siltstone.core.split_plan import GroupKind, groups_of, plan_cuts
 from siltstone.core.types import SetAttributes
@@ -125,6 +126,8 @@ def test_cuts_set_dead_rows_apart_and_leave_living_ones_together(
     groups = groups_of(stripe, width, dead)
     kinds = [group.kind for group in groups]
     assert sum(group.dead_bytes for group in groups) == sum(end - start for start, end in dead)
+    of_use = [end - start for start, end in dead if end - start >= SPLIT_BYTES_MIN]
+    assert sum(group.hole_bytes for group in groups) == sum(of_use)
     assert len(kinds) == -(-stripe.rows // GROUP_ROWS)
     flags = bytearray(width * stripe.unit_bytes // SLOT_BYTES)
     for start, end in dead:

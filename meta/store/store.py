@@ -11,7 +11,7 @@ durable rest replayed over it the store is exactly the state after that prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import trio
@@ -26,6 +26,10 @@ from siltstone.types import Buffer, Lsn
 
 MEMTABLE_BYTES_MAX = 16 * MIB
 """The active memtable is frozen when it takes so much memory: some 50,000 entries, 0.1 s of work for LMDB."""
+
+
+Watcher = Callable[[Mapping[bytes, bytes | None]], None]
+"""Called with what a batch writes, None for a delete. Must neither change it nor raise."""
 
 
 class StoreStatistics(NamedTuple):
@@ -65,6 +69,7 @@ class Store:
         self._written = trio.Event()  # the active memtable is not empty, or the store has failed
         self._big = trio.Event()  # the active memtable is at its limit, or the store has failed
         self._room = trio.Event()  # the frozen memtable is gone, or the store has failed
+        self._watchers: list[Watcher] = []
         self.commit_count = 0
         self.conflict_count = 0
         self._applies = 0
@@ -86,6 +91,10 @@ class Store:
         assert self._log is None
         assert log.next_lsn >= self.last_lsn, f"the log ends at {log.next_lsn}, the store is at {self.last_lsn}"
         self._log = log
+
+    def watch(self, watcher: Watcher) -> None:
+        """Call ``watcher`` with every batch from now on, right when it is visible: nothing reads in between."""
+        self._watchers.append(watcher)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -165,6 +174,8 @@ class Store:
     def _merge(self, writes: Mapping[bytes, bytes | None], end_lsn: Lsn) -> None:
         active = self._active
         active.update(writes, end_lsn)
+        for watcher in self._watchers:
+            watcher(writes)
         if not self._written.is_set():
             self._written.set()
         if active.size_bytes >= self._memtable_bytes_max and not self._big.is_set():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import stat
 from typing import NamedTuple
 
 from siltstone.core.types import EntryChanged
 from siltstone.errors import InvalidArgument, IsADirectory, NameTooLong, NotADirectory
 from siltstone.limits import KEY_BYTES_MAX, NAME_BYTES_MAX
 from siltstone.meta import inodes, names
+from siltstone.meta.directories import DirectoryIndex, find_directory
 from siltstone.meta.records import Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
@@ -19,22 +19,20 @@ FILE_MODE = 0o644
 
 
 class KeyPath(NamedTuple):
-    """A key taken apart. ``is_directory``: it ends in a slash and names a directory itself."""
+    """A key taken apart: the directory that holds its entry, as a path below the bucket (empty: the bucket itself), and
+    the entry's name. ``is_directory``: it ends in a slash and names a directory itself."""
 
-    directories: tuple[bytes, ...]
+    directory: bytes
     name: bytes
     is_directory: bool
 
 
 class Place(NamedTuple):
-    """Where a key is: the directories on its way (inode of each), and the inode of its entry if there is one.
+    """Where a key's entry is: in which directory, and the inode that it leads to."""
 
-    ``directories`` is shorter than the key's when one is missing or is not a directory: then nothing is there.
-    """
-
-    directories: tuple[Ino, ...]
-    ino: Ino | None
-    inode: Inode | None
+    parent: Ino
+    ino: Ino
+    inode: Inode
 
 
 def split_key(key: bytes) -> KeyPath:
@@ -44,31 +42,28 @@ def split_key(key: bytes) -> KeyPath:
     if len(key) > KEY_BYTES_MAX:
         raise NameTooLong(f"the key has {len(key)} bytes, at most {KEY_BYTES_MAX} are possible")
     is_directory = key.endswith(b"/")
-    parts = key[:-1].split(b"/") if is_directory else key.split(b"/")
-    for part in parts:
-        if part in (b"", b".", b".."):
-            raise InvalidArgument(f"the key has the path element {part!r}, which has no place in the mounted tree")
-        if b"\0" in part:
-            raise InvalidArgument("the key holds a zero byte")
-        if len(part) > NAME_BYTES_MAX:
-            raise NameTooLong(f"a path element of the key has {len(part)} bytes, at most {NAME_BYTES_MAX} are possible")
-    return KeyPath(tuple(parts[:-1]), parts[-1], is_directory)
+    path = key[:-1] if is_directory else key
+    # Looked at as a whole, and not an element at a time: this is on the way of every request.
+    framed = b"/%b/" % path
+    if b"//" in framed or b"/./" in framed or b"/../" in framed:
+        wrong = next(part for part in path.split(b"/") if part in (b"", b".", b".."))
+        raise InvalidArgument(f"the key has the path element {wrong!r}, which has no place in the mounted tree")
+    if b"\0" in path:
+        raise InvalidArgument("the key holds a zero byte")
+    if len(path) > NAME_BYTES_MAX and (longest := max(map(len, path.split(b"/")))) > NAME_BYTES_MAX:
+        raise NameTooLong(f"a path element of the key has {longest} bytes, at most {NAME_BYTES_MAX} are possible")
+    directory, _, name = path.rpartition(b"/")
+    return KeyPath(directory, name, is_directory)
 
 
-def find(reader: Reader, bucket: Ino, path: KeyPath) -> Place:
-    """Where a key is."""
-    parent = bucket
-    directories: list[Ino] = []
-    for name in path.directories:
-        entry = names.get_dentry(reader, parent, name)
-        if entry is None or not stat.S_ISDIR(entry.kind):
-            return Place(tuple(directories), None, None)
-        parent = Ino(entry.ino)
-        directories.append(parent)
-    entry = names.get_dentry(reader, parent, path.name)
+def find(store: Reader, index: DirectoryIndex, bucket: Ino, path: KeyPath) -> Place | None:
+    """Where a key's entry is in the committed state, None if it has none."""
+    parent, missing = find_directory(store, index, bucket, path.directory)
+    entry = None if missing else names.get_dentry(store, parent, path.name)
     if entry is None:
-        return Place(tuple(directories), None, None)
-    return Place(tuple(directories), Ino(entry.ino), inodes.get_inode(reader, Ino(entry.ino)))
+        return None
+    ino = Ino(entry.ino)
+    return Place(parent, ino, inodes.get_inode(store, ino))
 
 
 def is_object(path: KeyPath, inode: Inode | None) -> bool:
@@ -81,35 +76,30 @@ def is_object(path: KeyPath, inode: Inode | None) -> bool:
 
 
 def make_directories(
-    transaction: Transaction, bucket: Ino, path: KeyPath, key: bytes, now_ns: int
-) -> tuple[Ino, list[EntryChanged]]:
-    """The directory that is to hold a key's entry, made where it is missing, and the entries that were made.
+    transaction: Transaction, bucket: Ino, parent: Ino, missing: bytes, key: bytes, now_ns: int
+) -> list[EntryChanged]:
+    """Make the directories on a key's way that are not there: the path ``missing`` in the directory ``parent``.
 
-    Raises NotADirectory when an element on the way is an object.
+    Returns the entries that were made, from the top downwards. Raises NotADirectory when the first is an object.
     """
-    parent = bucket
-    made: list[EntryChanged] = []
     owner = inodes.get_inode(transaction, bucket)
-    for directory in path.directories:
-        entry = names.get_dentry(transaction, parent, directory)
-        if entry is None:
-            ino, _ = names.mkdir(
-                transaction,
-                parent,
-                directory,
-                mode=DIRECTORY_MODE,
-                uid=owner.uid,
-                gid=owner.gid,
-                flags=InodeFlag.IMPLICIT,
-                now_ns=now_ns,
-            )
-            made.append(EntryChanged(parent, directory, ino, False))
-        else:
-            ino = Ino(entry.ino)
-            if not inodes.get_inode(transaction, ino).is_directory:
-                raise NotADirectory(f"{directory!r} in the key {key!r} is an object; objects cannot be below it")
+    made: list[EntryChanged] = []
+    for name in missing.split(b"/"):
+        if names.get_dentry(transaction, parent, name) is not None:
+            raise NotADirectory(f"{name!r} in the key {key!r} is an object; objects cannot be below it")
+        ino, _ = names.mkdir(
+            transaction,
+            parent,
+            name,
+            mode=DIRECTORY_MODE,
+            uid=owner.uid,
+            gid=owner.gid,
+            flags=InodeFlag.IMPLICIT,
+            now_ns=now_ns,
+        )
+        made.append(EntryChanged(parent, name, ino, False))
         parent = ino
-    return parent, made
+    return made
 
 
 def check_replaceable(path: KeyPath, inode: Inode | None, key: bytes) -> None:
@@ -121,21 +111,23 @@ def check_replaceable(path: KeyPath, inode: Inode | None, key: bytes) -> None:
 
 
 def prune(
-    transaction: Transaction, bucket: Ino, path: KeyPath, directories: tuple[Ino, ...], now_ns: int
+    transaction: Transaction, directory: Ino, path: bytes, now_ns: int
 ) -> tuple[list[EntryChanged], list[Ino]]:
-    """Remove the directories on a key's way that keys had made and that are empty now, from the last one upwards.
+    """Remove directories that keys had made and that are empty now: ``directory``, which is at ``path`` below its
+    bucket, and upwards from it. The bucket (an empty path) stays.
 
     Returns the entries that went and the inodes that are orphans from now on.
     """
     gone: list[EntryChanged] = []
     orphans: list[Ino] = []
-    for depth in range(len(directories) - 1, -1, -1):
-        ino = directories[depth]
-        inode = inodes.get_inode(transaction, ino)
+    while path:
+        inode = inodes.get_inode(transaction, directory)
         if inode.size or not inode.flags & InodeFlag.IMPLICIT or inode.flags & InodeFlag.HAS_OBJECT:
             break
-        above = directories[depth - 1] if depth else bucket
-        names.rmdir(transaction, above, path.directories[depth], now_ns=now_ns)
-        gone.append(EntryChanged(above, path.directories[depth], ino, True))
-        orphans.append(ino)
+        path, _, name = path.rpartition(b"/")
+        above = Ino(inode.parent)
+        names.rmdir(transaction, above, name, now_ns=now_ns)
+        gone.append(EntryChanged(above, name, directory, True))
+        orphans.append(directory)
+        directory = above
     return gone, orphans

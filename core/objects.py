@@ -20,6 +20,7 @@ from siltstone.core.object_bytes import AnonymousBytes, SharedBytes, WrittenByte
 from siltstone.core.object_paths import (
     DIRECTORY_MODE,
     KeyPath,
+    Place,
     check_replaceable,
     find,
     is_object,
@@ -41,6 +42,7 @@ from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
 from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NoSuchBucket, NotFound
 from siltstone.meta import inodes, keys, names, objects
+from siltstone.meta.directories import find_directory
 from siltstone.meta.records import Bucket, Inode, InodeFlag, decode, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
@@ -82,13 +84,10 @@ class Buckets:
 
 def find_bucket(reader: Reader, name: str) -> Ino:
     """The bucket's directory. Raises NoSuchBucket."""
-    try:
-        ino, inode = names.lookup(reader, ROOT_INO, name.encode())
-    except NotFound:
-        raise NoSuchBucket(f"there is no bucket {name!r}") from None
-    if not inode.is_directory or name in (".", ".."):
+    entry = names.get_dentry(reader, ROOT_INO, name.encode())
+    if entry is None or not stat.S_ISDIR(entry.kind):
         raise NoSuchBucket(f"there is no bucket {name!r}")
-    return ino
+    return Ino(entry.ino)
 
 
 def _bucket_info(reader: Reader, name: str, ino: Ino) -> BucketInfo:
@@ -210,7 +209,9 @@ class Objects:
         """The object as it is now. Raises NoSuchBucket, NotFound."""
         path = split_key(key)
         await self.flush_key(bucket, path)
-        info = await self.volume.ledger.look(lambda reader: look(reader, find_bucket(reader, bucket), key, path))
+        info = await self.volume.ledger.look(
+            lambda reader: self._look(reader, find_bucket(reader, bucket), key, path)
+        )
         if info is None:
             raise NotFound(f"there is no key {key!r} in bucket {bucket!r}")
         return info
@@ -238,8 +239,10 @@ class Objects:
         """Commit what the mount has written to the object and not committed, so that its size and ETag are true."""
         if not self.volume.write_back.files:
             return
-        place = await self.volume.ledger.look(lambda reader: find(reader, find_bucket(reader, bucket), path))
-        if place.ino is not None and place.ino in self.volume.write_back.files:
+        place = await self.volume.ledger.look(
+            lambda reader: find(reader, self.volume.directories, find_bucket(reader, bucket), path)
+        )
+        if place is not None and place.ino in self.volume.write_back.files:
             await self.volume.flush(place.ino)
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -266,19 +269,22 @@ class Objects:
         now_ns = self.volume.ledger.clock.now_ns()
 
         def change(transaction: Transaction) -> _Changed | None:
-            found = look(transaction, bucket_ino, key, path)
+            place = find(transaction, self.volume.directories, bucket_ino, path)
+            found = _object_at(transaction, place, key, path)
             if conditions is not NO_CONDITIONS:
                 conditions.check(found)
-            return None if found is None else self._delete(transaction, bucket_ino, path, found.ino, now_ns)
+            if place is None or found is None:
+                return None
+            return self._delete(transaction, place, key, path, now_ns)
 
         deleted = await self.volume.ledger.perform(change, self._committed)
         # Also where it is not there: who took it away may not be durable yet, and the answer says that it is gone.
         await self.volume.wait_done()
         return deleted is not None
 
-    def _delete(self, transaction: Transaction, bucket_ino: Ino, path: KeyPath, ino: Ino, now_ns: int) -> _Changed:
-        directories = find(transaction, bucket_ino, path).directories
-        parent = directories[-1] if directories else bucket_ino
+    def _delete(self, transaction: Transaction, place: Place, key: bytes, path: KeyPath, now_ns: int) -> _Changed:
+        parent, ino = place.parent, place.ino
+        directory, directory_path = parent, path.directory
         news: list[Change] = []
         orphans: list[Ino] = []
         if path.is_directory:
@@ -286,15 +292,14 @@ class Objects:
             objects.drop_object(transaction, ino, inode)
             inode.flags |= InodeFlag.IMPLICIT
             inodes.put_inode(transaction, ino, inode)
-            path = KeyPath((*path.directories, path.name), b"", True)
-            directories = (*directories, ino)
+            directory, directory_path = ino, key[:-1]
         else:
             _, inode = names.unlink(transaction, parent, path.name, now_ns=now_ns)
             news.append(EntryChanged(parent, path.name, ino, True))
             if inode.nlink == 0:
                 orphans.append(ino)
             news.append(AttributesChanged(ino))
-        gone, removed = prune(transaction, bucket_ino, path, directories, now_ns)
+        gone, removed = prune(transaction, directory, directory_path, now_ns)
         return self._changed(transaction, [*news, *gone], orphans + removed)
 
     async def copy(
@@ -392,7 +397,7 @@ class Objects:
         def change(transaction: Transaction) -> _Changed:
             bucket_ino = find_bucket(transaction, bucket)
             if conditions is not NO_CONDITIONS:
-                conditions.check(look(transaction, bucket_ino, key, path))
+                conditions.check(self._look(transaction, bucket_ino, key, path))
             more(transaction)
             return self._put(transaction, bucket_ino, key, path, bytes_, attributes, now_ns)
 
@@ -410,8 +415,12 @@ class Objects:
         attributes: PutAttributes,
         now_ns: int,
     ) -> _Changed:
-        parent, made = make_directories(transaction, bucket_ino, path, key, now_ns)
-        news: list[Change] = [*made]
+        news: list[Change] = []
+        parent, missing = find_directory(transaction, self.volume.directories, bucket_ino, path.directory)
+        if missing:
+            made = make_directories(transaction, bucket_ino, parent, missing, key, now_ns)
+            parent = made[-1].ino
+            news += made
         entry = names.get_dentry(transaction, parent, path.name)
         old = Ino(entry.ino) if entry is not None else None
         old_inode = inodes.get_inode(transaction, old) if old is not None else None
@@ -446,6 +455,10 @@ class Objects:
         inode.flags &= ~InodeFlag.IMPLICIT
         return old, inode
 
+    def _look(self, reader: Reader, bucket_ino: Ino, key: bytes, path: KeyPath) -> ObjectInfo | None:
+        """The object of a key, or None."""
+        return _object_at(reader, find(reader, self.volume.directories, bucket_ino, path), key, path)
+
     async def _version(self, ino: Ino) -> int:
         return (await self.volume.ledger.look(lambda reader: inodes.get_inode(reader, ino))).version
 
@@ -474,10 +487,8 @@ class _Changed(NamedTuple):
     lost: list[tuple[Ino, bool]]
 
 
-def look(reader: Reader, bucket_ino: Ino, key: bytes, path: KeyPath) -> ObjectInfo | None:
-    """The object of a key, or None."""
-    place = find(reader, bucket_ino, path)
-    if place.ino is None or place.inode is None or not is_object(path, place.inode):
+def _object_at(reader: Reader, place: Place | None, key: bytes, path: KeyPath) -> ObjectInfo | None:
+    if place is None or not is_object(path, place.inode):
         return None
     record = objects.get_object(reader, place.ino, place.inode)
     return object_info(key, place.ino, place.inode, record)

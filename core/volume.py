@@ -42,6 +42,7 @@ from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.write_back import WriteBack
 from siltstone.errors import InvalidArgument, IsADirectory
 from siltstone.meta import attributes, counters, inodes, names, rename, xattrs
+from siltstone.meta.directories import DirectoryIndex
 from siltstone.meta.records import Inode
 from siltstone.meta.rename import Renamed
 from siltstone.meta.store.port import Reader as StoreReader
@@ -86,6 +87,9 @@ class Volume:
         self.scrubber = scrubber
         self.mover = mover
         self.relocator = relocator
+        self.directories = DirectoryIndex()
+        """Where whole paths lead, as committed."""
+        ledger.store.watch(self.directories.forget)
         self._checking = trio.Lock()
         self._reader = reader
         self._subscribers = subscribers

@@ -21,6 +21,7 @@ from siltstone.core.object_types import Listing, ObjectInfo, object_info
 from siltstone.core.volume import Volume
 from siltstone.limits import KEY_BYTES_MAX
 from siltstone.meta import inodes, keys, names, objects
+from siltstone.meta.directories import DirectoryIndex, find_directory
 from siltstone.meta.records import Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.types import Ino
@@ -66,6 +67,7 @@ async def list_keys(
             step = await volume.ledger.look(
                 partial(
                     _list_step,
+                    index=volume.directories,
                     seen=volume.seen,
                     bucket=bucket,
                     prefix=prefix,
@@ -93,14 +95,21 @@ class _Step(NamedTuple):
 
 
 def _list_step(
-    reader: Reader, seen: Seen, bucket: Ino, prefix: bytes, delimiter: bytes, lower: bytes, limit: int
+    reader: Reader,
+    index: DirectoryIndex,
+    seen: Seen,
+    bucket: Ino,
+    prefix: bytes,
+    delimiter: bytes,
+    lower: bytes,
+    limit: int,
 ) -> _Step:
     """The next keys and prefixes, ``limit`` at the most and not more than a step may take. Plain."""
     entries: list[ObjectInfo] = []
     prefixes: list[bytes] = []
     last = b""
     visits_left = STEP_KEYS
-    walk = _Walk(reader, seen, bucket, prefix, lower)
+    walk = _Walk(reader, index, seen, bucket, prefix, lower)
     for key, ino, inode in walk:
         if inode is not None and len(entries) + len(prefixes) >= limit:
             return _Step(entries, prefixes, True, last, None)
@@ -156,18 +165,28 @@ class _Walk:
     from that key on was seen yet, so that a walk can be ended there and begun again.
     """
 
-    def __init__(self, reader: Reader, seen: Seen, bucket: Ino, prefix: bytes, lower: bytes) -> None:
+    def __init__(
+        self, reader: Reader, index: DirectoryIndex, seen: Seen, bucket: Ino, prefix: bytes, lower: bytes
+    ) -> None:
         self._seen = seen
         self._reader = reader
         self._prefix = prefix
         self._lower = self._begun = lower
-        self._stack = [_Directory(self._reader, bucket, b"", prefix, lower)]
+        self._stack: list[_Directory] = []
+        # It begins right above what the prefix names last, however deep that is: nothing outside has the prefix.
+        directory = prefix[:-1].rpartition(b"/")[0]
+        path = directory and directory + b"/"
+        ino, missing = find_directory(reader, index, bucket, directory)
+        if not missing and lower.startswith(path):
+            self._stack.append(_Directory(reader, ino, path, prefix, lower))
 
     def skip_to(self, lower: bytes) -> None:
         """Go on at ``lower``, which is behind everything that was seen."""
         self._lower = lower
         while self._stack and self._stack[-1].path and keys.after(self._stack[-1].path) <= lower:
             self._stack.pop()
+        if not self._stack:
+            return
         top = self._stack[-1]
         if top.name is not None and top.path + top.name[0] < lower:
             top.names = _names(self._reader, top.ino, top.path, self._prefix, lower)

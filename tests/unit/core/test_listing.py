@@ -96,3 +96,32 @@ def test_a_key_of_many_directories_is_listed() -> None:
         assert [entry.key for entry in found.entries] == [key]
 
     in_bucket(body)
+
+
+odd_prefixes = st.lists(st.sampled_from([b"a", b"/", b"\xff", b"!", b".", b"b"]), max_size=6).map(b"".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(keys, min_size=1, max_size=10), st.data())
+def test_a_list_that_begins_deep_in_the_tree_lists_what_has_the_prefix(found: list[bytes], data: st.DataObject) -> None:
+    async def body(_volume: Volume, store: ObjectStore) -> None:
+        there: set[bytes] = set()
+        for key in found:
+            for made in (key, key + b"/"):
+                with contextlib.suppress(IsADirectory, NotADirectory):
+                    await put(store, made)
+                    there.add(made)
+        cut = st.sampled_from(sorted(there)).flatmap(lambda key: st.integers(0, len(key)).map(lambda at: key[:at]))
+        for _ in range(5):
+            prefix, start = data.draw(cut | odd_prefixes), data.draw(cut | odd_prefixes)
+            delimiter = data.draw(delimiters)
+            expected: set[bytes] = set()
+            for key in there:
+                at = key.find(delimiter, len(prefix)) if delimiter else -1
+                line = key if at < 0 else key[: at + len(delimiter)]
+                if key.startswith(prefix) and line > start:
+                    expected.add(line)
+            listed = await store.list_keys("bucket", prefix=prefix, delimiter=delimiter, start_after=start, limit=1000)
+            assert sorted([entry.key for entry in listed.entries] + listed.common_prefixes) == sorted(expected)
+
+    in_bucket(body)

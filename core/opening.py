@@ -6,7 +6,7 @@ what the records say. A crash at any instant leaves a state that this brings up 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -36,6 +36,7 @@ from siltstone.engine.stripe.store import StripeStore
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import RESERVE_CHUNKS
 from siltstone.meta import inodes, keys, space
+from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
 from siltstone.meta.totals import SpaceTotals
@@ -93,10 +94,12 @@ async def open_volume(
     clock: Clock,
     random: Random,
     workers: Workers,
+    make_node: Callable[[Volume, trio.Nursery], Node] | None = None,
 ) -> AsyncIterator[Volume]:
     """The volume, for as long as the context lasts; everything is durable when it has ended without an error.
 
-    Disks and backing stay the caller's, who closes them afterwards.
+    ``make_node``: makes of it a shard of a namespace that is spread over several, before anything else happens in it;
+    the nursery ends with the volume. Disks and backing stay the caller's, who closes them afterwards.
 
     Raises TooFewDisks, LogDamaged, Corrupt when the volume cannot be opened; then nothing was changed but replicas
     that were mended.
@@ -138,6 +141,8 @@ async def open_volume(
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         await nursery.start(store.run)
+        if make_node is not None:
+            volume.join(make_node(volume, nursery))
         await _start(nursery, config, volume)
         try:
             yield volume

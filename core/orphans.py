@@ -68,7 +68,9 @@ class Orphans:
         return ino in self._held or any(holder.holds(ino) for holder in self._holders)
 
     def add(self, ino: Ino) -> None:
-        """The batch that marked this inode as an orphan was committed."""
+        """The batch that marked this inode as an orphan was committed. One of another shard is that one's to purge."""
+        if not self._ledger.owns(ino):
+            return
         self._waiting.add(ino)
         self.released(ino)
 
@@ -114,9 +116,11 @@ class Orphans:
                     self._waiting.add(ino)
                     continue
                 self._write_back.discard(ino)
+                await self._ledger.wait_unclaimed(ino)
                 while not self._commit_step(ino):
                     await trio.lowlevel.checkpoint()
                     await self._ledger.admit()
+                    await self._ledger.wait_unclaimed(ino)
                 await trio.lowlevel.checkpoint()
 
     def find_all(self) -> None:

@@ -69,6 +69,13 @@ class DirEntry(NamedTuple):
     attributes: Attributes
 
 
+class Found(NamedTuple):
+    """An inode that a name leads to, with its attributes if it is in the shard that has the name."""
+
+    ino: Ino
+    attributes: Attributes | None
+
+
 class EntryChanged(NamedTuple):
     """A name of a directory appeared, went, or names another inode."""
 

@@ -8,7 +8,7 @@ names the front-end that asks, so that it can ignore the news of its own changes
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -33,6 +33,7 @@ from siltstone.core.types import (
     DataChanged,
     DirEntry,
     EntryChanged,
+    Found,
     ProgressListener,
     SetAttributes,
     VolumeSpace,
@@ -41,10 +42,12 @@ from siltstone.core.types import (
 from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.write_back import WriteBack
 from siltstone.errors import InvalidArgument, IsADirectory
-from siltstone.meta import attributes, counters, inodes, names, rename, xattrs
+from siltstone.meta import attributes, counters, inodes, keys, names, rename, xattrs
 from siltstone.meta.directories import DirectoryIndex
 from siltstone.meta.records import Inode
 from siltstone.meta.rename import Renamed
+from siltstone.meta.shards.messages import Change
+from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader as StoreReader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
@@ -110,6 +113,44 @@ class Volume:
     async def attributes(self, ino: Ino) -> Attributes:
         """An inode's attributes, with what is written but not yet committed. Raises NotFound."""
         return self._seen(ino, await self.ledger.look(lambda reader: inodes.get_inode(reader, ino)))
+
+    async def find(self, parent: Ino, name: bytes) -> Found:
+        """What a directory of this shard has under a name: the attributes too, if the inode is this shard's.
+
+        Raises as ``lookup`` does.
+        """
+
+        def question(reader: StoreReader) -> tuple[Ino, Inode | None]:
+            entry = names.get_dentry(reader, parent, name)
+            if entry is not None and not self.ledger.owns(Ino(entry.ino)):
+                return Ino(entry.ino), None
+            return names.lookup(reader, parent, name)
+
+        return self._found(*await self.ledger.look(question))
+
+    async def find_many(self, ino: Ino, after: bytes | None, limit: int) -> list[tuple[bytes, Found]]:
+        """The same of up to ``limit`` entries of a directory, in the order of their names, behind ``after``."""
+
+        def question(reader: StoreReader) -> list[tuple[bytes, Ino, Inode | None]]:
+            return [
+                (
+                    name,
+                    Ino(dentry.ino),
+                    inodes.get_inode(reader, Ino(dentry.ino)) if self.ledger.owns(Ino(dentry.ino)) else None,
+                )
+                for name, dentry in names.list_directory(reader, ino, after=after, limit=limit)
+            ]
+
+        return [(name, self._found(ino, inode)) for name, ino, inode in await self.ledger.look(question)]
+
+    async def attributes_of_many(self, wanted: Sequence[Ino]) -> list[Attributes | None]:
+        """The attributes of inodes; None for one that is not there (any more)."""
+
+        def question(reader: StoreReader) -> list[Inode | None]:
+            return [inodes.find_inode(reader, ino) for ino in wanted]
+
+        found = zip(wanted, await self.ledger.look(question), strict=True)
+        return [None if inode is None else self._seen(ino, inode) for ino, inode in found]
 
     def seen(self, ino: Ino, inode: Inode) -> Inode:
         """A record that was just read, with what is written but not yet committed laid over it."""
@@ -497,6 +538,23 @@ class Volume:
             finally:
                 self.ledger.hold_changes(False)
 
+    def join(self, node: Node) -> None:
+        """From now on the namespace is spread over shards, of which this is one."""
+        self.ledger.join(node)
+
+    def applied(self, changes: Sequence[Change]) -> None:
+        """Another shard's transaction has changed records here: what hangs on that, in the turn of the commit."""
+        for change in changes:
+            match keys.kind_of(change.key):
+                case keys.ORPHAN if change.new is None:
+                    self.orphans.adopted(keys.orphan_ino(change.key))
+                case keys.ORPHAN:
+                    self.orphans.add(keys.orphan_ino(change.key))
+                case keys.INODE:
+                    self._subscribers.publish(None, AttributesChanged(keys.inode_ino(change.key)))
+                case _:
+                    pass
+
     # --- inside ----------------------------------------------------------------------------------------------------
 
     async def _set_size(self, ino: Ino, size: int, origin: object) -> None:
@@ -504,13 +562,15 @@ class Volume:
         await self.write_back.set_size(ino, size)
         self._subscribers.publish(origin, DataChanged(ino, size, 0))
 
+    def _found(self, ino: Ino, inode: Inode | None) -> Found:
+        return Found(ino, None if inode is None else self._seen(ino, inode))
+
     def _seen(self, ino: Ino, inode: Inode) -> Attributes:
         return attributes_of(ino, self.seen(ino, inode))
 
     async def _flush_entry(self, parent: Ino, name: bytes) -> None:
         """Commit the dirty bytes of what a directory has under a name. Raises what a lookup does."""
-        ino, _ = await self.ledger.look(lambda reader: names.lookup(reader, parent, name))
-        await self.write_back.flush(ino)
+        await self.write_back.flush((await self.find(parent, name)).ino)
 
     def _unlinked(self, transaction: Transaction, ino: Ino, inode: Inode) -> _Unlinked:
         """What is to be done about an inode that lost a name in this batch; a small one goes with it."""

@@ -163,16 +163,19 @@ class DirectoryIndex:
 def find_directory(reader: Reader, index: DirectoryIndex, top: Ino, path: bytes) -> tuple[Ino, bytes]:
     """The deepest directory on a path below ``top``, and what of the path is not there: nothing, if all of it is.
 
-    ``reader`` gives the committed state that the index is told of, no transaction's own view.
+    ``reader`` gives the committed state that the index is told of; a transaction must not have written entries yet.
+    What belongs to another shard the index is not told of, and not while others are about to change what is here.
     """
     if not path:
         return top, b""
-    found = index.get(top, path)
-    if found is not None:
-        return found.ino, b""
-    above = index.nearest(top, path)
+    is_indexed = reader.is_settled
+    above: IndexedDirectory | None = None
+    if is_indexed:
+        found = index.get(top, path)
+        if found is not None:
+            return found.ino, b""
+        above = index.nearest(top, path)
     parent, end = (top, -1) if above is None else (above.ino, len(above.path_key[1]))
-    is_indexed = True
     while end < len(path):
         start = end + 1
         end = path.find(b"/", start)
@@ -183,6 +186,7 @@ def find_directory(reader: Reader, index: DirectoryIndex, top: Ino, path: bytes)
         if entry is None or not stat.S_ISDIR(entry.kind):
             return parent, path[start:]
         parent = Ino(entry.ino)
+        is_indexed = is_indexed and reader.owns(key)
         if is_indexed:
             above = index.learn(top, path[:end], parent, key, above)
             is_indexed = above is not None

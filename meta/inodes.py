@@ -40,6 +40,12 @@ def get_inode(reader: Reader, ino: Ino) -> Inode:
     return inode
 
 
+def find_inode(reader: Reader, ino: Ino) -> Inode | None:
+    """The inode, or None."""
+    value = reader.get(keys.inode(ino))
+    return None if value is None else decode_inode(value)
+
+
 def put_inode(transaction: Transaction, ino: Ino, inode: Inode) -> None:
     """Store an inode that was changed."""
     transaction.put(keys.inode(ino), encode(inode))

@@ -255,6 +255,11 @@ def partition_from(partition: int) -> bytes:
     return b"p" + bytes((partition,)) if partition < 256 else b"q"
 
 
+def kind_of(key: bytes) -> bytes:
+    """The letter that says what kind of record a partition-scoped key has; empty of any other key."""
+    return key[2:3] if key[:1] == b"p" else b""
+
+
 def key_partition(key: bytes) -> PartitionId:
     """The partition of a partition-scoped key."""
     return PartitionId(key[1])

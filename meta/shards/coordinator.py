@@ -115,7 +115,7 @@ class Coordinator:
 
     # --- operations ------------------------------------------------------------------------------------------------
 
-    async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None] | None = None) -> T:
+    async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None]) -> T:
         """Run ``change`` in a transaction and commit that; returns, or raises, what it does.
 
         It may run several times, and must change nothing but its transaction, and the same each time. ``committed`` is
@@ -133,8 +133,7 @@ class Coordinator:
                     if outcome.error is None:
                         transaction.check_locks()
                         self._commit(transaction)
-                        if committed is not None:
-                            committed(outcome.value)
+                        committed(outcome.value)
                     return outcome.result()
             except NeedsForeign as needs:
                 await self._fetch(needs, foreign, exact=False)
@@ -233,7 +232,7 @@ class Coordinator:
         self,
         attempt: _Attempt,
         change: Callable[[Transaction], T],
-        committed: Callable[[T], None] | None,
+        committed: Callable[[T], None],
         foreign: Foreign,
         *,
         lasting: bool,
@@ -266,8 +265,7 @@ class Coordinator:
             is_decided = True
             self._decided[transaction] = [*attempt.parts]
             durable = self._tell(transaction, lsn)
-            if committed is not None:
-                committed(outcome.value)
+            committed(outcome.value)
         finally:
             if not is_decided:
                 self._open.discard(transaction)

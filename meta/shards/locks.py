@@ -118,6 +118,11 @@ class LockTable:
         else:
             await claim.ended.wait()
 
+    async def wait_unclaimed(self, key: bytes) -> None:
+        """Return when nobody speaks for a key; nothing was awaited since."""
+        while (other := self._held.get(key) or next(iter(self._kept.get(key, ())), None)) is not None:
+            await self.wait(other)
+
     # --- for everybody else ----------------------------------------------------------------------------------------
 
     def check_read(self, key: bytes, *, exact: bool) -> None:

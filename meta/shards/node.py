@@ -26,7 +26,7 @@ from siltstone.meta.shards.messages import (
 from siltstone.meta.shards.participant import Participant
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.ports import Clock, Random
-from siltstone.types import Lsn, ShardId, TransactionId
+from siltstone.types import Lsn, PartitionId, ShardId, TransactionId
 
 
 class Node:
@@ -46,6 +46,7 @@ class Node:
         on_applied: Callable[[list[Change]], None],
     ) -> None:
         self.shard = shard
+        self._partitions = partitions
         self.locks = LockTable()
         self.participant = Participant(store, self.locks, peers, clock, commit=commit, on_applied=on_applied)
         self.coordinator = Coordinator(
@@ -56,6 +57,10 @@ class Node:
         self.look = self.coordinator.look
         nursery.start_soon(self.participant.run)
         nursery.start_soon(self.coordinator.run)
+
+    def owns(self, partition: PartitionId) -> bool:
+        """Whether a partition is this shard's."""
+        return self._partitions().owner(partition) == self.shard
 
     async def answer(self, message: Message) -> Reply:
         """Carry out what another shard asks for."""

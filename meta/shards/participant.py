@@ -174,7 +174,7 @@ class Participant:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _read(self, key: bytes, exact: bool) -> bytes | None:
-        if key[:1] == b"p" and key[2:3] == keys.COUNTERS:
+        if keys.kind_of(key) == keys.COUNTERS:
             return self._reserve(key)
         self._locks.check_read(key, exact=exact)
         return self._store.get(key)

@@ -83,6 +83,11 @@ class SpanningTransaction(Transaction):
         """Whether a record is one of this shard's."""
         return self._map.owner_of_key(key) in (None, self._shard)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no transaction of another shard is about to change anything here."""
+        return not self._locks
+
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as this transaction sees it. Raises NeedsForeign, KeyLocked."""
         owner = self._map.owner_of_key(key)

@@ -24,6 +24,13 @@ class Reader(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None when there is none."""
 
+    def owns(self, key: bytes) -> bool:
+        """Whether the record under a key is one of this store's; of a transaction over several shards some are not."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no transaction of another shard is about to change anything here."""
+
     def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """The entries with start <= key < end, in the order of the keys, or against it.
 

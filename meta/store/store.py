@@ -98,6 +98,15 @@ class Store:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
+    def owns(self, key: bytes) -> bool:
+        """All its records are its own (see Reader)."""
+        return True
+
+    @property
+    def is_settled(self) -> bool:
+        """It does not know of other shards (see Reader)."""
+        return True
+
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None when there is none."""
         value = self._active.values.get(key, MISSING)

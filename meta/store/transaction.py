@@ -62,6 +62,11 @@ class Transaction:
         """Whether the record under a key is one of this store's; of a transaction over several shards some are not."""
         return True
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no transaction of another shard is about to change anything here."""
+        return True
+
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as this transaction sees it, None when there is none. The same each time."""
         value = self._writes.get(key, MISSING)

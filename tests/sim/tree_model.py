@@ -62,12 +62,16 @@ class Action(NamedTuple):
 
 
 Answer = list[int] | str
-"""Numbers, or the name of an error."""
+"""Numbers, or the name of an error; ``GONE`` where the inode that lost its name is not told."""
+
+GONE = "gone"
 
 
 def step(tree: Tree, action: Action, answer: Answer) -> Tree | None:
     """The tree after an action that was answered so, None where that is not what it answers."""
     expected, after = _act(tree, action, answer)
+    if answer == GONE:
+        return after if isinstance(expected, list) else None
     return after if expected == answer else None
 
 

@@ -22,91 +22,50 @@ from siltstone.meta.shards.messages import PeerLost
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
-from siltstone.types import ROOT_INO, Ino, ShardId, partition_of
+from siltstone.types import Ino, ShardId, partition_of
 from sim.clock import autojump
-from sim.linear import Operation, find_order
+from sim.linear import find_order
 from sim.metadata import check_metadata
 from sim.shards import SimShards
+from sim.tree_client import READS, Client, History, explain
 from sim.tree_model import EMPTY_TREE, Action, Answer, step
 
-NAMES = [b"a", b"b", b"c"]
-KINDS = ["create", "mkdir", "mkdir", "link", "unlink", "rmdir", "rename", "rename", "lookup", "list", "stat"]
-READS = {"lookup", "list", "stat"}
+
+def ignore(answer: list[int]) -> None:
+    """Nobody has to hear of it."""
 
 
-class Client:
-    """Sends one operation after the other, each again until it is answered."""
+class Caller:
+    """Sends what a client wants done to some shard, again until it is answered."""
 
-    def __init__(self, world: SimShards, known: set[Ino], history: list[Operation[Action, Answer]]) -> None:
-        self.world = world
-        self.chance = world.chance
-        self.identity = self.chance.randbytes(16)
-        self.number = 0
-        self.known = known
-        self.history = history
-
-    async def run(self, count: int) -> None:
-        for _ in range(count):
-            action = self.choose()
-            called = trio.current_time()
-            answer = await self.ask(action)
-            self.history.append(Operation(called, trio.current_time(), action, answer))
-            if action.kind in ("create", "mkdir") and isinstance(answer, list):
-                self.known.add(Ino(answer[0]))
-
-    def choose(self) -> Action:
-        chance = self.chance
-        directories = [ROOT_INO, *(ino for ino in sorted(self.known) if self.is_directory(ino))]
-        files = [ino for ino in sorted(self.known) if not self.is_directory(ino)]
-        kind = chance.choice(KINDS)
-        if kind == "link" and not files:
-            kind = "create"
-        return Action(
-            kind,
-            chance.choice(directories),
-            chance.choice(NAMES),
-            chance.choice(directories),
-            chance.choice(NAMES),
-            chance.choice(files) if kind == "link" else chance.choice(directories + files),
-            chance.random() < 0.2,
-        )
-
-    def is_directory(self, ino: Ino) -> bool:
-        return any(done.action.kind == "mkdir" and done.answer_is(ino) for done in map(_Done, self.history))
+    def __init__(self, world: SimShards) -> None:
+        self._world = world
+        self._identity = world.chance.randbytes(16)
+        self._number = 0
 
     async def ask(self, action: Action) -> Answer:
+        chance = self._world.chance
         subject = action.ino if action.kind == "stat" else action.parent
-        shard = self.world.partitions.owner(partition_of(subject))
-        if self.chance.random() < 0.1:
-            shard = ShardId(self.chance.randrange(len(self.world.shards)))
-        self.number += 1
-        request = Request(self.identity, self.number, self.number)
+        shard = self._world.partitions.owner(partition_of(subject))
+        if chance.random() < 0.1:
+            shard = ShardId(chance.randrange(len(self._world.shards)))
+        self._number += 1
+        request = Request(self._identity, self._number, self._number)
 
         async def carry_out(node: Node) -> Answer:
             try:
                 if action.kind in READS:
                     return await node.look(lambda reader: _look(reader, action))
                 change = once(_change(action), request, partition_of(subject), list[int])
-                return await node.requests.carry_out(request, lambda: node.perform(change))
+                return await node.requests.carry_out(request, lambda: node.perform(change, ignore))
             except SiltstoneError as error:
                 return type(error).__name__
 
         while True:
             try:
-                return await self.world.shards[shard].handle(carry_out)
+                return await self._world.shards[shard].handle(carry_out)
             except PeerLost:
                 await trio.sleep(0.05)
-
-
-class _Done:
-    """An operation that is over."""
-
-    def __init__(self, operation: Operation[Action, Answer]) -> None:
-        self.action = operation.action
-        self.answer = operation.result
-
-    def answer_is(self, ino: Ino) -> bool:
-        return isinstance(self.answer, list) and self.answer[0] == ino
 
 
 def _look(reader: Reader, action: Action) -> Answer:
@@ -158,11 +117,9 @@ async def _crash_now_and_then(world: SimShards, rate: float, *, keeps: bool) -> 
         await world.restart(shard, world.chance.random() * 0.3, keeps=keeps)
 
 
-async def _run(world: SimShards, clients: int, operations: int, crash_rate: float, *, keeps: bool) -> list[
-    Operation[Action, Answer]
-]:
-    history: list[Operation[Action, Answer]] = []
-    known: set[Ino] = set()
+async def _run(world: SimShards, clients: int, operations: int, crash_rate: float, *, keeps: bool) -> History:
+    history: History = []
+    known: dict[Ino, str] = {}
     async with trio.open_nursery() as nursery:
         await world.start(nursery)
         async with trio.open_nursery() as busy:
@@ -171,7 +128,8 @@ async def _run(world: SimShards, clients: int, operations: int, crash_rate: floa
                     crashing.start_soon(lambda: _crash_now_and_then(world, crash_rate, keeps=keeps))
                 async with trio.open_nursery() as asking:
                     for _ in range(clients):
-                        asking.start_soon(Client(world, known, history).run, operations)
+                        client = Client(world.chance, Caller(world).ask, known, history)
+                        asking.start_soon(client.run, operations)
                 crashing.cancel_scope.cancel()
             busy.cancel_scope.cancel()
         world.lost = world.doubled = 0.0
@@ -190,14 +148,6 @@ async def _run(world: SimShards, clients: int, operations: int, crash_rate: floa
     return history
 
 
-def _explain(history: list[Operation[Action, Answer]]) -> str:
-    return "\n".join(
-        f"{op.called:9.4f} {op.returned:9.4f} {op.action.kind} {op.action.parent} {op.action.name!r} "
-        f"-> {op.action.new_parent} {op.action.new_name!r} ino {op.action.ino} {op.action.exchange}: {op.result}"
-        for op in sorted(history, key=lambda op: op.called)
-    )
-
-
 @given(
     seed=st.integers(0, 2**32 - 1),
     shards=st.integers(2, 4),
@@ -213,7 +163,7 @@ def test_what_clients_see_has_an_order(
     world = SimShards(seed, shards, even_map(shards), lost=lost, doubled=doubled)
     history = trio.run(lambda: _run(world, clients, 12, crash_rate, keeps=True), clock=autojump())
     assert len(history) == clients * 12
-    assert find_order(history, EMPTY_TREE, step) is not None, _explain(history)
+    assert find_order(history, EMPTY_TREE, step) is not None, explain(history)
 
 
 @given(

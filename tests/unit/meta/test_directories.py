@@ -18,6 +18,11 @@ class CountingReader:
         self.gets = 0
         self._get = store.get
 
+    is_settled = True
+
+    def owns(self, key: bytes) -> bool:
+        return True
+
     def get(self, key: bytes) -> bytes | None:
         self.gets += 1
         return self._get(key)

@@ -1,0 +1,1 @@
+"""The parts of bench/meta.py, one question a file."""

@@ -8,10 +8,8 @@ message]}``. A client that hangs up cancels its operation. Whoever may open the 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -20,9 +18,9 @@ import trio
 from siltstone.core.types import Progress
 from siltstone.errors import Corrupt, Refused, SiltstoneError, Unavailable
 from siltstone.home import Home
+from siltstone.sockets import listen_at, short_path
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
-CONNECTIONS_MAX = 64
 
 KINDS: dict[str, type[SiltstoneError]] = {"unavailable": Unavailable, "corrupt": Corrupt, "refused": Refused}
 
@@ -57,13 +55,9 @@ async def serve_control(
     home: Home, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Answer requests until cancelled. The caller owns the volume, so a socket that is left over is nobody's."""
-    home.control_socket.unlink(missing_ok=True)
-    with _short_path(home.control_socket) as address, contextlib.ExitStack() as cleanup:
-        listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        await listening.bind(address)
+    with contextlib.ExitStack() as cleanup:
         cleanup.callback(home.control_socket.unlink, missing_ok=True)
-        home.control_socket.chmod(0o600)  # before listen: until then nobody can connect
-        listening.listen(CONNECTIONS_MAX)
+        listener = listen_at(home.control_socket)
 
         async def answer(stream: trio.SocketStream) -> None:
             async with stream:
@@ -71,7 +65,7 @@ async def serve_control(
                     await _answer(stream, handler)
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, answer, [trio.SocketListener(listening)])
+            await nursery.start(trio.serve_listeners, answer, [listener])
             task_status.started()
 
 
@@ -145,7 +139,7 @@ def request(
     """Have the owner carry out an operation; blocks. Raises NoOwner, or what the operation raised, by its kind."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
-            with _short_path(home.control_socket) as address:
+            with short_path(home.control_socket) as address:
                 connection.connect(address)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             raise NoOwner(f"nobody serves {home.path}") from error
@@ -165,13 +159,3 @@ def request(
         except OSError as error:
             raise Unavailable(f"the process that serves {home.path} hung up: {error.strerror}") from error
     raise Unavailable(f"the process that serves {home.path} ended before it answered (see {home.log_file})")
-
-
-@contextlib.contextmanager
-def _short_path(path: Path) -> Iterator[str]:
-    """An address for a socket whose path may be longer than the 107 bytes that the kernel takes."""
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)

@@ -3,6 +3,8 @@
 Everything goes through a descriptor of the directory, so that nothing lands in another one that takes its path later.
 Names cannot leave it. Files are made and replaced under a name that starts with a dot, which no listing shows, and then
 renamed: a crash leaves them whole or not at all.
+
+Several processes may share a disk (parts.py): each cleans and counts its own part only, and its files are elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from siltstone.engine.disk import kernel
 from siltstone.engine.disk.lane import note_step
 from siltstone.engine.disk.open_files import OpenFile, OpenFiles
+from siltstone.engine.disk.parts import is_part_folder, note_usage, part_folder, usage_of_others
 from siltstone.engine.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_NAME, is_rotten, parse_superblock
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing, FormatInvalid
 from siltstone.ports import DiskSpace, FileEntry
@@ -33,17 +36,19 @@ _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 class DiskDirectory:
     """The files under ``path``, as long as its superblock has ``uuid``. Opened by the first operation or probe.
 
-    ``bytes_max``: room that the files may take together; 0 for no limit but the filesystem's.
+    ``bytes_max``: room that the files may take together; 0 for no limit but the filesystem's. ``part``: which one is
+    this process's where several share the disk; None: it is alone.
     """
 
-    def __init__(self, disk_id: DiskId, path: str, uuid: bytes, bytes_max: int) -> None:
+    def __init__(self, disk_id: DiskId, path: str, uuid: bytes, bytes_max: int, part: int | None = None) -> None:
         assert len(uuid) == 16
         assert bytes_max >= 0
         self.disk_id = disk_id
         self.path = path
         self._uuid = uuid
         self._bytes_max = bytes_max
-        self._used_bytes = 0  # kept only with bytes_max
+        self._part = part
+        self._used_bytes = 0  # of this part; kept only with bytes_max
         self.files = OpenFiles()
         self._root: OpenFile | None = None
         self._lost_because = ""
@@ -87,6 +92,8 @@ class DiskDirectory:
         try:
             self._check_superblock(fd)
             used_bytes = self._clean_and_measure(fd)
+            if self._bytes_max and self._part is not None:
+                note_usage(fd, self._part, used_bytes)
         except BaseException:
             os.close(fd)
             raise
@@ -145,9 +152,11 @@ class DiskDirectory:
             os.close(fd)
 
     def _clean_and_measure(self, root_fd: int) -> int:
-        """Remove what unfinished creates and replaces left; bytes that all files take."""
+        """Remove what unfinished creates and replaces of this process left; bytes that its files take."""
         used_bytes = 0
-        for folder_fd, _, entry in _walk(root_fd, ""):
+        for folder_fd, folder, entry in _walk(root_fd, part_folder(self._part or 0)):
+            if self._part == 0 and is_part_folder(folder):
+                continue
             if entry.name.startswith("."):
                 if entry.name.endswith(".new"):
                     os.unlink(entry.name, dir_fd=folder_fd)
@@ -322,7 +331,7 @@ class DiskDirectory:
         free_bytes = statistics.f_bavail * statistics.f_frsize
         if self._bytes_max:
             total_bytes = min(total_bytes, self._bytes_max)
-            left = max(0, self._bytes_max - self._used_bytes)
+            left = max(0, self._bytes_max - self._used_bytes - self._others_used_bytes())
             if left <= free_bytes:
                 # The limit binds, not the file system: this room is shared with no other disk on the device.
                 free_bytes, device = left, -(self.disk_id + 1)
@@ -336,13 +345,26 @@ class DiskDirectory:
 
     def _need_room(self, size: int) -> None:
         needed = -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
-        if self._bytes_max and self._used_bytes + needed > self._bytes_max:
+        if self._bytes_max and self._used_bytes + self._others_used_bytes() + needed > self._bytes_max:
             raise OSError(errno.ENOSPC, f"the limit of {self._bytes_max} bytes for this disk is reached")
 
     def _take_room(self, size: int) -> None:
-        if self._bytes_max:
+        if not self._bytes_max:
+            return
+        if self._part is None:
             with self._names_lock:
                 self._used_bytes += size
+            return
+        with self._pinned_root() as root_fd, self._names_lock:
+            self._used_bytes += size
+            note_usage(root_fd, self._part, self._used_bytes)
+
+    def _others_used_bytes(self) -> int:
+        """What other processes have taken of the disk by now."""
+        if self._part is None:
+            return 0
+        with self._pinned_root() as root_fd:
+            return usage_of_others(root_fd, self._part)
 
     def _allocated_bytes(self, root_fd: int, name: str) -> int:
         return os.stat(name, dir_fd=root_fd, follow_symlinks=False).st_blocks * 512 if self._bytes_max else 0

@@ -33,7 +33,8 @@ _SMALL_READ_BYTES = 16 * 1024
 
 
 class LocalDisk:
-    """The Disk port over a directory that ``format_disk`` made. ``uuid``: the disk's own, 16 bytes.
+    """The Disk port over a directory that ``format_disk`` made. ``uuid``: the disk's own, 16 bytes. ``part``: which one
+    is this process's where several share the disk (parts.py); its names are those on the disk all the same.
 
     The directory is opened by the first operation. No method is cancelled once a thread has begun with it. When a
     system call takes ``limit_seconds``, the disk has hung: see the Disk port.
@@ -46,9 +47,10 @@ class LocalDisk:
         uuid: bytes,
         bytes_max: int = 0,
         *,
+        part: int | None = None,
         limit_seconds: float = DISK_TIMEOUT_SECONDS,
     ) -> None:
-        self._directory = DiskDirectory(disk_id, os.path.abspath(path), uuid, bytes_max)
+        self._directory = DiskDirectory(disk_id, os.path.abspath(path), uuid, bytes_max, part)
         self._limit_seconds = limit_seconds
         self._threads = DiskThreads(self._directory, limit_seconds)
         self._is_closed = False

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
+from siltstone.engine.disk.parts import part_folder
+from siltstone.engine.disk.prefixed import PrefixedDisk, PrefixedFanout
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
 from siltstone.ports import Disk, DiskRead, DiskWrite, Fanout, FileEntry, Lane
@@ -32,6 +34,8 @@ class Bench:
     disk: Disk
     other: Disk
     fanout: Fanout
+    own_names: tuple[str, ...] = (SUPERBLOCK_NAME,)
+    """What is there from the start."""
 
     async def open(self) -> None:
         """Make the disks."""
@@ -62,11 +66,11 @@ class SimBench(Bench):
     def __init__(self, folder: Path) -> None:
         self.sim = SimDisk(DiskId(3), capacity_bytes=LIMIT_BYTES)
         self.disk = self.sim
-        self.other: SimDisk = SimDisk(DiskId(4), capacity_bytes=LIMIT_BYTES)
+        self.other = self.other_sim = SimDisk(DiskId(4), capacity_bytes=LIMIT_BYTES)
         self.fanout = SimFanout()
 
     async def open(self) -> None:
-        for disk in (self.sim, self.other):
+        for disk in (self.sim, self.other_sim):
             disk.format(pack_superblock(superblock(disk.disk_id)))
         await trio.lowlevel.checkpoint()
 
@@ -100,7 +104,42 @@ class LocalBench(Bench):
         os.rename(self.folder / "away", self.folder / "disk3")
 
 
-BENCHES: dict[str, Callable[[Path], Bench]] = {"local": LocalBench, "sim": SimBench}
+class PrefixedSimBench(SimBench):
+    """Parts of simulated disks."""
+
+    own_names = ()
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.disk, self.other = PrefixedDisk(self.sim, "shard-2"), PrefixedDisk(self.other_sim, "shard-2")
+        self.fanout = PrefixedFanout(SimFanout())
+
+
+class PrefixedLocalBench(LocalBench):
+    """Parts of directories."""
+
+    own_names = ()
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.fanout = PrefixedFanout(LocalFanout())
+
+    async def open(self) -> None:
+        disks: list[Disk] = []
+        for disk_id in (DiskId(3), DiskId(4)):
+            path = self.folder / f"disk{disk_id}"
+            await format_disk(path, superblock(disk_id))
+            real = LocalDisk(disk_id, path, bytes([disk_id]) * 16, LIMIT_BYTES, part=2)
+            disks.append(PrefixedDisk(real, part_folder(2)))
+        self.disk, self.other = disks
+
+
+BENCHES: dict[str, Callable[[Path], Bench]] = {
+    "local": LocalBench,
+    "sim": SimBench,
+    "part-local": PrefixedLocalBench,
+    "part-sim": PrefixedSimBench,
+}
 
 
 @pytest.fixture(params=BENCHES)
@@ -271,7 +310,7 @@ def test_list_gives_names_with_the_prefix_in_order(bench: Bench) -> None:
         assert [entry.name for entry in await disk.list("log/free-")] == ["log/free-1"]
         assert [entry.name for entry in await disk.list("log")] == ["log/a", "log/b", "log/free-1", "logs"]
         everything = [entry.name for entry in await disk.list("")]
-        assert everything == ["log/a", "log/b", "log/free-1", "logs", "slab/0", SUPERBLOCK_NAME]
+        assert everything == ["log/a", "log/b", "log/free-1", "logs", "slab/0", *bench.own_names]
         assert await disk.list("nothing/") == []
 
     run(bench, body)
@@ -466,14 +505,15 @@ def test_a_superblock_is_restored_only_where_none_is_sound_and_the_disks_files_a
     bench: Bench, damage: str, witnesses: list[str]
 ) -> None:
     async def body(disk: Disk) -> None:
+        whole = disk.disk if isinstance(disk, PrefixedDisk) else disk
         await disk.create("log/a", 100)
         own, foreign = pack_superblock(superblock(DiskId(3))), pack_superblock(superblock(DiskId(9)))
         if damage == "rotten":
-            await disk.replace(SUPERBLOCK_NAME, b"x" + own[1:])
+            await whole.replace(SUPERBLOCK_NAME, b"x" + own[1:])
         elif damage == "missing":
-            await disk.delete(SUPERBLOCK_NAME)
+            await whole.delete(SUPERBLOCK_NAME)
         elif damage == "foreign":
-            await disk.replace(SUPERBLOCK_NAME, foreign)
+            await whole.replace(SUPERBLOCK_NAME, foreign)
         if damage != "sound":
             with pytest.raises(DiskMissing):
                 await disk.probe()
@@ -493,7 +533,7 @@ def test_a_superblock_is_restored_only_where_none_is_sound_and_the_disks_files_a
                 await disk.probe()
         elif damage == "sound" or "log/a" in witnesses:
             await disk.probe()
-            assert await disk.read(SUPERBLOCK_NAME, 0, len(own)) == own
+            assert await whole.read(SUPERBLOCK_NAME, 0, len(own)) == own
             assert await disk.read("log/a", 0, 100) == bytes(100)
 
     run(bench, body)

@@ -443,3 +443,80 @@ def test_format_refuses_what_is_not_an_empty_directory(tmp_path: Path) -> None:
         await disk.close()
 
     trio.run(main)
+
+
+def run_parts(tmp_path: Path, bytes_max: int, body: Callable[[LocalDisk, LocalDisk], Awaitable[None]]) -> None:
+    """Two processes' views of one disk: the first has part 0, the other part 2."""
+
+    async def main() -> None:
+        await format_disk(tmp_path / "disk", superblock())
+        first, second = (LocalDisk(DiskId(1), tmp_path / "disk", UUID, bytes_max, part=part) for part in (0, 2))
+        try:
+            await body(first, second)
+        finally:
+            await first.close()
+            await second.close()
+
+    trio.run(main)
+
+
+def test_each_part_of_a_disk_sees_at_once_what_the_others_take(tmp_path: Path) -> None:
+    limit = 1024 * 1024
+
+    async def body(first: LocalDisk, second: LocalDisk) -> None:
+        before = (await first.space()).free_bytes
+        await second.create("shard-2/log/a", 512 * 1024)
+        assert (await first.space()).free_bytes == before - 512 * 1024
+        assert (await second.space()).free_bytes == before - 512 * 1024
+        with pytest.raises(DiskFull):
+            await first.create("slab/a", 600 * 1024)
+        await second.delete("shard-2/log/a")
+        await first.create("slab/a", 600 * 1024)
+        with pytest.raises(DiskFull):
+            await second.create("shard-2/log/b", 512 * 1024)
+        await first.punch("slab/a", 0, 600 * 1024)
+        await second.create("shard-2/log/b", 512 * 1024)
+
+    run_parts(tmp_path, limit, body)
+
+
+def test_what_a_part_takes_is_counted_anew_when_it_is_opened(tmp_path: Path) -> None:
+    async def main() -> None:
+        await format_disk(tmp_path / "disk", superblock())
+        for part, name in ((2, "shard-2/log/a"), (0, "log/a"), (None, "alone")):
+            disk = LocalDisk(DiskId(1), tmp_path / "disk", UUID, 1024 * 1024, part=part)
+            await disk.create(name, 128 * 1024)
+            await disk.close()
+        (tmp_path / "disk" / ".usage").unlink()
+        free = []
+        for part in (2, 0, None):
+            disk = LocalDisk(DiskId(1), tmp_path / "disk", UUID, 1024 * 1024, part=part)
+            free.append((await disk.space()).free_bytes // 1024)
+            await disk.close()
+        used = [1024 - left for left in free]
+        assert used[0] == 128, "others that never opened it are not known"
+        assert used[1] // 128 == 3, "the file that the process made alone is part 0's"
+        assert used[2] // 128 == 3, "a process that is alone counts everything"
+
+    trio.run(main)
+
+
+def test_opening_a_disk_takes_away_unfinished_files_of_its_own_part_only(tmp_path: Path) -> None:
+    names = {0: "log/.a.new", 2: "shard-2/log/.a.new", 3: "shard-3/log/.a.new"}
+
+    def left() -> set[int]:
+        return {part for part, name in names.items() if (tmp_path / "disk" / name).exists()}
+
+    async def main() -> None:
+        await format_disk(tmp_path / "disk", superblock())
+        for name in names.values():
+            scratch = tmp_path / "disk" / name
+            scratch.parent.mkdir(parents=True)
+            scratch.write_bytes(b"half")
+        for part, expected in ((2, {0, 3}), (0, {3}), (None, set[int]())):
+            disk = LocalDisk(DiskId(1), tmp_path / "disk", UUID, part=part)
+            await disk.probe()
+            await disk.close()
+            assert left() == expected
+
+    trio.run(main)

@@ -36,12 +36,15 @@ from siltstone.engine.stripe.store import StripeStore
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import RESERVE_CHUNKS
 from siltstone.meta import inodes, keys, space
+from siltstone.meta.shards.map import map_of
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
 from siltstone.meta.totals import SpaceTotals
 from siltstone.ports import Clock, Disk, Fanout, Random, Workers
-from siltstone.types import ROOT_INO, DiskId
+from siltstone.types import ROOT_INO, DiskId, ShardId, partition_of
+
+ONLY_SHARD = ShardId(0)
 
 SHUTDOWN_SECONDS = 60.0
 """How long closing waits for what is not durable yet."""
@@ -55,8 +58,10 @@ async def create_volume(
     backing: Backing,
     clock: Clock,
     random: Random,
+    shard: ShardId = ONLY_SHARD,
 ) -> None:
-    """Lay an empty volume on formatted disks: a log, and a root directory in it. Durable on return.
+    """Lay an empty volume, or a shard of one, on formatted disks: a log, and a root directory in it if the shard is the
+    one that has the root's partition. Durable on return.
 
     Raises AlreadyExists when a disk has a log already, TooFewDisks.
     """
@@ -76,9 +81,10 @@ async def create_volume(
         store = Store(backing)
         store.connect(log)
         await nursery.start(store.run)
-        transaction = store.begin()
-        inodes.format_root(transaction, clock.now_ns())
-        await log.wait_durable(transaction.commit())
+        if _has_root(config, shard):
+            transaction = store.begin()
+            inodes.format_root(transaction, clock.now_ns())
+            await log.wait_durable(transaction.commit())
         await store.checkpoint()
         nursery.cancel_scope.cancel()
     await log.close()
@@ -94,9 +100,11 @@ async def open_volume(
     clock: Clock,
     random: Random,
     workers: Workers,
+    shard: ShardId = ONLY_SHARD,
     make_node: Callable[[Volume, trio.Nursery], Node] | None = None,
 ) -> AsyncIterator[Volume]:
-    """The volume, for as long as the context lasts; everything is durable when it has ended without an error.
+    """The volume, or what one of its shards has of it, for as long as the context lasts; everything is durable when it
+    has ended without an error.
 
     ``make_node``: makes of it a shard of a namespace that is spread over several, before anything else happens in it;
     the nursery ends with the volume. Disks and backing stay the caller's, who closes them afterwards.
@@ -127,9 +135,10 @@ async def open_volume(
         parity_units=config.parity_units,
         chunk_bytes=config.chunk_bytes,
         workers=workers,
-        reserve_bytes=RESERVE_CHUNKS * max(config.chunk_bytes, config.segment_bytes),
+        # All shards take from the same disks, and each must be able to count on its reserve.
+        reserve_bytes=config.shards * RESERVE_CHUNKS * max(config.chunk_bytes, config.segment_bytes),
     )
-    if store.get(keys.inode(ROOT_INO)) is None:
+    if _has_root(config, shard) and store.get(keys.inode(ROOT_INO)) is None:
         raise Corrupt("the metadata has no root directory: this is not a volume, or its set-up was cut short")
     totals = SpaceTotals()
     totals.log_live_bytes = space.log_live_bytes(store)
@@ -164,6 +173,11 @@ async def open_volume(
     else:
         # Raised out here, the user's own error does not arrive in a group of the background tasks'.
         raise failure
+
+
+def _has_root(config: VolumeConfig, shard: ShardId) -> bool:
+    """Whether the root directory is among what a shard has."""
+    return map_of(config).owner(partition_of(ROOT_INO)) == shard
 
 
 def _assemble(

@@ -14,8 +14,10 @@ from siltstone.limits import (
     KIB,
     LOG_REPLICAS,
     MIB,
+    PARTITION_COUNT,
     ROW_BYTES,
     SEGMENT_BYTES_DEFAULT,
+    SHARDS_MAX,
     UNITS_MAX,
 )
 
@@ -68,6 +70,13 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     scrub_bytes_per_second: int = 64 * MIB
     """How fast the passes in the background may read, of all disks together; 0: without limit."""
 
+    shards: int = 1
+    """Processes that the metadata is spread over."""
+    map_version: int = 1
+    """Grows with every change of ``partition_owners``."""
+    partition_owners: str = ""
+    """The shard of each partition, two hexadecimal digits each; empty: shard 0 has all."""
+
     def check(self) -> None:
         """Raise ConfigInvalid with what is wrong and what to do, if anything is."""
         k, m, n = self.data_units, self.parity_units, len(self.disks)
@@ -100,6 +109,22 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid("scrub_interval and scrub_bytes_per_second must not be negative")
         if self.log_bytes_low >= self.log_bytes_high:
             raise ConfigInvalid("log_bytes_low must be under log_bytes_high")
+        if not 1 <= self.shards <= SHARDS_MAX:
+            raise ConfigInvalid(f"{self.shards} shards: want 1 to {SHARDS_MAX}")
+        try:
+            owners = self.owners
+        except ValueError as error:
+            raise ConfigInvalid(f"partition_owners is not hexadecimal: {error}") from error
+        if len(owners) != PARTITION_COUNT or max(owners) >= self.shards:
+            raise ConfigInvalid(
+                f"partition_owners: want {PARTITION_COUNT} times two hexadecimal digits, each less than shards, "
+                f"which is {self.shards}"
+            )
+
+    @property
+    def owners(self) -> bytes:
+        """The shard of each partition. Raises ValueError unless the setting is hexadecimal."""
+        return bytes.fromhex(self.partition_owners) if self.partition_owners else bytes(PARTITION_COUNT)
 
     @property
     def log_copies_min(self) -> int:

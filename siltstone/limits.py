@@ -52,6 +52,9 @@ what the kernel tries again by itself (SCSI: 30 s a try) is lost either way."""
 
 LOG_REPLICAS = 3
 PARTITION_COUNT = 256
+SHARDS_MAX = 64
+"""Processes that a volume's metadata may be spread over; each has threads, a log and a share of the memory."""
+
 DISKS_MAX = 256
 UNITS_MAX = 32
 """k + m of a stripe."""
@@ -67,4 +70,5 @@ assert CHUNK_BYTES_DEFAULT % UNIT_BYTES_MAX == 0
 assert CHUNK_BYTES_DEFAULT // ROW_BYTES <= 1 << 16, "a row number has 16 bits in a stripe id"
 assert DIRECT_THRESHOLD_BYTES < FRAME_BYTES_MAX <= SEGMENT_BYTES_DEFAULT
 assert 1 <= RESERVE_CHUNKS_FOR_LOG < RESERVE_CHUNKS
+assert SHARDS_MAX <= PARTITION_COUNT
 assert INLINE_BYTES_MAX < CHECKSUM_BLOCK_BYTES

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from siltstone.config import VolumeConfig
 from siltstone.limits import PARTITION_COUNT
 from siltstone.types import PartitionId, ShardId
 
@@ -35,12 +36,22 @@ class PartitionMap(msgspec.Struct, frozen=True, array_like=True):
         """The partitions of one shard, in order."""
         return [PartitionId(partition) for partition, owner in enumerate(self.owners) if owner == shard]
 
+    @property
+    def setting(self) -> str:
+        """As the settings of a volume have it."""
+        return bytes(self.owners).hex()
+
     def changed(self, moves: Mapping[PartitionId, ShardId]) -> PartitionMap:
         """The next version, with other owners for some partitions."""
         owners = list(self.owners)
         for partition, shard in moves.items():
             owners[partition] = shard
         return PartitionMap(self.version + 1, tuple(owners))
+
+
+def map_of(config: VolumeConfig) -> PartitionMap:
+    """The map in the settings of a volume."""
+    return PartitionMap(config.map_version, tuple(config.owners))
 
 
 def even_map(shards: int, *, version: int = 1) -> PartitionMap:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 
@@ -24,14 +24,13 @@ from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
 from siltstone.errors import Corrupt, NoSpace, TooFewDisks
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, MIB
-from siltstone.meta import keys, space
+from siltstone.meta import space
 from siltstone.meta.extents import FreedStripe
-from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.meta.totals import SpaceTotals
 from siltstone.ports import Clock, Random
-from siltstone.types import Ino, Lsn, SlabId, StripeId, partition_of, slab_of
+from siltstone.types import Ino, Lsn, SlabId, StripeId, slab_of
 
 T = TypeVar("T")
 
@@ -65,6 +64,22 @@ STRIPE_CACHE_ENTRIES = 4096
 
 def ignore(result: object) -> None:
     """For who need not hear of a commit."""
+
+
+class SpreadOperations(Protocol):
+    """Operations of the namespace over several shards: see ``Ledger.perform`` and ``look``."""
+
+    async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None]) -> T:
+        """Run ``change`` over whatever shards it needs, and commit it on all of them or none."""
+
+    async def look(self, question: Callable[[Reader], T]) -> T:
+        """Run ``question`` over whatever shards it needs."""
+
+    def owns(self, ino: Ino) -> bool:
+        """Whether an inode is one of this shard's."""
+
+    async def wait_unclaimed(self, ino: Ino) -> None:
+        """Return when no transaction of another shard speaks for an inode."""
 
 
 class StripeInfo(NamedTuple):
@@ -130,9 +145,9 @@ class Ledger:
         self._writers_go.set()
         self._changes_go = trio.Event()
         self._changes_go.set()
-        self._node: Node | None = None
         self.waits = 0
         """How often a change had to wait: for room in the pool, or for the log to get under its high-water mark."""
+        self._spread: SpreadOperations | None = None
         self._claims: set[SlabId] = set()
         self._slabs: dict[SlabId, Slab] = {}
         self._stripe_cache: OrderedDict[StripeId, StripeInfo] = OrderedDict()
@@ -150,8 +165,8 @@ class Ledger:
         over shards it may run several times (docs/decisions/0011). ``committed`` gets its result in the turn in which
         it becomes visible. Without shards nothing is awaited.
         """
-        if self._node is not None:
-            return await self._node.perform(change, committed)
+        if self._spread is not None:
+            return await self._spread.perform(change, committed)
         transaction = self.store.begin()
         result = change(transaction)
         self.commit(transaction)
@@ -160,23 +175,22 @@ class Ledger:
 
     async def look(self, question: Callable[[Reader], T]) -> T:
         """Run ``question``, which only reads; returns, or raises, what it does. The same holds as for ``perform``."""
-        if self._node is not None:
-            return await self._node.look(question)
+        if self._spread is not None:
+            return await self._spread.look(question)
         return question(self.store)
 
-    def join(self, node: Node) -> None:
-        """From now on the namespace is spread over shards, of which this is one."""
-        assert self._node is None
-        self._node = node
+    def spread(self, operations: SpreadOperations) -> None:
+        """From now on the namespace is spread over shards, and its operations are carried out by ``operations``."""
+        self._spread = operations
 
     def owns(self, ino: Ino) -> bool:
         """Whether an inode is one of this shard's; without shards all are."""
-        return self._node is None or self._node.owns(partition_of(ino))
+        return self._spread is None or self._spread.owns(ino)
 
     async def wait_unclaimed(self, ino: Ino) -> None:
         """Return when no transaction of another shard speaks for an inode. Commit before the next await."""
-        if self._node is not None:
-            await self._node.locks.wait_unclaimed(keys.inode(ino))
+        if self._spread is not None:
+            await self._spread.wait_unclaimed(ino)
 
     def commit(
         self,

@@ -37,7 +37,6 @@ from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import RESERVE_CHUNKS
 from siltstone.meta import inodes, keys, space
 from siltstone.meta.shards.map import map_of
-from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
 from siltstone.meta.totals import SpaceTotals
@@ -101,13 +100,13 @@ async def open_volume(
     random: Random,
     workers: Workers,
     shard: ShardId = ONLY_SHARD,
-    make_node: Callable[[Volume, trio.Nursery], Node] | None = None,
+    join: Callable[[Volume, trio.Nursery], object] | None = None,
 ) -> AsyncIterator[Volume]:
     """The volume, or what one of its shards has of it, for as long as the context lasts; everything is durable when it
     has ended without an error.
 
-    ``make_node``: makes of it a shard of a namespace that is spread over several, before anything else happens in it;
-    the nursery ends with the volume. Disks and backing stay the caller's, who closes them afterwards.
+    ``join``: makes it one of several shards (``core.shard.Shard``), before anything else happens in it; the nursery
+    ends with the volume. Disks and backing stay the caller's, who closes them afterwards.
 
     Raises TooFewDisks, LogDamaged, Corrupt when the volume cannot be opened; then nothing was changed but replicas
     that were mended.
@@ -150,8 +149,8 @@ async def open_volume(
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         await nursery.start(store.run)
-        if make_node is not None:
-            volume.join(make_node(volume, nursery))
+        if join is not None:
+            join(volume, nursery)
         await _start(nursery, config, volume)
         try:
             yield volume

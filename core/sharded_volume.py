@@ -7,8 +7,8 @@ entry whose inode is another's with the number only, and that one is asked then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import trio
 
@@ -21,57 +21,22 @@ LOOKUP_ATTEMPTS_MAX = 100
 """How often a name is looked up again because what it led to was gone by the time it was asked for."""
 
 
-class ShardVolume(Protocol):
-    """What a shard offers: the methods of ``Volume`` that are about one directory or one inode of its own."""
+class Calls(Protocol):
+    """The way to the shards (core/caller.py)."""
 
-    async def find(self, parent: Ino, name: bytes) -> Found: ...
-    async def find_many(self, ino: Ino, after: bytes | None, limit: int) -> list[tuple[bytes, Found]]: ...
-    async def attributes(self, ino: Ino) -> Attributes: ...
-    async def attributes_of_many(self, wanted: Sequence[Ino]) -> list[Attributes | None]: ...
-    async def readlink(self, ino: Ino) -> bytes: ...
-    async def parent_of(self, ino: Ino) -> Ino: ...
-    async def get_xattr(self, ino: Ino, name: bytes) -> bytes: ...
-    async def list_xattrs(self, ino: Ino) -> list[bytes]: ...
-    async def create(
-        self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = ..., origin: object = ...
-    ) -> Attributes: ...
-    async def mkdir(
-        self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, origin: object = ...
-    ) -> Attributes: ...
-    async def symlink(
-        self, parent: Ino, name: bytes, target: bytes, *, uid: int, gid: int, origin: object = ...
-    ) -> Attributes: ...
-    async def link(self, ino: Ino, parent: Ino, name: bytes, *, origin: object = ...) -> Attributes: ...
-    async def unlink(self, parent: Ino, name: bytes, *, origin: object = ...) -> None: ...
-    async def rmdir(self, parent: Ino, name: bytes, *, origin: object = ...) -> None: ...
-    async def rename(
-        self,
-        parent: Ino,
-        name: bytes,
-        new_parent: Ino,
-        new_name: bytes,
-        *,
-        exchange: bool = ...,
-        no_replace: bool = ...,
-        origin: object = ...,
-    ) -> None: ...
-    async def set_attributes(self, ino: Ino, changes: SetAttributes, *, origin: object = ...) -> Attributes: ...
-    async def set_xattr(
-        self, ino: Ino, name: bytes, value: bytes, *, create: bool = ..., replace: bool = ..., origin: object = ...
-    ) -> None: ...
-    async def remove_xattr(self, ino: Ino, name: bytes, *, origin: object = ...) -> None: ...
-    async def read(self, ino: Ino, offset: int, size: int) -> bytes: ...
-    async def write(self, ino: Ino, offset: int, data: Buffer, *, origin: object = ...) -> int: ...
-    async def flush(self, ino: Ino) -> None: ...
-    async def fsync(self, ino: Ino, *, data_only: bool = ...) -> None: ...
-    async def sync(self) -> None: ...
+    async def call(self, name: str, *arguments: Any, **named: Any) -> Any:
+        """Have a method of the volume carried out by the shard that has the inode which is its first argument."""
+
+    async def call_all(self, name: str) -> None:
+        """Have a method that is about no inode carried out by every shard."""
 
 
 class ShardedVolume:
     """Routes. What each method does is told where ``Volume`` defines it."""
 
-    def __init__(self, shards: Mapping[ShardId, ShardVolume], partitions: Callable[[], PartitionMap]) -> None:
-        self._shards = shards
+    def __init__(self, calls: Calls, partitions: Callable[[], PartitionMap]) -> None:
+        self._call = calls.call
+        self._call_all = calls.call_all
         self._partitions = partitions
 
     # --- looking ---------------------------------------------------------------------------------------------------
@@ -79,26 +44,28 @@ class ShardedVolume:
     async def lookup(self, parent: Ino, name: bytes) -> Attributes:
         """See Volume."""
         for _ in range(LOOKUP_ATTEMPTS_MAX):
-            ino, attributes = await self._of(parent).find(parent, name)
-            if attributes is not None:
-                return attributes
+            found: Found = await self._call("find", parent, name)
+            if found.attributes is not None:
+                return found.attributes
             try:
-                return await self._of(ino).attributes(ino)
+                return await self.attributes(found.ino)
             except NotFound:
                 continue  # the name led there a moment ago: now it leads elsewhere, or is gone
-        raise NotFound(f"{name!r} in directory {parent} leads to inode {ino}, which is not there; run fsck")
+        raise NotFound(f"{name!r} in directory {parent} leads to inode {found.ino}, which is not there; run fsck")
 
     async def attributes(self, ino: Ino) -> Attributes:
         """See Volume."""
-        return await self._of(ino).attributes(ino)
+        result: Attributes = await self._call("attributes", ino)
+        return result
 
     async def readlink(self, ino: Ino) -> bytes:
         """See Volume."""
-        return await self._of(ino).readlink(ino)
+        result: bytes = await self._call("readlink", ino)
+        return result
 
     async def list_directory(self, ino: Ino, *, after: bytes | None, limit: int) -> list[DirEntry]:
         """See Volume. An entry whose inode goes while the shards are asked is left out, as if it had gone before."""
-        found = await self._of(ino).find_many(ino, after, limit)
+        found: list[tuple[bytes, Found]] = await self._call("find_many", ino, after, limit)
         elsewhere: dict[ShardId, list[Ino]] = {}
         for _, (entry, attributes) in found:
             if attributes is None:
@@ -106,7 +73,7 @@ class ShardedVolume:
         known: dict[Ino, Attributes | None] = {}
 
         async def ask(shard: ShardId, wanted: list[Ino]) -> None:
-            known.update(zip(wanted, await self._shards[shard].attributes_of_many(wanted), strict=True))
+            known.update(zip(wanted, await self._call("attributes_of_many", wanted), strict=True))
 
         async with trio.open_nursery() as nursery:
             for shard, wanted in elsewhere.items():
@@ -116,49 +83,48 @@ class ShardedVolume:
 
     async def parent_of(self, ino: Ino) -> Ino:
         """See Volume."""
-        return await self._of(ino).parent_of(ino)
+        result: Ino = await self._call("parent_of", ino)
+        return result
 
     async def get_xattr(self, ino: Ino, name: bytes) -> bytes:
         """See Volume."""
-        return await self._of(ino).get_xattr(ino, name)
+        result: bytes = await self._call("get_xattr", ino, name)
+        return result
 
     async def list_xattrs(self, ino: Ino) -> list[bytes]:
         """See Volume."""
-        return await self._of(ino).list_xattrs(ino)
+        result: list[bytes] = await self._call("list_xattrs", ino)
+        return result
 
     # --- names -----------------------------------------------------------------------------------------------------
 
-    async def create(
-        self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = 0, origin: object = None
-    ) -> Attributes:
+    async def create(self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = 0) -> Attributes:
         """See Volume."""
-        return await self._of(parent).create(parent, name, mode=mode, uid=uid, gid=gid, rdev=rdev, origin=origin)
+        result: Attributes = await self._call("create", parent, name, mode=mode, uid=uid, gid=gid, rdev=rdev)
+        return result
 
-    async def mkdir(
-        self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, origin: object = None
-    ) -> Attributes:
+    async def mkdir(self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int) -> Attributes:
         """See Volume."""
-        return await self._of(parent).mkdir(parent, name, mode=mode, uid=uid, gid=gid, origin=origin)
+        result: Attributes = await self._call("mkdir", parent, name, mode=mode, uid=uid, gid=gid)
+        return result
 
-    async def symlink(
-        self, parent: Ino, name: bytes, target: bytes, *, uid: int, gid: int, origin: object = None
-    ) -> Attributes:
+    async def symlink(self, parent: Ino, name: bytes, target: bytes, *, uid: int, gid: int) -> Attributes:
         """See Volume."""
-        return await self._of(parent).symlink(parent, name, target, uid=uid, gid=gid, origin=origin)
+        result: Attributes = await self._call("symlink", parent, name, target, uid=uid, gid=gid)
+        return result
 
-    async def link(self, ino: Ino, parent: Ino, name: bytes, *, origin: object = None) -> Attributes:
+    async def link(self, ino: Ino, parent: Ino, name: bytes) -> Attributes:
         """See Volume."""
-        await self._of(ino).flush(ino)
-        linked = await self._of(parent).link(ino, parent, name, origin=origin)
-        return linked if self._owner(ino) == self._owner(parent) else await self.attributes(ino)
+        result: Attributes = await self._call("link", ino, parent, name)
+        return result
 
-    async def unlink(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
+    async def unlink(self, parent: Ino, name: bytes) -> None:
         """See Volume."""
-        await self._of(parent).unlink(parent, name, origin=origin)
+        await self._call("unlink", parent, name)
 
-    async def rmdir(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
+    async def rmdir(self, parent: Ino, name: bytes) -> None:
         """See Volume."""
-        await self._of(parent).rmdir(parent, name, origin=origin)
+        await self._call("rmdir", parent, name)
 
     async def rename(
         self,
@@ -169,21 +135,19 @@ class ShardedVolume:
         *,
         exchange: bool = False,
         no_replace: bool = False,
-        origin: object = None,
     ) -> None:
         """See Volume. What is moved has its inode changed in its shard, behind its dirty bytes in that shard's log."""
         await self._flush_elsewhere(parent, name)
         if exchange:
             await self._flush_elsewhere(new_parent, new_name)
-        await self._of(parent).rename(
-            parent, name, new_parent, new_name, exchange=exchange, no_replace=no_replace, origin=origin
-        )
+        await self._call("rename", parent, name, new_parent, new_name, exchange=exchange, no_replace=no_replace)
 
     # --- attributes and bytes --------------------------------------------------------------------------------------
 
-    async def set_attributes(self, ino: Ino, changes: SetAttributes, *, origin: object = None) -> Attributes:
+    async def set_attributes(self, ino: Ino, changes: SetAttributes) -> Attributes:
         """See Volume."""
-        return await self._of(ino).set_attributes(ino, changes, origin=origin)
+        result: Attributes = await self._call("set_attributes", ino, changes)
+        return result
 
     async def set_xattr(
         self,
@@ -193,47 +157,43 @@ class ShardedVolume:
         *,
         create: bool = False,
         replace: bool = False,
-        origin: object = None,
     ) -> None:
         """See Volume."""
-        await self._of(ino).set_xattr(ino, name, value, create=create, replace=replace, origin=origin)
+        await self._call("set_xattr", ino, name, value, create=create, replace=replace)
 
-    async def remove_xattr(self, ino: Ino, name: bytes, *, origin: object = None) -> None:
+    async def remove_xattr(self, ino: Ino, name: bytes) -> None:
         """See Volume."""
-        await self._of(ino).remove_xattr(ino, name, origin=origin)
+        await self._call("remove_xattr", ino, name)
 
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
         """See Volume."""
-        return await self._of(ino).read(ino, offset, size)
+        result: bytes = await self._call("read", ino, offset, size)
+        return result
 
-    async def write(self, ino: Ino, offset: int, data: Buffer, *, origin: object = None) -> int:
+    async def write(self, ino: Ino, offset: int, data: Buffer) -> int:
         """See Volume."""
-        return await self._of(ino).write(ino, offset, data, origin=origin)
+        result: int = await self._call("write", ino, offset, data)
+        return result
 
     async def flush(self, ino: Ino) -> None:
         """See Volume."""
-        await self._of(ino).flush(ino)
+        await self._call("flush", ino)
 
     async def fsync(self, ino: Ino, *, data_only: bool = False) -> None:
         """See Volume."""
-        await self._of(ino).fsync(ino, data_only=data_only)
+        await self._call("fsync", ino, data_only=data_only)
 
     async def sync(self) -> None:
         """See Volume."""
-        async with trio.open_nursery() as nursery:
-            for shard in self._shards.values():
-                nursery.start_soon(shard.sync)
+        await self._call_all("sync")
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _owner(self, ino: Ino) -> ShardId:
         return self._partitions().owner(partition_of(ino))
 
-    def _of(self, ino: Ino) -> ShardVolume:
-        return self._shards[self._owner(ino)]
-
     async def _flush_elsewhere(self, parent: Ino, name: bytes) -> None:
         """Commit the dirty bytes of an entry's inode where the shard of the directory cannot. Raises as a lookup."""
-        ino, attributes = await self._of(parent).find(parent, name)
-        if attributes is None:
-            await self._of(ino).flush(ino)
+        found: Found = await self._call("find", parent, name)
+        if found.attributes is None:
+            await self._call("flush", found.ino)

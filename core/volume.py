@@ -47,7 +47,6 @@ from siltstone.meta.directories import DirectoryIndex
 from siltstone.meta.records import Inode
 from siltstone.meta.rename import Renamed
 from siltstone.meta.shards.messages import Change
-from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader as StoreReader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
@@ -537,10 +536,6 @@ class Volume:
                 yield
             finally:
                 self.ledger.hold_changes(False)
-
-    def join(self, node: Node) -> None:
-        """From now on the namespace is spread over shards, of which this is one."""
-        self.ledger.join(node)
 
     def applied(self, changes: Sequence[Change]) -> None:
         """Another shard's transaction has changed records here: what hangs on that, in the turn of the commit."""

@@ -144,10 +144,10 @@ async def measure_names(volume: Volume, folder: Path, count: int) -> AsyncIterat
         inos[name] = (await volume.create(*place(name), mode=0o100644, uid=1000, gid=1000)).ino
 
     async def look_up(name: bytes) -> None:
-        volume.lookup(*place(name))
+        await volume.lookup(*place(name))
 
     async def stat(name: bytes) -> None:
-        volume.attributes(inos[name])
+        await volume.attributes(inos[name])
 
     async def rename(name: bytes) -> None:
         directory, last = place(name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -132,19 +132,19 @@ class Filling:
         places = [(self._directories[serial // FILES_PER_DIRECTORY], name_of(serial)) for serial in picked]
         look_up, attributes = self._volume.lookup, self._volume.attributes
         lookups = await latencies(lambda place: look_up(*place), places)
-        found = [look_up(*place).ino for place in places]
+        found = [(await look_up(*place)).ino for place in places]
         self._source.shuffle(found)
         stats = await latencies(attributes, found)
         drop_mapped("data.mdb")
         return Latencies(stats, lookups, await latencies(lambda place: look_up(*place), places[:COLD_STATS]))
 
 
-async def latencies(operation: Callable[[T], object], items: Sequence[T]) -> list[float]:
+async def latencies(operation: Callable[[T], Awaitable[object]], items: Sequence[T]) -> list[float]:
     """Microseconds of each, the shortest first."""
     found: list[float] = []
     for index, item in enumerate(items):
         began = time.perf_counter_ns()
-        operation(item)
+        await operation(item)
         found.append((time.perf_counter_ns() - began) / 1000)
         if index % 64 == 0:
             await trio.lowlevel.checkpoint()

@@ -63,7 +63,7 @@ async def measure_sizes(volume: Volume, count: int) -> list[FileBytes]:
             await trio.lowlevel.checkpoint()
 
     async def put(number: int) -> None:
-        writer = objects.begin_put("sizes", b"photos/2026/11/IMG_%06d.jpg" % number)
+        writer = await objects.begin_put("sizes", b"photos/2026/11/IMG_%06d.jpg" % number)
         await writer.write(bytes(4 * KIB))
         digest = b"%032x" % xxhash.xxh3_128_intdigest(number.to_bytes(8, "big"))
         checksums = {"CRC64NVME": "AAAAAAAAAAA="}

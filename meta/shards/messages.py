@@ -110,6 +110,13 @@ class Done(msgspec.Struct, array_like=True, tag="done", frozen=True):
     """Carried out."""
 
 
+class Failed(msgspec.Struct, array_like=True, tag="failed", frozen=True):
+    """An error: the name of its class in errors.py, and its text."""
+
+    kind: str
+    message: str
+
+
 Message = Fetch | Prepare | Decide | Ask | Settle | Forget
 Reply = Fetched | Vote | Told | Settled | Done
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import trio
 
+from siltstone.meta import keys
 from siltstone.meta.shards.answers import Requests
 from siltstone.meta.shards.coordinator import Coordinator
 from siltstone.meta.shards.locks import LockTable
@@ -26,7 +27,7 @@ from siltstone.meta.shards.messages import (
 from siltstone.meta.shards.participant import Participant
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.ports import Clock, Random
-from siltstone.types import Lsn, PartitionId, ShardId, TransactionId
+from siltstone.types import Ino, Lsn, ShardId, TransactionId, partition_of
 
 
 class Node:
@@ -58,9 +59,13 @@ class Node:
         nursery.start_soon(self.participant.run)
         nursery.start_soon(self.coordinator.run)
 
-    def owns(self, partition: PartitionId) -> bool:
-        """Whether a partition is this shard's."""
-        return self._partitions().owner(partition) == self.shard
+    def owns(self, ino: Ino) -> bool:
+        """Whether an inode is one of this shard's."""
+        return self._partitions().owner(partition_of(ino)) == self.shard
+
+    async def wait_unclaimed(self, ino: Ino) -> None:
+        """Return when no transaction of another shard speaks for an inode."""
+        await self.locks.wait_unclaimed(keys.inode(ino))
 
     async def answer(self, message: Message) -> Reply:
         """Carry out what another shard asks for."""

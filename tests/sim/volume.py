@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
-import trio
 
 from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
@@ -17,7 +16,6 @@ from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.format.superblock import pack_superblock
 from siltstone.limits import KIB, MIB
-from siltstone.meta.shards.node import Node
 from siltstone.types import DiskId
 from sim.backing import SimBacking
 from sim.clock import SimClock
@@ -130,8 +128,8 @@ class SimVolume:
         self.config = msgspec.structs.replace(self.config, disks=tuple(disks[number] for number in sorted(disks)))
 
     @asynccontextmanager
-    async def opened(self, make_node: Callable[[Volume, trio.Nursery], Node] | None = None) -> AsyncIterator[Volume]:
-        """The volume, opened, as a shard if ``make_node`` is given."""
+    async def opened(self) -> AsyncIterator[Volume]:
+        """The volume, opened."""
         async with open_volume(
             self.config,
             disks=[self.disks[disk.disk_id] for disk in self.config.disks],
@@ -140,7 +138,6 @@ class SimVolume:
             clock=self.clock,
             random=self.random,
             workers=SimWorkers(),
-            make_node=make_node,
         ) as volume:
             yield volume
 

@@ -6,6 +6,7 @@ of all shards together agrees with itself.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -16,12 +17,11 @@ from hypothesis import strategies as st
 from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.core.types import Attributes
 from siltstone.errors import NotFound, SiltstoneError
-from siltstone.meta.shards.map import even_map
 from siltstone.types import ROOT_INO, Ino, partition_of
 from sim.clock import autojump
 from sim.linear import find_order
 from sim.metadata import check_metadata
-from sim.sharded import SimShardedVolume
+from sim.shard_volumes import SimShardVolumes
 from sim.tree_client import Client, History, explain
 from sim.tree_model import EMPTY_TREE, GONE, Action, Answer, step
 
@@ -68,18 +68,20 @@ class KeptOpen:
         return True
 
 
-def run(seed: int, shards: int, body: Callable[[SimShardedVolume, ShardedVolume], Awaitable[None]]) -> None:
+def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume], Awaitable[None]]) -> None:
     """Run it on a new volume; then everything must agree with itself."""
-    world = SimShardedVolume(seed, even_map(shards))
 
     async def main() -> None:
+        world = SimShardVolumes(shards)
         await world.create()
         async with trio.open_nursery() as nursery:
-            volume = await nursery.start(world.live)
-            await body(world, volume)
+            await world.start(nursery)
+            caller = world.caller(seed)
+            nursery.start_soon(caller.run)
+            await body(world, ShardedVolume(caller, world.partitions))
             with trio.fail_after(60):
                 await world.wait_quiet()
-            problems = list(check_metadata(world))
+            problems = list(check_metadata(world.reader()))
             assert not problems, problems
             nursery.cancel_scope.cancel()
 
@@ -95,8 +97,9 @@ def run(seed: int, shards: int, body: Callable[[SimShardedVolume, ShardedVolume]
 )
 def test_what_clients_see_has_an_order(seed: int, shards: int, clients: int, scheduling: object) -> None:
     history: History = []
+    chance = random.Random(seed)
 
-    async def body(world: SimShardedVolume, volume: ShardedVolume) -> None:
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
         known: dict[Ino, str] = {}
 
         async def ask(action: Action) -> Answer:
@@ -110,16 +113,16 @@ def test_what_clients_see_has_an_order(seed: int, shards: int, clients: int, sch
             shard.register_holder(holder)
         async with trio.open_nursery() as nursery:
             for _ in range(clients):
-                nursery.start_soon(Client(world.chance, ask, known, history).run, 12)
+                nursery.start_soon(Client(chance, ask, known, history).run, 12)
         for shard in world.volumes.values():
             shard.unregister_holder(holder)
 
-    run(seed, shards, body)
+    run(shards, seed, body)
     assert find_order(history, EMPTY_TREE, step) is not None, explain(history)
 
 
 def test_bytes_that_are_dirty_are_seen_through_names_of_other_shards() -> None:
-    async def body(world: SimShardedVolume, volume: ShardedVolume) -> None:
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
         first, second = await directories_of_two_shards(world, volume)
         file = await volume.create(first, b"file", mode=0o100644, uid=0, gid=0)
         await volume.write(file.ino, 0, b"dirty" * 100)
@@ -132,11 +135,11 @@ def test_bytes_that_are_dirty_are_seen_through_names_of_other_shards() -> None:
         assert await volume.read(file.ino, 498, 100) == b"tymore"
         await volume.sync()
 
-    run(1, 2, body)
+    run(2, 1, body)
 
 
 def test_a_file_whose_last_name_was_in_another_shard_is_purged_there() -> None:
-    async def body(world: SimShardedVolume, volume: ShardedVolume) -> None:
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
         first, second = await directories_of_two_shards(world, volume)
         file = await volume.create(first, b"file", mode=0o100644, uid=0, gid=0)
         await volume.write(file.ino, 0, bytes(100_000))
@@ -151,9 +154,9 @@ def test_a_file_whose_last_name_was_in_another_shard_is_purged_there() -> None:
     run(2, 2, body)
 
 
-async def directories_of_two_shards(world: SimShardedVolume, volume: ShardedVolume) -> tuple[Ino, Ino]:
+async def directories_of_two_shards(world: SimShardVolumes, volume: ShardedVolume) -> tuple[Ino, Ino]:
     """Two directories that are not in the same shard."""
     made = [(await volume.mkdir(ROOT_INO, b"d%d" % n, mode=0o755, uid=0, gid=0)).ino for n in range(16)]
-    owners = {world.partitions.owner(partition_of(ino)): ino for ino in made}
+    owners = {world.partitions().owner(partition_of(ino)): ino for ino in made}
     first, second, *_ = owners.values()
     return first, second

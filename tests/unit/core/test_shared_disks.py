@@ -4,88 +4,39 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from random import Random
 
 import msgspec
 import pytest
 import trio
 
-from siltstone.core.opening import create_volume, open_volume
-from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.parts import part_folder
-from siltstone.engine.disk.prefixed import PrefixedDisk, PrefixedFanout
-from siltstone.engine.format.superblock import pack_superblock
 from siltstone.errors import Corrupt
 from siltstone.limits import KIB, MIB
 from siltstone.meta import inodes, keys
 from siltstone.meta.records import Inode
-from siltstone.meta.shards.map import even_map, map_of
-from siltstone.ports import Disk, Fanout
+from siltstone.meta.shards.map import map_of
 from siltstone.types import ROOT_INO, Ino, PartitionId, ShardId, make_ino, partition_of
-from sim.backing import SimBacking
 from sim.clock import autojump
-from sim.fanout import SimFanout
-from sim.volume import SimVolume, small_config
-from sim.workers import SimWorkers
+from sim.shard_volumes import SimShardVolumes
 
 ROOTED, ROOTLESS = ShardId(1), ShardId(0)
 
 
-class SharedWorld:
-    """Disks, and two shards on them."""
-
-    def __init__(self) -> None:
-        config = msgspec.structs.replace(small_config(), shards=2, partition_owners=even_map(2).setting)
-        self.world = SimVolume(config)
-        self.config = config
-        self.backings = [SimBacking(), SimBacking()]
-
-    def disks(self, shard: ShardId) -> list[Disk]:
-        return [PrefixedDisk(disk, part_folder(shard)) if shard else disk for disk in self.world.disks]
-
-    def fanout(self, shard: ShardId) -> Fanout:
-        return PrefixedFanout(SimFanout()) if shard else SimFanout()
-
-    async def create(self) -> None:
-        for disk, disk_config in zip(self.world.disks, self.config.disks, strict=True):
-            disk.format(pack_superblock(superblock_of(self.config, disk_config, created_ns=0)))
-        for shard in (ROOTLESS, ROOTED):
-            await create_volume(
-                self.config,
-                disks=self.disks(shard),
-                fanout=self.fanout(shard),
-                backing=self.backings[shard],
-                clock=self.world.clock,
-                random=self.world.random,
-                shard=shard,
-            )
-
-    def opened(self, shard: ShardId) -> AbstractAsyncContextManager[Volume]:
-        return open_volume(
-            self.config,
-            disks=self.disks(shard),
-            fanout=self.fanout(shard),
-            backing=self.backings[shard],
-            clock=self.world.clock,
-            random=self.world.random,
-            workers=SimWorkers(),
-            shard=shard,
-        )
-
-    def names(self) -> dict[ShardId, list[tuple[str, ...]]]:
-        """The files of each shard, disk by disk."""
-        own = part_folder(ROOTED) + "/"
-        return {
-            ROOTED: [tuple(name for name in disk.names if name.startswith(own)) for disk in self.world.disks],
-            ROOTLESS: [tuple(name for name in disk.names if not name.startswith(own)) for disk in self.world.disks],
-        }
+def names(world: SimShardVolumes) -> dict[ShardId, list[tuple[str, ...]]]:
+    """The files of each shard, disk by disk."""
+    own = part_folder(ROOTED) + "/"
+    disks = world.world.disks
+    return {
+        ROOTED: [tuple(name for name in disk.names if name.startswith(own)) for disk in disks],
+        ROOTLESS: [tuple(name for name in disk.names if not name.startswith(own)) for disk in disks],
+    }
 
 
-def run(body: Callable[[SharedWorld], Awaitable[None]]) -> None:
+def run(body: Callable[[SimShardVolumes], Awaitable[None]]) -> None:
     async def main() -> None:
-        world = SharedWorld()
+        world = SimShardVolumes()
         await world.create()
         await body(world)
 
@@ -117,7 +68,7 @@ async def check(volume: Volume, files: dict[Ino, bytes]) -> None:
 
 
 def test_two_shards_write_settle_scrub_and_open_again_beside_each_other() -> None:
-    async def body(world: SharedWorld) -> None:
+    async def body(world: SimShardVolumes) -> None:
         directories = {ROOTED: ROOT_INO, ROOTLESS: make_ino(5, PartitionId(0))}
         files: dict[ShardId, dict[Ino, bytes]] = {}
         async with world.opened(ROOTLESS) as rootless, world.opened(ROOTED) as rooted:
@@ -127,20 +78,20 @@ def test_two_shards_write_settle_scrub_and_open_again_beside_each_other() -> Non
             await rootless.settle()
             await rooted.settle()
         for shard, other in ((ROOTLESS, ROOTED), (ROOTED, ROOTLESS)):
-            before = world.names()[other]
+            before = names(world)[other]
             async with world.opened(shard) as volume:
                 await check(volume, files[shard])
                 report = await volume.scrub()
                 assert report.is_sound, report
-            assert world.names()[other] == before, "nothing of the other's is touched"
-        everything = world.names()
+            assert names(world)[other] == before, "nothing of the other's is touched"
+        everything = names(world)
         assert all(everything[ROOTED]) and all(everything[ROOTLESS])
 
     run(body)
 
 
 def test_only_the_shard_of_the_roots_partition_needs_a_root() -> None:
-    async def body(world: SharedWorld) -> None:
+    async def body(world: SimShardVolumes) -> None:
         assert map_of(world.config).owner(partition_of(ROOT_INO)) == ROOTED
         async with world.opened(ROOTLESS) as rootless:
             assert rootless.ledger.store.get(keys.inode(ROOT_INO)) is None

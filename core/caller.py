@@ -1,0 +1,110 @@
+"""The asking side of calls: a front-end's way to the shards of a volume, wherever they are.
+
+A shard that dies comes back by itself: its callers wait, and send again what was not answered, under the same number,
+so that nothing is carried out twice. Only when a shard stays away for long do they get an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from siltstone.core.calls import METHODS, Answered, Call, error_of, subject_of
+from siltstone.meta.shards.link import Link
+from siltstone.meta.shards.map import PartitionMap
+from siltstone.meta.shards.messages import Failed, PeerLost
+from siltstone.meta.shards.peers import MakeLink
+from siltstone.ports import Clock, Random
+from siltstone.types import ShardId, partition_of
+
+PATIENCE_SECONDS = 60.0
+"""How long a shard may be away before its callers are told."""
+
+CLIENT_BYTES = 16
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Answered | Failed).decode
+
+
+class Caller:
+    """One front-end. Works while ``run`` does."""
+
+    def __init__(
+        self,
+        partitions: Callable[[], PartitionMap],
+        make_link: MakeLink,
+        clock: Clock,
+        random: Random,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._partitions = partitions
+        self._clock = clock
+        self._patience_seconds = patience_seconds
+        self._client = random.bytes(CLIENT_BYTES)
+        self._number = 0
+        self._unanswered: dict[int, None] = {}
+        """The numbers that are under way, in order."""
+        self._links = {shard: make_link(shard) for shard in partitions().shards()}
+        self.resent = 0
+        """Calls that were sent again."""
+
+    async def run(self) -> None:
+        """Keep the connections, for ever."""
+        async with trio.open_nursery() as nursery:
+            for link in self._links.values():
+                nursery.start_soon(link.run)
+
+    async def call(self, name: str, *arguments: Any, **named: Any) -> Any:
+        """Have a method of the volume carried out; returns, or raises, what it does. Raises PeerLost, too."""
+        method = METHODS[name]
+        encoded = method.encode_arguments(*arguments, **named)
+        subject = subject_of(arguments or list(named.values()))
+        assert subject is not None, f"{name} is about no inode"
+        shard = self._partitions().owner(partition_of(subject))
+        if not method.is_once:
+            return method.decode_result(await self._send(shard, name, encoded, 0))
+        self._number += 1
+        number = self._number
+        self._unanswered[number] = None
+        try:
+            return method.decode_result(await self._send(shard, name, encoded, number))
+        finally:
+            del self._unanswered[number]
+
+    async def call_all(self, name: str) -> None:
+        """Have every shard carry out a method that is about no inode, and may be carried out twice."""
+        method = METHODS[name]
+        assert not method.is_once
+        async with trio.open_nursery() as nursery:
+            for shard in self._links:
+                nursery.start_soon(self._send, shard, name, method.encode_arguments(), 0)
+
+    async def _send(self, shard: ShardId, name: str, arguments: msgspec.Raw, number: int) -> msgspec.Raw:
+        link = self._links[shard]
+        lost_ns: int | None = None
+        while True:
+            answered_below = next(iter(self._unanswered), self._number + 1)
+            call = _encode(Call(name, arguments, self._client, number, answered_below))
+            try:
+                answer: Answered | Failed = _decode(await link.call(call))
+            except PeerLost:
+                now_ns = self._clock.monotonic_ns()
+                lost_ns = now_ns if lost_ns is None else lost_ns
+                if now_ns - lost_ns > self._patience_seconds * 1e9:
+                    raise
+                await self._wait_connected(link, lost_ns)
+                self.resent += 1
+                continue
+            if isinstance(answer, Failed):
+                raise error_of(answer)
+            return answer.result
+
+    async def _wait_connected(self, link: Link, lost_ns: int) -> None:
+        """Return when there is a connection again, or patience is at its end."""
+        left_ns = lost_ns + self._patience_seconds * 1e9 - self._clock.monotonic_ns()
+        with trio.move_on_after(max(0.0, left_ns / 1e9) + 0.001):
+            await link.wait_connected()

@@ -1,0 +1,147 @@
+"""What a front-end in another process asks a shard for: methods of the Volume, by name, from a fixed table.
+
+A call and its answer are msgpack. What the arguments and results are, the methods' own annotations say, so the table
+has only names; both sides check by them. Errors travel by class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from siltstone import errors
+from siltstone.core.volume import Volume
+from siltstone.errors import SiltstoneError
+from siltstone.meta.shards.messages import Failed
+from siltstone.types import Buffer, Ino
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Call(msgspec.Struct, array_like=True, tag="call", frozen=True):
+    """A method and its arguments. ``number``, ``answered_below``: see answers.py; 0 if it changes nothing."""
+
+    method: str
+    arguments: msgspec.Raw
+    client: bytes
+    number: int
+    answered_below: int
+
+
+class Answered(msgspec.Struct, array_like=True, tag="answered", frozen=True):
+    """What it returned."""
+
+    result: msgspec.Raw
+
+
+class AskLoad(msgspec.Struct, array_like=True, tag="ask-load", frozen=True):
+    """How much is there to do?"""
+
+
+class Load(msgspec.Struct, array_like=True, tag="load", frozen=True):
+    """What a shard has done since it began, and what it is at."""
+
+    calls: int
+    messages: int
+    """Of other shards."""
+    under_way: int
+    """Of both."""
+    retries: int
+    """Operations begun again because another came in between."""
+    prepared: int
+    """Transactions of others that hold something here."""
+    unsettled: int
+    """Transactions that it has decided, and not all others are known to have carried out."""
+    inodes: int
+    log_bytes: int
+
+
+class Method(NamedTuple):
+    """A method of the table. ``is_once``: it changes the namespace, and must be carried out once."""
+
+    name: str
+    is_once: bool
+    arguments: type[msgspec.Struct]
+    """All but ``origin``, in order. The first is an inode number, or a list of them, and says which shard to ask."""
+    decode_arguments: Callable[[msgspec.Raw], Any]
+    decode_result: Callable[[msgspec.Raw], Any]
+
+    def encode_arguments(self, *arguments: Any, **named: Any) -> msgspec.Raw:
+        """Raises TypeError for arguments that the method has not."""
+        return msgspec.Raw(_encode(self.arguments(*arguments, **named)))
+
+
+def encode_result(result: object) -> msgspec.Raw:
+    """What a method returned."""
+    return msgspec.Raw(_encode(result))
+
+
+def _method(name: str, *, is_once: bool = False) -> Method:
+    function = getattr(Volume, name)
+    hints = typing.get_type_hints(function)
+    fields: list[Any] = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.name == "origin":
+            continue
+        kind = bytes if hints[parameter.name] == Buffer else hints[parameter.name]
+        has_default = parameter.default is not inspect.Parameter.empty
+        fields.append((parameter.name, kind, parameter.default) if has_default else (parameter.name, kind))
+    arguments = msgspec.defstruct(f"Arguments_{name}", fields, array_like=True, frozen=True)
+    return Method(
+        name,
+        is_once,
+        arguments,
+        msgspec.msgpack.Decoder(arguments).decode,
+        msgspec.msgpack.Decoder(hints["return"]).decode,
+    )
+
+
+_LOOKS = (
+    "lookup",
+    "attributes",
+    "find",
+    "find_many",
+    "attributes_of_many",
+    "readlink",
+    "list_directory",
+    "parent_of",
+    "get_xattr",
+    "list_xattrs",
+    "read",
+)
+_BYTES = ("write", "flush", "fsync", "sync")
+"""These may be carried out twice: the same bytes at the same place."""
+_CHANGES = ("create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "set_attributes")
+_XATTR_CHANGES = ("set_xattr", "remove_xattr")
+
+METHODS = {name: _method(name) for name in _LOOKS + _BYTES} | {
+    name: _method(name, is_once=True) for name in _CHANGES + _XATTR_CHANGES
+}
+
+
+def subject_of(arguments: Sequence[Any]) -> Ino | None:
+    """The inode that a call is about; None if it is about a whole shard."""
+    first = arguments[0] if arguments else None
+    if isinstance(first, list):
+        first = first[0] if first else None
+    return None if first is None else Ino(first)
+
+
+def failed(error: SiltstoneError) -> Failed:
+    """An error, to be sent."""
+    return Failed(type(error).__name__, str(error))
+
+
+def error_of(reply: Failed) -> SiltstoneError:
+    """The error that was sent: of its class, or of the nearest that is made of a text alone."""
+    kind = getattr(errors, reply.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, SiltstoneError)):
+        kind = errors.Unavailable
+    while "__init__" in vars(kind) or kind.__init__ is not Exception.__init__:
+        kind = kind.__base__
+        assert kind is not None and issubclass(kind, SiltstoneError)
+    return kind(reply.message)

@@ -1,0 +1,214 @@
+"""A shard among others, as its process serves it: the volume's part, its side in transactions, and front-ends' calls.
+
+A call that changes the namespace is answered when that is durable, since the front-end lives on when this process
+dies. It has a number, and its batch a mark: sent again, it is not carried out again. What it returned is not kept, only
+that it was done: most return nothing, and attributes are looked up anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from siltstone.core.calls import METHODS, Answered, AskLoad, Call, Load, encode_result, failed, subject_of
+from siltstone.core.volume import Volume
+from siltstone.errors import InvalidArgument, SiltstoneError
+from siltstone.meta import counters
+from siltstone.meta.shards.answers import Request, once
+from siltstone.meta.shards.map import PartitionMap
+from siltstone.meta.shards.messages import Failed, Message, Peers, Reply
+from siltstone.meta.shards.node import Node
+from siltstone.meta.store.port import Reader
+from siltstone.meta.store.transaction import Transaction
+from siltstone.types import Ino, PartitionId, ShardId, partition_of
+
+T = TypeVar("T")
+
+_Function = Callable[..., Awaitable[object]]
+"""A method of the volume."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message | Call | AskLoad).decode
+
+logger = logging.getLogger("siltstone.shards")
+
+
+class CarriedOutBefore(Exception):
+    """The call was carried out by an earlier sending of it. No SiltstoneError: it never leaves the shard."""
+
+
+class _Mark:
+    """Of a call that is carried out once, and where that is noted."""
+
+    __slots__ = ("is_used", "partition", "request")
+
+    def __init__(self, request: Request, partition: PartitionId) -> None:
+        self.request = request
+        self.partition = partition
+        self.is_used = False
+
+
+_mark: ContextVar[_Mark | None] = ContextVar("the call that this task carries out", default=None)
+
+
+class MarkedOperations:
+    """Operations of the namespace over all shards (``Ledger.spread``); those of calls leave a mark in their batch."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None]) -> T:
+        """See Ledger.perform. Raises CarriedOutBefore."""
+        mark = _mark.get()
+        if mark is None:
+            return await self._node.perform(change, committed)
+        # One batch for each call: after the first the mark would say that all of it was done.
+        assert not mark.is_used
+        mark.is_used = True
+        result: list[T] = []
+        marked = once(lambda transaction: result.append(change(transaction)), mark.request, mark.partition, type(None))
+
+        def attempt(transaction: Transaction) -> None:
+            result.clear()
+            marked(transaction)
+
+        def done(_: None) -> None:
+            if result:
+                committed(result[0])
+
+        await self._node.perform(attempt, done)
+        if not result:
+            raise CarriedOutBefore
+        return result[0]
+
+    async def look(self, question: Callable[[Reader], T]) -> T:
+        """See Ledger.look."""
+        return await self._node.look(question)
+
+    def owns(self, ino: Ino) -> bool:
+        """See Ledger.owns."""
+        return self._node.owns(ino)
+
+    async def wait_unclaimed(self, ino: Ino) -> None:
+        """See Ledger.wait_unclaimed."""
+        await self._node.wait_unclaimed(ino)
+
+
+class Shard:
+    """The answering side. Made while ``volume`` is opened (``open_volume``'s ``join``), in the nursery in which it
+    lives."""
+
+    def __init__(
+        self,
+        shard: ShardId,
+        volume: Volume,
+        partitions: Callable[[], PartitionMap],
+        peers: Peers,
+        nursery: trio.Nursery,
+    ) -> None:
+        ledger = volume.ledger
+        self._volume = volume
+        self._shard = shard
+        self._node = Node(
+            shard,
+            ledger.store,
+            partitions,
+            peers,
+            ledger.clock,
+            ledger.random,
+            nursery,
+            commit=ledger.commit,
+            on_applied=volume.applied,
+        )
+        ledger.spread(MarkedOperations(self._node))
+        self._calls = self._messages = self._under_way = 0
+
+    async def handle(self, payload: bytes) -> bytes:
+        """Carry out a request of a shard or of a front-end; the answer."""
+        try:
+            request = _decode(payload)
+        except msgspec.DecodeError as error:
+            return _encode(failed(InvalidArgument(f"shard {self._shard}: not a request: {error}")))
+        self._under_way += 1
+        try:
+            return _encode(await self._answer(request))
+        finally:
+            self._under_way -= 1
+
+    def load(self) -> Load:
+        """What it has done, and is at."""
+        ledger, coordinator = self._volume.ledger, self._node.coordinator
+        return Load(
+            calls=self._calls,
+            messages=self._messages,
+            under_way=self._under_way,
+            retries=coordinator.retries,
+            prepared=len(self._node.participant),
+            unsettled=coordinator.unsettled,
+            inodes=counters.read_totals(ledger.store).inodes,
+            log_bytes=ledger.log.kept_bytes,
+        )
+
+    async def _answer(self, request: Message | Call | AskLoad) -> Reply | Answered | Load | Failed:
+        if isinstance(request, AskLoad):
+            return self.load()
+        try:
+            if isinstance(request, Call):
+                self._calls += 1
+                return await self._carry_out(request)
+            self._messages += 1
+            return await self._node.answer(request)
+        except SiltstoneError as error:
+            return failed(error)
+
+    async def _carry_out(self, call: Call) -> Answered | Failed:
+        method = METHODS.get(call.method)
+        if method is None:
+            raise InvalidArgument(f"shard {self._shard} has no method {call.method!r}")
+        try:
+            arguments = msgspec.structs.asdict(method.decode_arguments(call.arguments))
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(f"arguments of {call.method}: {error}") from error
+        subject = subject_of(list(arguments.values()))
+        if subject is not None and not self._node.owns(subject):
+            raise InvalidArgument(f"shard {self._shard} does not have inode {subject}, which {call.method} is about")
+        function: _Function = getattr(self._volume, call.method)
+        try:
+            if not method.is_once or subject is None:
+                return Answered(encode_result(await function(**arguments)))
+            request = Request(call.client, call.number, call.answered_below)
+
+            async def work() -> object:
+                return await self._change(function, arguments, _Mark(request, partition_of(subject)))
+
+            return Answered(encode_result(await self._node.requests.carry_out(request, work)))
+        except SiltstoneError:
+            raise
+        except Exception as error:
+            # As the doors do: what a bug breaks is this call, and it shows in the log output.
+            logger.exception("shard %d: %s failed", self._shard, call.method)
+            return Failed("Unavailable", f"internal error, please report it: {type(error).__name__}: {error}")
+
+    async def _change(self, function: _Function, arguments: dict[str, Any], mark: _Mark) -> object:
+        token = _mark.set(mark)
+        try:
+            result = await function(**arguments)
+        except CarriedOutBefore:
+            result = await self._result_of(function.__name__, arguments)
+        finally:
+            _mark.reset(token)
+        await self._volume.ledger.sync()
+        return result
+
+    async def _result_of(self, method: str, arguments: dict[str, Any]) -> object:
+        """What a call returns that was carried out in an earlier life."""
+        if method in ("create", "mkdir", "symlink"):
+            return await self._volume.lookup(arguments["parent"], arguments["name"])
+        if method in ("link", "set_attributes"):
+            return await self._volume.attributes(arguments["ino"])
+        return None

@@ -1,0 +1,192 @@
+"""A volume of several shards in simulation: whole engines on parts of the same disks, and memory streams in between.
+
+The processes of the shards can die and come back; the disks and the metadata outlive them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+import trio
+from trio.testing import memory_stream_pair
+
+from siltstone.config import VolumeConfig
+from siltstone.core.caller import Caller
+from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.shard import Shard
+from siltstone.core.superblocks import superblock_of
+from siltstone.core.volume import Volume
+from siltstone.engine.disk.parts import part_folder
+from siltstone.engine.disk.prefixed import PrefixedDisk, PrefixedFanout
+from siltstone.engine.format.superblock import pack_superblock
+from siltstone.errors import Unavailable
+from siltstone.meta.shards.link import Link
+from siltstone.meta.shards.map import PartitionMap, even_map, map_of
+from siltstone.meta.shards.peers import LinkedPeers
+from siltstone.meta.shards.service import serve
+from siltstone.meta.store.port import Reader
+from siltstone.ports import Disk, Fanout
+from siltstone.types import ShardId
+from sim.backing import SimBacking
+from sim.fanout import SimFanout
+from sim.randomness import SimRandom
+from sim.volume import SimVolume, small_config
+from sim.workers import SimWorkers
+
+
+class SimShardVolumes:
+    """The disks and what outlives the processes; ``shards`` of them may be open."""
+
+    def __init__(self, shards: int = 2, *, config: VolumeConfig | None = None) -> None:
+        config = config or small_config()
+        self.config = msgspec.structs.replace(config, shards=shards, partition_owners=even_map(shards).setting)
+        self.world = SimVolume(self.config)
+        self.shards = [ShardId(shard) for shard in range(shards)]
+        self.backings = [SimBacking() for _ in self.shards]
+        self.serving: dict[ShardId, tuple[Shard, trio.Nursery]] = {}
+        self.volumes: dict[ShardId, Volume] = {}
+        self._scopes: dict[ShardId, trio.CancelScope] = {}
+        self.is_losing_answers = False
+        """Requests are carried out, and nobody hears of it."""
+        self.answers_lost = trio.Event()
+
+    def disks(self, shard: ShardId) -> list[Disk]:
+        """A shard's part of each disk."""
+        return [PrefixedDisk(disk, part_folder(shard)) if shard else disk for disk in self.world.disks]
+
+    def fanout(self, shard: ShardId) -> Fanout:
+        """The fan-out for those."""
+        return PrefixedFanout(SimFanout()) if shard else SimFanout()
+
+    def partitions(self) -> PartitionMap:
+        """Who has what."""
+        return map_of(self.config)
+
+    async def create(self) -> None:
+        """Make the volume."""
+        for disk, disk_config in zip(self.world.disks, self.config.disks, strict=True):
+            disk.format(pack_superblock(superblock_of(self.config, disk_config, created_ns=0)))
+        for shard in self.shards:
+            await create_volume(
+                self.config,
+                disks=self.disks(shard),
+                fanout=self.fanout(shard),
+                backing=self.backings[shard],
+                clock=self.world.clock,
+                random=self.world.random,
+                shard=shard,
+            )
+
+    def opened(
+        self, shard: ShardId, join: Callable[[Volume, trio.Nursery], object] | None = None
+    ) -> AbstractAsyncContextManager[Volume]:
+        """A shard's volume, opened; without ``join`` it has nobody to talk to."""
+        return open_volume(
+            self.config,
+            disks=self.disks(shard),
+            fanout=self.fanout(shard),
+            backing=self.backings[shard],
+            clock=self.world.clock,
+            random=self.world.random,
+            workers=SimWorkers(),
+            shard=shard,
+            join=join,
+        )
+
+    def make_link(self, shard: ShardId) -> Link:
+        """A connection to a shard, whenever it lives."""
+
+        async def connect() -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
+            if shard not in self.serving:
+                raise Unavailable("nobody listens")
+            near, far = memory_stream_pair()
+            served, nursery = self.serving[shard]
+
+            async def handle(payload: bytes) -> bytes:
+                answer = await served.handle(payload)
+                if self.is_losing_answers:
+                    self.answers_lost.set()
+                    await trio.sleep_forever()
+                return answer
+
+            nursery.start_soon(serve, far, handle)
+            return near
+
+        return Link(f"shard {shard}", connect, self.world.clock)
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Begin the first lives, in a nursery."""
+        self._nursery = nursery
+        for shard in self.shards:
+            self._scopes[shard] = await nursery.start(self._live, shard)
+
+    async def restart(self, shard: ShardId) -> None:
+        """Kill a shard's process, and start it again after a while."""
+        self._scopes[shard].cancel()
+        await trio.sleep(0.2)
+        self._scopes[shard] = await self._nursery.start(self._live, shard)
+
+    async def _live(self, shard: ShardId, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        """One life of a shard's process. It ends without being told: nothing more is written."""
+        with trio.CancelScope() as scope:
+
+            def join(volume: Volume, nursery: trio.Nursery) -> None:
+                peers = LinkedPeers([other for other in self.shards if other != shard], self.make_link)
+                nursery.start_soon(peers.run)
+                self.serving[shard] = Shard(shard, volume, self.partitions, peers, nursery), nursery
+
+            async with self.opened(shard, join) as volume:
+                self.volumes[shard] = volume
+                task_status.started(scope)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    del self.serving[shard], self.volumes[shard]
+        self.backings[shard] = self.backings[shard].crash()
+
+    def caller(self, seed: int = 0) -> Caller:
+        """A front-end."""
+        return Caller(self.partitions, self.make_link, self.world.clock, SimRandom(seed))
+
+    async def wait_quiet(self) -> None:
+        """Return when every transaction is over everywhere, and every orphan purged."""
+        while True:
+            loads = [served.load() for served, _ in self.serving.values()]
+            left = sum(load.prepared + load.unsettled for load in loads)
+            if not left and not any(len(volume.orphans) for volume in self.volumes.values()):
+                return
+            await trio.sleep(0.1)
+
+    def reader(self) -> Reader:
+        """The records of all shards together."""
+        return _AllRecords(self)
+
+
+class _AllRecords:
+    """What belongs to a partition is read where that is; everything else of all shards."""
+
+    is_settled = True
+
+    def __init__(self, world: SimShardVolumes) -> None:
+        self._partitions = world.partitions()
+        self._stores = {shard: volume.ledger.store for shard, volume in world.volumes.items()}
+
+    def owns(self, key: bytes) -> bool:
+        return True
+
+    def get(self, key: bytes) -> bytes | None:
+        owner = self._partitions.owner_of_key(key)
+        stores = self._stores.values() if owner is None else [self._stores[owner]]
+        return next((value for store in stores if (value := store.get(key)) is not None), None)
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        found = [
+            entry
+            for shard, store in self._stores.items()
+            for entry in store.scan(start, end)
+            if self._partitions.owner_of_key(entry[0]) in (None, shard)
+        ]
+        return iter(sorted(found, reverse=reverse))

@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.errors import ConfigInvalid, Unavailable
 from siltstone.geometry import Code, code_for, log_replicas_for, sizes_for
 from siltstone.home import Home, sync_directory
-from siltstone.owner import lay_volume
+from siltstone.limits import DISK_TIMEOUT_SECONDS
+from siltstone.owner import in_time, lay_volume
 
 DISKS_DEFAULT = 6
 DISKS_FOR_PROTECTION = 3
@@ -31,6 +33,23 @@ class Plan(NamedTuple):
     code_was_chosen: bool
     new_directories: tuple[Path, ...]
     warnings: tuple[str, ...]
+
+
+async def check_answers(home: Home, disks: Sequence[str], *, limit_seconds: float = DISK_TIMEOUT_SECONDS) -> None:
+    """Raise Unavailable for a directory that gives no answer: what plans a volume would wait for it for ever."""
+    silent: list[Unavailable] = []
+
+    async def look(path: Path) -> None:
+        try:
+            await in_time(str(path), limit_seconds, _look, path)
+        except Unavailable as error:
+            silent.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for path in (home.path, *map(Path, disks)):
+            nursery.start_soon(look, path)
+    if silent:
+        raise silent[0]
 
 
 def plan_volume(
@@ -157,6 +176,11 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def _look(path: Path) -> None:
+    with suppress(OSError):  # that it is there and may be read is asked by whoever needs it
+        os.listdir(_existing(path))
 
 
 def _device(path: Path) -> int:

@@ -7,7 +7,7 @@ import sys
 
 import trio
 
-from siltstone.birth import Plan, make_volume, plan_volume
+from siltstone.birth import Plan, check_answers, make_volume, plan_volume
 from siltstone.commands.parser import Subparsers, add_command, add_home
 from siltstone.geometry import parse_code, parse_size
 from siltstone.home import Home
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     code = None if options.ec is None else parse_code(options.ec)
     bytes_max = 0 if options.disk_size is None else parse_size(options.disk_size)
     home = Home(options.home)
+    trio.run(check_answers, home, options.disk)
     plan = plan_volume(home, options.disk, code=code, bytes_max=bytes_max, few_disks_allowed=options.force_single)
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -13,10 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import trio
+
+from siltstone.birth import check_answers
+from siltstone.errors import Unavailable
+from siltstone.home import Home
 
 PATIENCE_SECONDS = 60.0
 LIMIT_SECONDS = 2.0
@@ -187,3 +193,12 @@ def test_a_disk_that_hangs_is_replaced(place: Place) -> None:
     place.let_go()
     check_files(place, files)
     succeed("fsck", place.home, "--deep")
+
+
+def test_a_volume_is_not_made_on_a_disk_that_hangs(place: Place) -> None:
+    disks = [str(place.home.parent / f"disk{index}") for index in range(6)]
+    place.hang()
+    with pytest.raises(Unavailable, match=r"disk5: no answer for 0\.5 s"):
+        trio.run(partial(check_answers, limit_seconds=0.5), Home(place.spare), disks)
+    place.let_go()
+    trio.run(check_answers, Home(place.spare), disks)

@@ -7,17 +7,22 @@ fenced, so that the places it looks at are not used again under it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import trio
 import xxhash
 
 from siltstone.core.ledger import Ledger, StripeInfo
-from siltstone.errors import Corrupt
+from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.meta import extents
 from siltstone.meta.records import Extent, Place
 from siltstone.types import Buffer, Ino, Lsn, StripeId
 
 CHECKSUM_BYTES = 8
+
+FETCHES_TOGETHER = 8
+"""Places of a file that one read waits for at the same time. More would keep a disk from everybody else."""
 
 
 def payload_checksums(payload: Buffer) -> bytes:
@@ -57,6 +62,16 @@ class LogSlice:
         return data[self._inner : self._inner + self._wanted]
 
 
+class _Late(NamedTuple):
+    """Bytes [offset, offset + size) of an extent, which are not at hand, and their place in what is read."""
+
+    extent: Extent
+    info: StripeInfo | None
+    offset: int
+    size: int
+    place: int
+
+
 class Reader:
     """Reads committed bytes of files."""
 
@@ -93,15 +108,21 @@ class Reader:
         return self._ledger.stripe_info(StripeId(extent.address)) if extent.place == Place.STRIPE else None
 
     async def _fetch(self, extent: Extent, info: StripeInfo | None, offset: int, size: int) -> bytes:
+        data = self._at_hand(extent, info, offset, size)
+        return await self._wait_for(extent, info, offset, size) if data is None else data
+
+    def _at_hand(self, extent: Extent, info: StripeInfo | None, offset: int, size: int) -> bytes | None:
+        """The bytes if that needs no waiting."""
+        if info is None:
+            return self._fetch_nowait(extent, offset, size)
+        stripe_id, at = StripeId(extent.address), extent.skip + offset
+        return self._ledger.stripes.read_nowait(info.slab, stripe_id, info.stripe, info.checksums, at, size)
+
+    async def _wait_for(self, extent: Extent, info: StripeInfo | None, offset: int, size: int) -> bytes:
+        """What is not at hand."""
         if info is not None:
             stripe_id, at = StripeId(extent.address), extent.skip + offset
-            data = self._ledger.stripes.read_nowait(info.slab, stripe_id, info.stripe, info.checksums, at, size)
-            if data is None:
-                data = await self._ledger.stripes.read(info.slab, stripe_id, info.stripe, info.checksums, at, size)
-            return data
-        data = self._fetch_nowait(extent, offset, size)
-        if data is not None:
-            return data
+            return await self._ledger.stripes.read(info.slab, stripe_id, info.stripe, info.checksums, at, size)
         piece = LogSlice(extent, offset, size)
         return piece.cut(await self._ledger.log.read(piece.address, piece.size, piece.verify))
 
@@ -126,7 +147,33 @@ class Reader:
             if start <= offset and offset + size <= start + extent.length:
                 return await self._fetch(extent, info, offset - start, size)
         result = bytearray(size)
+        late: list[_Late] = []
         for start, extent, info in places:
             low, high = max(start, offset), min(start + extent.length, offset + size)
-            result[low - offset : high - offset] = await self._fetch(extent, info, low - start, high - low)
+            data = self._at_hand(extent, info, low - start, high - low)
+            if data is None:
+                late.append(_Late(extent, info, low - start, high - low, low - offset))
+            else:
+                result[low - offset : high - offset] = data
+        if late:
+            await self._fetch_together(late, result)
         return bytes(result)
+
+    async def _fetch_together(self, late: Sequence[_Late], result: bytearray) -> None:
+        """Fetch pieces into their places in ``result``, some side by side. Raises what the first that fails raises."""
+        todo = iter(late)
+        failures: list[SiltstoneError] = []
+
+        async def fetch(scope: trio.CancelScope) -> None:
+            for extent, info, offset, size, place in todo:
+                try:
+                    result[place : place + size] = await self._wait_for(extent, info, offset, size)
+                except SiltstoneError as error:
+                    failures.append(error)
+                    scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(FETCHES_TOGETHER, len(late))):
+                nursery.start_soon(fetch, nursery.cancel_scope)
+        if failures:
+            raise failures[0]

@@ -279,7 +279,7 @@ class Slabs:
         self, size: int, placements: list[Placement], avoid: set[SlabId], written: int, *, use_reserve: bool
     ) -> bool:
         """Take rows for one run: whole if that can be, else in pieces. False when there are too few."""
-        width_max = self._width_now()
+        width_max = self.width_now()
         for is_last_resort in (False, True):
             for width in range(width_max, 0, -1):
                 rows = unit_bytes_for(size, width) // ROW_BYTES
@@ -424,9 +424,10 @@ class Slabs:
 
     def check_disks(self) -> None:
         """Raise TooFewDisks if a slab of one data unit cannot be had."""
-        self._width_now()
+        self.width_now()
 
-    def _width_now(self) -> int:
+    def width_now(self) -> int:
+        """How many data units new slabs can have. Raises TooFewDisks if not even one."""
         up = len(self._pool.placeable())
         width = min(self.data_units, up - self._parity_units)
         if width < 1:

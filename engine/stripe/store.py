@@ -151,8 +151,8 @@ class StripeStore:
 
     @property
     def row_bytes(self) -> int:
-        """What one row of a stripe of full width holds."""
-        return self.data_units * ROW_BYTES
+        """What one row of a stripe holds that is as wide as new ones can be now. Raises TooFewDisks."""
+        return self._slabs.width_now() * ROW_BYTES
 
     # --- writing --------------------------------------------------------------------------------------------------
 

@@ -24,9 +24,8 @@ MIB = 1024 * 1024
 DATA = random.Random(0).randbytes(4 * MIB)
 LOGIN = ("AKFULL", "secret-of-full")
 
-ERROR_SHARE_MAX = 0.02
-"""Of the pool, that free and writable may differ by: one log segment with its copies, which may come or go meanwhile,
-is 1.6 % of a pool of so small disks. As long as none does, they differ by less than a thousandth."""
+ERROR_SHARE_MAX = 0.01
+"""Of the pool, that free and writable may differ by."""
 
 
 class FullVolume:

@@ -64,10 +64,8 @@ def test_a_full_volume_of_one_disk_opens_after_any_number_of_crashes() -> None:
 
 @pytest.mark.parametrize("last_size", [1 * MIB, 4 * KIB])
 def test_statfs_and_refusals_agree_and_a_full_pool_stays_of_use(last_size: int) -> None:
-    """What is said to be free when a write is refused, and before the last that was not, is within 1 % of the pool.
-
-    Over the whole filling it is within 2 %: segments of the log come and go in what was free at the start.
-    """
+    """What is said to be free when a write is refused, and before the last that was not, is within 1 % of the pool;
+    so it is over the whole filling, while segments of the log come and go."""
 
     async def main() -> None:
         # Segments and chunks are to the disks as they are in life: 1/256.

@@ -175,3 +175,40 @@ def test_a_full_pool_without_a_spare_disk_waits_for_room_and_takes_writes_when_t
         await trio.sleep(20)
 
     run(body)
+
+
+def test_a_full_worn_pool_that_loses_a_disk_moves_little_though_writers_wait_for_room() -> None:
+    """Rows of slabs that lost a disk are of no use to anybody, and what is carried to narrower stripes fills their
+    rows: else the copies were as worn as what they came of, and were moved again and again."""
+
+    async def main() -> None:
+        pool = FullPool(6)
+        await pool.sim.create()
+        async with pool.sim.opened() as volume:
+            for _ in range(900):
+                await pool.write(volume, 6000)
+            await volume.settle()
+            small = list(pool.files)
+            await pool.fill(volume)
+            await volume.settle()
+            for name in small[::3]:
+                await volume.unlink(ROOT_INO, name)
+                del pool.files[name]
+            before = volume.relocator.relocated_bytes
+            await pool.lose(volume)
+            await pool.delete(volume, 8)
+            refusals = 0
+            for second in range(40):
+                if second == 25:
+                    pool.sim.disks[LOST].return_()
+                await trio.sleep(1)
+                try:
+                    await pool.write(volume, 300 * KIB)
+                except NoSpace:
+                    refusals += 1
+                assert volume.relocator.relocated_bytes - before < 4 * MIB
+            assert refusals, "writers waited for room"
+            await pool.compare(volume)
+            assert await fsck(volume, deep=True) == []
+
+    trio.run(main, clock=autojump())

@@ -33,7 +33,8 @@ partition that its number names. Uploads and parts are in the partition of their
 
 from __future__ import annotations
 
-from struct import Struct
+from collections.abc import Sequence
+from struct import Struct, unpack
 from typing import NamedTuple
 
 from siltstone.types import Ino, PartitionId, SlabId, StripeId, TransactionId
@@ -207,6 +208,11 @@ def parse_reference(key: bytes) -> Reference:
 def encode_length(length: int) -> bytes:
     """Value of a back reference."""
     return _LENGTH.pack(length)
+
+
+def sum_of_lengths(values: Sequence[bytes]) -> int:
+    """What the values of some back references add up to."""
+    return sum(unpack(f">{len(values)}I", b"".join(values)))
 
 
 def decode_length(value: bytes) -> int:

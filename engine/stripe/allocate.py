@@ -8,20 +8,21 @@ short. Among them the smallest run that is long enough is taken (best fit), the 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class RowAllocator:
     """Free runs of ``rows`` rows. All rows from ``fresh`` on have never been taken; the free runs are before it."""
 
-    def __init__(self, rows: int) -> None:
-        assert rows > 0
+    def __init__(self, rows: int, fresh: int = 0, free: Sequence[tuple[int, int]] = ()) -> None:
+        """``free``: the free runs before ``fresh`` as (start, length), in order, with taken rows between them."""
+        assert rows > 0 and 0 <= fresh <= rows
         self.rows = rows
-        self.fresh = 0
-        self.free = rows
-        self._starts: list[int] = []  # of the free runs, sorted
-        self._lengths: dict[int, int] = {}  # by start
-        self._by_length: list[tuple[int, int]] = []  # (length, start), sorted: the same runs, for best fit
+        self.fresh = fresh
+        self.free = rows - fresh + sum(length for _, length in free)
+        self._starts = [start for start, _ in free]  # sorted
+        self._lengths = dict(free)  # by start
+        self._by_length = sorted((length, start) for start, length in free)  # the same runs, for best fit
 
     @property
     def largest(self) -> int:
@@ -139,8 +140,12 @@ class RowAllocator:
 
 def allocator_of(rows: int, taken: Iterable[tuple[int, int]]) -> RowAllocator:
     """The allocator whose taken rows are exactly ``taken``, as (start, count), in any order, not overlapping."""
-    allocator = RowAllocator(rows)
+    free: list[tuple[int, int]] = []
+    fresh = 0
     for start, count in sorted(taken):
-        assert start >= allocator.fresh, "two stripes share rows"
-        allocator.take_at(start, count)
-    return allocator
+        assert start >= fresh, "two stripes share rows"
+        if start > fresh:
+            free.append((fresh, start - fresh))
+        fresh = start + count
+    assert fresh <= rows, "rows beyond the slab"
+    return RowAllocator(rows, fresh, free)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -33,6 +34,9 @@ T = TypeVar("T")
 
 FORMAT = b"1"
 SLICE_ITEMS = 64
+BULK_ENTRIES = 128
+"""From so many on the entries of a scan are fetched in one go."""
+
 READERS_MAX = 16
 
 _RECORDS = b"records"
@@ -133,7 +137,17 @@ class LmdbBacking:
         found: list[tuple[bytes, bytes]] = []
         if not cursor.set_range(start if len(start) <= PLAIN_BYTES_MAX else group_of(start)):
             return found
-        for entry in cursor:
+        entries = iter(cursor)
+        if limit >= BULK_ENTRIES:
+            # Some that are behind the end may be read in vain; the loop below takes three times as long for each.
+            found = list(islice(entries, limit))
+            keys = [key for key, _ in found]
+            if len(max(keys, key=len)) <= PLAIN_BYTES_MAX:
+                return found[: bisect_left(keys, end)]
+            found = []
+            cursor.set_range(start if len(start) <= PLAIN_BYTES_MAX else group_of(start))
+            entries = iter(cursor)
+        for entry in entries:
             key = entry[0]
             if len(key) > PLAIN_BYTES_MAX:
                 if key[:PLAIN_BYTES_MAX] >= end:

@@ -136,9 +136,13 @@ class Store:
         """The first part of a scan: about ``limit`` entries, fewer (none, even) where many were deleted."""
         entries = self._backing.scan(start, end, reverse=reverse, limit=limit)
         bounds = [entries[-1][0]] if len(entries) >= limit else []
+        low, high = start, end
+        if bounds:
+            # What lies behind is left to the next chunk: not even looked for, since there may be much of it.
+            low, high = (bounds[0], end) if reverse else (start, bounds[0] + b"\0")
         merged: dict[bytes, bytes | None] | None = None
         for table in (self._frozen, self._active):
-            if table is None or not (keys := table.keys(start, end, reverse, limit)):
+            if table is None or not (keys := table.keys(low, high, reverse, limit)):
                 continue
             if len(keys) >= limit:
                 bounds.append(keys[-1])

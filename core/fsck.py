@@ -15,11 +15,13 @@ import msgspec
 import trio
 
 from siltstone.core.scrub import fill_is_sound, log_extent_is_sound
+from siltstone.core.snapshot_plan import plan_snapshots
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.volume import Volume
 from siltstone.core.windows import claimed_window
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes
 from siltstone.engine.stripe.scrub import DamageKind
+from siltstone.errors import Corrupt
 from siltstone.limits import PARTITION_COUNT, ROW_BYTES
 from siltstone.meta import counters, keys, space
 from siltstone.meta.records import Dentry, Extent, Inode, InodeFlag, Part, Place, decode, decode_extent
@@ -89,6 +91,7 @@ async def fsck(volume: Volume, *, deep: bool = False, progress: ProgressListener
         await _check_totals(walk)
         await _check_fills(walk)
         _check_log(walk)
+        _check_snapshots(walk)
         _check_space(walk)
     if deep:
         await _read_everything(walk, progress)
@@ -316,6 +319,17 @@ def _check_space(walk: _Walk) -> None:
         walk.report("I12", "the room in slabs", f"it is kept as {found}, and counted anew {counted}")
 
 
+def _check_snapshots(walk: _Walk) -> None:
+    snapshots = [item for item in walk.volume.snapshots.files.snapshots if not item.is_rotten]
+    log_start = walk.volume.ledger.log.segments()[0].start
+    if not plan_snapshots(snapshots, snapshots, log_start).bases:
+        walk.report(
+            "I13",
+            "snapshots",
+            f"none leads up to LSN {log_start}, where the log begins: were HOME lost now, the volume would be lost",
+        )
+
+
 def _check_log(walk: _Walk) -> None:
     segments = _kept_log(walk)
     for ino, offset, extent in walk.log_extents:
@@ -335,8 +349,14 @@ def _is_kept(segments: list[tuple[Lsn, Lsn]], extent: Extent) -> bool:
 
 
 async def _read_everything(walk: _Walk, progress: ProgressListener | None) -> None:
-    """Every unit and every payload, as scrubbing reads them, but nothing is mended."""
-    ledger = walk.volume.ledger
+    """Every unit, payload and snapshot, as scrubbing reads them, but nothing is mended."""
+    ledger, files = walk.volume.ledger, walk.volume.snapshots.files
+    for snapshot in list(files.snapshots):
+        try:
+            await files.read_through(snapshot)
+        except Corrupt as error:
+            if snapshot in files.snapshots:
+                walk.report("I13", str(snapshot.name), f"it cannot be read from the disks that are up: {error}")
     total = ledger.stripes.space().raw_used_bytes + sum(extent.length for _, _, extent in walk.log_extents)
     done = 0
     cursor = StripeId(0)

@@ -22,6 +22,7 @@ from siltstone.core.pace import WINDOWS_ALONE, Pace
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.windows import window_from
 from siltstone.engine.pool import DiskRole, DiskState
+from siltstone.engine.snapshot.files import SnapshotFiles
 from siltstone.engine.stripe.layout import Slab
 from siltstone.errors import DiskError, Refused, SiltstoneError, Unavailable
 from siltstone.meta import space
@@ -81,8 +82,9 @@ class Mover:
     chunk files may be filled, 0 without limit.
     """
 
-    def __init__(self, ledger: Ledger, *, grace: float, bytes_per_second: int) -> None:
+    def __init__(self, ledger: Ledger, snapshots: SnapshotFiles, *, grace: float, bytes_per_second: int) -> None:
         self._ledger = ledger
+        self._snapshots = snapshots
         self._slabs = ledger.stripes.slabs
         self._pool = ledger.pool
         self._grace = grace
@@ -148,10 +150,11 @@ class Mover:
         return {move.slab_id for move in self._left if move.kind is not MoveKind.LEVEL and not move.targets}
 
     def is_drained(self, disk_id: DiskId) -> bool:
-        """Whether no slab and no log segment counts on a disk, nor would after a crash."""
+        """Whether no slab, no log segment and no snapshot counts on a disk, nor would after a crash."""
+        in_snapshots = any(disk_id in snapshot.disks for snapshot in self._snapshots.snapshots)
         in_log = any(disk_id in segment.disks for segment in self._ledger.log.segments())
         is_source = any(move.source == disk_id for move, _ in self._moving.values())
-        return not in_log and not is_source and not self._slabs.units_of(disk_id)
+        return not in_log and not in_snapshots and not is_source and not self._slabs.units_of(disk_id)
 
     async def _wait_for(self, is_done: Callable[[], bool], progress: ProgressListener | None) -> None:
         await self._look()

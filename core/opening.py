@@ -24,14 +24,17 @@ from siltstone.core.relocate import Relocator
 from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.settle import Settler
+from siltstone.core.snapshots import Snapshots
 from siltstone.core.split import Splitter
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.volume import Volume
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.format.superblock import pack_superblock
+from siltstone.engine.labels import Labels
 from siltstone.engine.log.log import Log
 from siltstone.engine.pool import DiskRole, Pool
+from siltstone.engine.snapshot.files import SnapshotFiles
 from siltstone.engine.stripe.store import StripeStore
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import RESERVE_CHUNKS
@@ -144,7 +147,8 @@ async def open_volume(
     slabs = dict(space.slabs(store))
     stripes.load(slabs.items(), space.counted(totals, slabs, space.stripes(store)))
     await stripes.collect_strays()
-    volume = _assemble(config, pool, store, log, stripes, totals, clock, random)
+    snapshots = snapshot_files(config, pool, random, workers)
+    volume = _assemble(config, pool, store, log, stripes, snapshots, totals, clock, random)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
@@ -179,12 +183,25 @@ def _has_root(config: VolumeConfig, shard: ShardId) -> bool:
     return map_of(config).owner(partition_of(ROOT_INO)) == shard
 
 
+def snapshot_files(config: VolumeConfig, pool: Pool, random: Random, workers: Workers) -> SnapshotFiles:
+    """The snapshots of a volume: on as many disks as its log."""
+    return SnapshotFiles(
+        pool,
+        random,
+        workers,
+        volume_uuid=UUID(config.uuid).bytes,
+        copies=config.log_replicas,
+        minimum=config.log_copies_min,
+    )
+
+
 def _assemble(
     config: VolumeConfig,
     pool: Pool,
     store: Store,
     log: Log,
     stripes: StripeStore,
+    files: SnapshotFiles,
     totals: SpaceTotals,
     clock: Clock,
     random: Random,
@@ -211,10 +228,12 @@ def _assemble(
     carrier = Carrier(ledger, reader, stripe_bytes=stripes.stripe_bytes_max)
     splitter = Splitter(ledger)
     filler = Filler(ledger, reader, splitter)
+    snapshots = Snapshots(ledger, files, log_bytes_high=config.log_bytes_high, bytes_min=config.snapshot_bytes_min)
     settler = Settler(
         ledger,
         carrier,
         filler,
+        snapshots,
         stripe_bytes=stripes.stripe_bytes_max,
         log_bytes_low=config.log_bytes_low,
         log_bytes_high=config.log_bytes_high,
@@ -224,19 +243,34 @@ def _assemble(
     superblocks = [superblock_of(config, disk, created_ns=clock.now_ns()) for disk in config.disks]
     scrubber = Scrubber(
         ledger,
+        snapshots,
         {superblock.disk_id: pack_superblock(superblock) for superblock in superblocks},
         interval=config.scrub_interval,
         bytes_per_second=config.scrub_bytes_per_second,
     )
-    mover = Mover(ledger, grace=config.rebuild_grace, bytes_per_second=config.rebuild_bytes_per_second)
+    mover = Mover(ledger, files, grace=config.rebuild_grace, bytes_per_second=config.rebuild_bytes_per_second)
     relocator = Relocator(ledger, carrier, mover, splitter, data_units=config.data_units)
+    labels = Labels(pool, minimum=config.log_copies_min)
     return Volume(
-        ledger, write_back, reader, orphans, settler, cleaner, room, scrubber, mover, relocator, Subscribers()
+        ledger,
+        write_back,
+        reader,
+        orphans,
+        settler,
+        cleaner,
+        room,
+        scrubber,
+        mover,
+        relocator,
+        snapshots,
+        labels,
+        Subscribers(),
     )
 
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
     """Start what runs in the background of an open volume; begins with what a crash left."""
+    await volume.snapshots.adopt()
     await volume.settler.finish_fills()
     volume.room.measure()
     volume.orphans.find_all()
@@ -250,5 +284,7 @@ async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) ->
     nursery.start_soon(volume.scrubber.run)
     nursery.start_soon(volume.mover.run)
     nursery.start_soon(volume.relocator.run)
+    nursery.start_soon(volume.snapshots.run)
+    nursery.start_soon(volume.labels.run, volume.ledger.clock)
     nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
     await trio.lowlevel.checkpoint()

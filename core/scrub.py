@@ -16,6 +16,7 @@ import trio
 from siltstone.core.ledger import Ledger
 from siltstone.core.reader import LogSlice
 from siltstone.core.scrub_report import ScrubReport, ScrubStatus, Tallies, report_of
+from siltstone.core.snapshots import Snapshots
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.core.windows import claimed_window
 from siltstone.engine.format.segment import segment_name
@@ -70,9 +71,16 @@ class Scrubber:
     """
 
     def __init__(
-        self, ledger: Ledger, superblocks: Mapping[DiskId, bytes], *, interval: float, bytes_per_second: int
+        self,
+        ledger: Ledger,
+        snapshots: Snapshots,
+        superblocks: Mapping[DiskId, bytes],
+        *,
+        interval: float,
+        bytes_per_second: int,
     ) -> None:
         self._ledger = ledger
+        self._snapshots = snapshots
         self._superblocks = dict(superblocks)
         self._interval = interval
         self._bytes_per_second = bytes_per_second
@@ -152,7 +160,7 @@ class Scrubber:
         record = self._known()
         if record is None or record.ended_ns:
             record = self._record = ScrubRecord(self._ledger.clock.now_ns())
-        self._pass = _Pass(self._ledger, record, progress, bytes_per_second, self._save)
+        self._pass = _Pass(self._ledger, self._snapshots, record, progress, bytes_per_second, self._save)
         try:
             await self._pass.run(self._superblocks)
         finally:
@@ -177,12 +185,14 @@ class _Pass:
     def __init__(
         self,
         ledger: Ledger,
+        snapshots: Snapshots,
         record: ScrubRecord,
         progress: ProgressListener | None,
         bytes_per_second: int,
         save: SaveRecord,
     ) -> None:
         self._ledger = ledger
+        self._snapshots = snapshots
         self._record = record
         self._progress = progress
         self._limit = bytes_per_second
@@ -192,7 +202,8 @@ class _Pass:
         self._read_before = self._tallies.read_bytes
         self._digests: tuple[SlabId, frozenset[bytes]] | None = None
         log_bytes = sum((segment.end - segment.start) * len(segment.disks) for segment in ledger.log.segments())
-        self.total_bytes = ledger.stripes.space().raw_used_bytes + log_bytes
+        stored_bytes = snapshots.status().stored_bytes
+        self.total_bytes = ledger.stripes.space().raw_used_bytes + log_bytes + stored_bytes
 
     @property
     def done_bytes(self) -> int:
@@ -208,6 +219,7 @@ class _Pass:
         """Look at everything from where the record is."""
         await self._check_superblocks(superblocks)
         await self._check_log()
+        await self._check_snapshots()
         await self._recreate_chunks()
         while await self._check_stripes():
             pass
@@ -291,6 +303,20 @@ class _Pass:
                     f"stripe {stripe_id:x}: {extent.length} bytes that its fill needs for disks that are away are on "
                     "no disk of the log that is up"
                 )
+
+    # --- snapshots -------------------------------------------------------------------------------------------------
+
+    async def _check_snapshots(self) -> None:
+        for snapshot in list(self._snapshots.files.snapshots):
+            checked = await self._snapshots.check(snapshot)
+            if checked is None:
+                if snapshot in self._snapshots.files.snapshots:
+                    self._tallies.add_lost(f"{snapshot.name} is whole on no disk that is up; another one is taken")
+                continue
+            size = self._tallies.add_snapshot(checked)
+            for disk_id in {*checked.mended_bytes, *checked.unmended_bytes}:
+                self._ledger.pool.report_mismatch(disk_id)
+            await self._step(size)
 
     # --- stripes ---------------------------------------------------------------------------------------------------
 

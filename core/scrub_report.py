@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from siltstone.engine.log.scrub import LogChecked
+from siltstone.engine.snapshot.copies import CopiesChecked
 from siltstone.engine.stripe.scrub import Checked, DamageKind, StripeDamage
 from siltstone.limits import ROW_BYTES
 from siltstone.meta.records import ScrubRecord, ScrubTally
@@ -114,6 +115,18 @@ class Tallies:
 
     def add_log(self, checked: LogChecked) -> int:
         """Count a look at the log; the bytes that were read."""
+        for disk_id, size in checked.read_bytes.items():
+            self.of(disk_id).read_bytes += size
+        for disk_id, size in checked.mended_bytes.items():
+            self.of(disk_id).mended_log_bytes += size
+        for disk_id, size in checked.unmended_bytes.items():
+            self.of(disk_id).unmended_log_bytes += size
+        for disk_id in checked.missing:
+            self.of(disk_id).recreated_files += 1
+        return sum(checked.read_bytes.values())
+
+    def add_snapshot(self, checked: CopiesChecked) -> int:
+        """Count a look at the copies of a snapshot, with those of the log; the bytes that were read."""
         for disk_id, size in checked.read_bytes.items():
             self.of(disk_id).read_bytes += size
         for disk_id, size in checked.mended_bytes.items():

@@ -17,7 +17,9 @@ from siltstone.core.carrier import Carrier, chunks_of
 from siltstone.core.fill import Filler, FillStatistics
 from siltstone.core.ledger import Ledger
 from siltstone.core.packing import Movable, in_order_of_locality
+from siltstone.core.snapshots import Snapshots
 from siltstone.core.types import Progress, ProgressListener
+from siltstone.engine.log.segment import SegmentStatus
 from siltstone.engine.stripe.store import Tier
 from siltstone.errors import Corrupt, NoSpace, SiltstoneError, TooFewDisks
 from siltstone.meta import extents
@@ -46,6 +48,7 @@ class Settler:
         ledger: Ledger,
         carrier: Carrier,
         filler: Filler,
+        snapshots: Snapshots,
         *,
         stripe_bytes: int,
         log_bytes_low: int,
@@ -54,6 +57,7 @@ class Settler:
         self._ledger = ledger
         self._carrier = carrier
         self._filler = filler
+        self._snapshots = snapshots
         self._stripe_bytes = stripe_bytes
         self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
@@ -87,7 +91,7 @@ class Settler:
         await self._ledger.sync()
         await self._ledger.store.checkpoint()
         await self._ledger.reclaimer.wait_idle()
-        await self._retire()
+        await self._retire(is_hurried=True)
 
     async def run(self) -> None:
         """Settle in the background when the log passes the low-water mark, for ever.
@@ -150,7 +154,7 @@ class Settler:
         await self._ledger.sync()
         if self._ledger.store.applied_lsn < boundary:
             await self._ledger.store.checkpoint()  # it comes round by itself each second: here that is long
-        await self._retire()
+        await self._retire(is_hurried=True)
         return True
 
     def _push_back(self) -> None:
@@ -232,21 +236,34 @@ class Settler:
                 break
         return batch
 
-    async def _retire(self) -> None:
-        """Let go of sealed segments that hold no live payload and whose metadata is in LMDB."""
+    async def _retire(self, *, is_hurried: bool = False) -> None:
+        """Let go of sealed segments that hold no live payload and whose metadata is in LMDB and in snapshots; that is
+        seen to when it is worth the trouble, or at once (``is_hurried``)."""
         async with self._lock:
-            idle: list[Lsn] = []
+            idle: list[SegmentStatus] = []
             for segment in self._ledger.log.segments():
                 applied = segment.end <= self._ledger.store.applied_lsn
                 if segment.sealed and applied and not self._is_needed(segment.start, segment.end):
-                    idle.append(segment.start)
+                    idle.append(segment)
+            if not idle:
+                return
+            await self._cover(idle, is_hurried=is_hurried)
+            covered_lsn = self._snapshots.covered_lsn
+            idle = [segment for segment in idle if segment.end <= covered_lsn]
             if not idle:
                 return
             # The batches that moved the payload away must be durable, and no reader may be on its way to it.
             await self._ledger.sync()
             await self._ledger.fence.wait_past(self._ledger.fence.advance())
-            for start in idle:
-                await self._ledger.log.retire(start)
+            for segment in idle:
+                await self._ledger.log.retire(segment.start)
+
+    async def _cover(self, idle: Sequence[SegmentStatus], *, is_hurried: bool) -> None:
+        covered_lsn = self._snapshots.covered_lsn
+        uncovered = [segment for segment in idle if segment.end > covered_lsn]
+        size = sum(segment.end - segment.start for segment in uncovered)
+        if uncovered and (is_hurried or self._snapshots.is_increment_due(size, len(uncovered))):
+            await self._snapshots.cover(uncovered[-1].end)
 
     def _is_needed(self, start: Lsn, end: Lsn) -> bool:
         if next(iter(extents.log_references(self._ledger.store, start, end)), None) is not None:

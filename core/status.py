@@ -14,6 +14,7 @@ from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubStatus
 from siltstone.core.settle import Settler
+from siltstone.core.snapshots import Snapshots, SnapshotStatus
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.pool import DiskState, DiskStatus
 from siltstone.engine.stripe.store import Tier
@@ -124,6 +125,7 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     scrub: ScrubStatus
     moves: MoveStatus
     relocation: RelocateStatus
+    snapshots: SnapshotStatus
     warnings: list[str]
 
 
@@ -138,6 +140,7 @@ class Parts(NamedTuple):
     scrubber: Scrubber
     mover: Mover
     relocator: Relocator
+    snapshots: Snapshots
 
 
 def volume_status(parts: Parts) -> VolumeStatus:
@@ -201,6 +204,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
         scrub=parts.scrubber.status(),
         moves=parts.mover.status(),
         relocation=parts.relocator.status(),
+        snapshots=parts.snapshots.status(),
         warnings=_warnings(parts),
     )
 
@@ -274,6 +278,8 @@ def _warnings(parts: Parts) -> list[str]:
         warnings.append(f"the last move of a chunk file failed: {mover.last_error}")
     if parts.relocator.last_error:
         warnings.append(f"relocation stopped: {parts.relocator.last_error}")
+    if parts.snapshots.last_error:
+        warnings.append(f"the last snapshot of the metadata failed: {parts.snapshots.last_error}")
     scrub = parts.scrubber.status()
     if scrub.last_error:
         warnings.append(f"scrubbing stopped: {scrub.last_error}")

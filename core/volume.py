@@ -26,6 +26,7 @@ from siltstone.core.room import Room
 from siltstone.core.scrub import Scrubber
 from siltstone.core.scrub_report import ScrubReport
 from siltstone.core.settle import Settler
+from siltstone.core.snapshots import Snapshots
 from siltstone.core.status import Parts, VolumeStatus, volume_status
 from siltstone.core.types import (
     Attributes,
@@ -41,6 +42,7 @@ from siltstone.core.types import (
 )
 from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.write_back import WriteBack
+from siltstone.engine.labels import Labels
 from siltstone.errors import InvalidArgument, IsADirectory
 from siltstone.meta import attributes, counters, inodes, keys, names, rename, xattrs
 from siltstone.meta.directories import DirectoryIndex
@@ -78,6 +80,8 @@ class Volume:
         scrubber: Scrubber,
         mover: Mover,
         relocator: Relocator,
+        snapshots: Snapshots,
+        labels: Labels,
         subscribers: Subscribers,
     ) -> None:
         self.ledger = ledger
@@ -92,6 +96,8 @@ class Volume:
         self.directories = DirectoryIndex()
         """Where whole paths lead, as committed."""
         ledger.store.watch(self.directories.forget)
+        self.snapshots = snapshots
+        self.labels = labels
         self._checking = trio.Lock()
         self._reader = reader
         self._subscribers = subscribers
@@ -511,6 +517,13 @@ class Volume:
         """Read and mend everything on the disks, beside everything else (see Scrubber)."""
         return await self.scrubber.scrub(progress, bytes_per_second=bytes_per_second)
 
+    async def scrub_snapshots(self) -> None:
+        """Read all copies of the snapshots of the metadata and mend them; what is whole nowhere is replaced."""
+        for snapshot in list(self.snapshots.files.snapshots):
+            await self.snapshots.check(snapshot)
+        if any(snapshot.is_rotten for snapshot in self.snapshots.files.snapshots):
+            await self.snapshots.take()
+
     def status(self) -> VolumeStatus:
         """A picture of the volume now."""
         return volume_status(
@@ -523,6 +536,7 @@ class Volume:
                 self.scrubber,
                 self.mover,
                 self.relocator,
+                self.snapshots,
             )
         )
 

@@ -57,6 +57,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_bytes_high: int = 1 * GIB
     log_bytes_low: int = 256 * MIB
     lmdb_bytes_max: int = 64 * GIB
+    serial: int = 0
+    """Grows with every change of these settings or of the access keys. The labels of the disks carry it, too."""
     next_disk_id: int = 0
     """No disk of a lower number is ever added: what a removed disk may still hold must never pass for another's."""
     disk_timeout: float = DISK_TIMEOUT_SECONDS
@@ -69,6 +71,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """From the end of one pass of scrubbing to the next; 0: never by itself."""
     scrub_bytes_per_second: int = 64 * MIB
     """How fast the passes in the background may read, of all disks together; 0: without limit."""
+    snapshot_bytes_min: int = 16 * MIB
+    """A full snapshot of the metadata is not taken for fewer bytes of increments than this."""
 
     shards: int = 1
     """Processes that the metadata is spread over."""
@@ -107,6 +111,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid("rebuild_grace and rebuild_bytes_per_second must not be negative")
         if self.scrub_interval < 0 or self.scrub_bytes_per_second < 0:
             raise ConfigInvalid("scrub_interval and scrub_bytes_per_second must not be negative")
+        if self.serial < 0 or self.snapshot_bytes_min < 0:
+            raise ConfigInvalid("serial and snapshot_bytes_min must not be negative")
         if self.log_bytes_low >= self.log_bytes_high:
             raise ConfigInvalid("log_bytes_low must be under log_bytes_high")
         if not 1 <= self.shards <= SHARDS_MAX:

@@ -19,6 +19,7 @@ import trio
 
 from siltstone.engine.format.frame import FRAME_HEADER_BYTES, Frame, volume_seed
 from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_name
+from siltstone.engine.log.bodies import frames_from
 from siltstone.engine.log.files import FREE_FILES_MAX, SegmentFiles
 from siltstone.engine.log.pending import Pending, PendingFrame, joined
 from siltstone.engine.log.reader import ReplicaReader
@@ -497,6 +498,13 @@ class Log:
         if segment is None:
             raise Corrupt(f"the log does not hold {size} bytes at LSN {lsn} any more")
         return await self._reader.read(segment, lsn, size, verify)
+
+    async def frames(self, lsn: Lsn) -> list[Frame]:
+        """Some frames of a sealed segment that is kept, the first at ``lsn``, where one begins. Raises LogDamaged."""
+        segment = self._segment_of(lsn, 1)
+        assert segment is not None and segment.is_sealed
+        with segment:
+            return await frames_from(self._pool, segment, lsn, self._seed)
 
     def _segment_of(self, lsn: Lsn, size: int) -> Segment | None:
         """The segment that holds the durable range, or None if it was retired."""

@@ -106,6 +106,7 @@ class Slabs:
         self.spare_rows = spare_rows_of(chunk_bytes)
         """Rows of parity chunks of new slabs that are there for new parity when all others are taken."""
         self._reserve_bytes = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
+        self._held_back_bytes = 0
         self._slabs: dict[SlabId, SlabState] = {}
         self._next_id = SlabId(1)
         # For each number of data units the OPEN slabs with free rows, as sorted (largest free run, slab id).
@@ -167,8 +168,12 @@ class Slabs:
             data_free_bytes=data_free,
             usable_total_bytes=total * k // units,
             usable_free_bytes=data_free + for_rows * k // units + for_slabs,
-            reserve_bytes=self._reserve_bytes,
+            reserve_bytes=self._reserve(False),
         )
+
+    def hold_back(self, size: int) -> None:
+        """Leave so much more room free on each disk, for what is not in slabs."""
+        self._held_back_bytes = size
 
     def _count(self) -> None:
         """Bring the totals up to date: what has changed since the last call is looked at, never all slabs."""
@@ -225,7 +230,7 @@ class Slabs:
                 free[space.device] = min(free.get(space.device, space.free_bytes), space.free_bytes)
                 disks[space.device] = disks.get(space.device, 0) + 1
         for device, count in disks.items():
-            free[device] -= taken[device] + count * self._reserve_bytes
+            free[device] -= taken[device] + count * self._reserve(False)
         return sum(total.values()), [(max(0, left), disks[device]) for device, left in free.items()]
 
     @property
@@ -437,7 +442,8 @@ class Slabs:
         return width
 
     def _reserve(self, use_reserve: bool) -> int:
-        return self._reserve_bytes * RESERVE_CHUNKS_FOR_LOG // RESERVE_CHUNKS if use_reserve else self._reserve_bytes
+        reserve = self._reserve_bytes * RESERVE_CHUNKS_FOR_LOG // RESERVE_CHUNKS if use_reserve else self._reserve_bytes
+        return reserve + self._held_back_bytes
 
     async def _create(self, width: int, *, use_reserve: bool) -> bool:
         """Make a slab of ``width`` data units; False when too few disks have room for a chunk and the reserve.

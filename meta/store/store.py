@@ -165,6 +165,11 @@ class Store:
             entries.pop()
         return Chunk(entries, (bound + b"\0", end))
 
+    def read_applied(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first entries of a range as they are in the backing, as of ``applied_lsn``: about ``limit``, fewer only
+        where there are fewer."""
+        return self._backing.scan(start, end, reverse=False, limit=limit)
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def begin(self) -> Transaction:

@@ -16,7 +16,7 @@ import trio
 from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
 from siltstone.engine.pool import DiskRole
-from siltstone.errors import NoSpace, Refused, SiltstoneError
+from siltstone.errors import NoSpace, Refused, SiltstoneError, Unavailable
 from siltstone.limits import KIB, MIB, RESERVE_CHUNKS
 from siltstone.meta import space
 from siltstone.types import DiskId, Lsn, StripeId
@@ -81,6 +81,7 @@ class Machine(Rules):
         self.is_kill = False
         """The next loss of power spares what was written: only the process dies."""
         self.must_recover = False
+        self.has_lost_home = False
         self.was_impaired = False
         """Whether disks ever went, failed or rotted: until then no read may find anything to mend."""
         self.phase = ""
@@ -127,6 +128,11 @@ class Machine(Rules):
             with trio.CancelScope() as self._life:
                 self._go_on()
                 self.world.on_power_lost = lambda: self._power_lost(volumes)
+                if self.has_lost_home:
+                    restored = await self.world.lose_home()
+                    self.fired["restored from a full snapshot"] += restored.full is not None
+                    self.fired["restored from increments"] += restored.increments > 0
+                    self.has_lost_home = False
                 async with self.world.opened() as volume:
                     volumes.append(volume)
                     await self._begin_life(volume)
@@ -209,6 +215,8 @@ class Machine(Rules):
         for index in self.away:
             self.world.disks[index].return_()
         self.away.clear()
+        if self.has_lost_home:
+            await self.world.lose_home()
         self.failing.clear()
         self.hanging.clear()
         self.is_tight = False
@@ -259,6 +267,8 @@ class Machine(Rules):
         self.fired["stripe split"] += volume.relocator.status().split_stripes
         self.fired["disk hung"] += sum(disk.hangs for disk in self.world.disks)
         self.fired["settled"] += volume.settler.settled_bytes > 0
+        self.fired["increment taken"] += volume.snapshots.status().taken_increments
+        self.fired["full snapshot taken"] += volume.snapshots.status().taken
 
     def _note_branches(self, volume: Volume) -> None:
         """See what came and went since the last step."""
@@ -296,6 +306,23 @@ class Machine(Rules):
             self.is_kill = kill % 4 == 1
             self.world.power_off()
             await trio.lowlevel.checkpoint()
+
+    async def do_lose_home(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """The power goes, or the process dies, and HOME is lost; perhaps one disk as well, or two."""
+        gone = {a % 6, b % 6} - self.away if c % 3 else set[int]()
+        if gone and self._may_impair(*gone):
+            self.away |= gone
+            self.fired["disks lost with HOME"] += 1
+        self.has_lost_home = True
+        self.is_kill = c % 2 == 1
+        self.world.power_off()
+        await trio.lowlevel.checkpoint()
+
+    async def do_snapshot(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """A full snapshot is taken."""
+        if not self.is_tight:
+            with suppress(Unavailable):  # disks that fail meanwhile
+                await volume.snapshots.take()
 
     # --- faults ----------------------------------------------------------------------------------------------------
 
@@ -362,6 +389,7 @@ class Machine(Rules):
         if len(self.world.config.disks) < DISKS_MAX:
             disk = self.world.make_disk()
             self.world.set_role(disk.disk_id, DiskRole.NEW.value)
+            await self.world.publish(volume)
             volume.scrubber.expect_superblock(disk.disk_id, self.world.superblock(disk.disk_id))
             volume.ledger.pool.add(disk)
             await trio.sleep(2)
@@ -381,6 +409,7 @@ class Machine(Rules):
             if volume.mover.is_drained(disk_id):
                 self.fired["disk drained and removed"] += 1
                 self.world.set_role(disk_id, None)
+                await self.world.publish(volume)
                 volume.scrubber.forget_superblock(disk_id)
                 pool.remove(disk_id)
                 self.away.discard(disk_id)
@@ -474,14 +503,15 @@ class Machine(Rules):
                 disk.faults.remove(fault)
 
     async def do_rot(self, volume: Volume, a: int, place: int, b: int) -> None:
-        """Bytes of a chunk file or of a log segment change."""
-        index, prefix = a % 6, "log/" if b % 3 == 0 else "slab/"
+        """Bytes of a chunk file, of a log segment or of a snapshot change."""
+        index, prefix = a % 6, "log/" if b % 3 == 0 else "snapshot/" if b % 6 == 5 else "slab/"
         disk = self.world.disks[index]
         names = [name for name in disk.names if name.startswith(prefix) and "free" not in name]
         if index in self.away or not names or not self._may_impair(index):
             return
         name = names[place % len(names)]
-        disk.rot(name, place % (64 * KIB), 1 + b % 700)
+        size = len(disk.contents(name))
+        disk.rot(name, place % min(size, 64 * KIB), 1 + b % 700)
         self.rotten.setdefault(index, set()).add(name)
         self.fired[f"rot in {prefix}"] += 1
         await self.look(volume)

@@ -50,6 +50,8 @@ RULES: dict[str, int] = {
     "hang up": 2,
     "crash": 4,
     "restart": 1,
+    "lose home": 2,
+    "snapshot": 1,
     "lose disk": 2,
     "vanish": 2,
     "return disk": 2,
@@ -151,6 +153,33 @@ def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
         [*written, Step("add disk"), Step("drain disk", p, 11), Step("drain disk", p, 11), Step("lose disk", p, q)],
         [*written, *other, Step("settle"), Step("rot", p, count, 1), Step("crash", count), Step("scrub")],
         [*written, Step("hang", p, size, count), *written, *other, Step("let go"), *other, Step("crash", count)],
+        [*written, Step("settle"), *other, Step("settle"), Step("lose home", p, q, size)],
+        [
+            *written,
+            Step("settle"),
+            *other,
+            Step("snapshot"),
+            Step("unlink", p),
+            Step("settle"),
+            *written,
+            Step("lose home", p, q, size),
+        ],
+        [
+            *written,
+            Step("settle"),
+            Step("crash", count),
+            Step("snapshot"),
+            *other,
+            Step("settle"),
+            Step("lose home", p, q, size),
+        ],
+        [
+            *[Step("small files", p, 8), Step("settle"), Step("snapshot")] * 3,
+            Step("rot", p, count, 5),
+            Step("lose home", p, q),
+        ],
+        [*lost, Step("settle"), Step("snapshot"), Step("drain disk", q, 11), Step("lose home", p, p, 1), *written],
+        [*thinned_and_tight(p), Step("crash", count), Step("settle"), Step("lose home", p, q, 1)],
     ]
 
 
@@ -161,7 +190,7 @@ def _motif(index: int, p: int, q: int, size: int, count: int) -> list[Step]:
 
 _motifs = st.builds(
     _motif,
-    st.integers(0, 24),
+    st.integers(0, 30),
     st.integers(0, 6),
     st.integers(0, 6),
     st.integers(3, 8),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
 
 from siltstone.config import DiskConfig, VolumeConfig
-from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.opening import create_volume, open_volume, snapshot_files
+from siltstone.core.restore import Restored, restore
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
+from siltstone.engine.format.label import Label
 from siltstone.engine.format.superblock import pack_superblock
+from siltstone.engine.labels import newest_label, read_label
+from siltstone.engine.pool import DiskRole, Pool
+from siltstone.errors import DiskError
 from siltstone.limits import KIB, MIB
 from siltstone.types import DiskId
 from sim.backing import SimBacking
@@ -47,6 +52,7 @@ def small_config(*, disk_count: int = 6, data_units: int = 4, parity_units: int 
         log_bytes_low=1 * MIB,
         log_bytes_high=8 * MIB,
         disk_timeout=10.0,
+        snapshot_bytes_min=4 * KIB,
     )
 
 
@@ -81,6 +87,9 @@ class SimVolume:
         for disk in self.disks:
             disk.on_operation = self._note_operation
         self.backing = SimBacking()
+        self.serial = 0
+        self.damaged: list[str] = []
+        """What was said of snapshots that could not be read when HOME was lost."""
         self.operations = 0
         """Operations begun so far on all disks together, but for the UNCOUNTED."""
         self.is_off = False
@@ -126,6 +135,34 @@ class SimVolume:
         if role is not None:
             disks[disk_id] = msgspec.structs.replace(disk_config(disk_id), role=role)
         self.config = msgspec.structs.replace(self.config, disks=tuple(disks[number] for number in sorted(disks)))
+        self.serial += 1
+
+    def label(self) -> Label:
+        """What the disks should say of the volume."""
+        return Label(UUID(self.config.uuid).bytes, self.serial, msgspec.json.encode(self.config))
+
+    async def publish(self, volume: Volume) -> None:
+        """Have the settings on the disks, as the owner of a volume does when they change."""
+        self.serial += 1
+        await volume.labels.publish(self.label())
+
+    async def lose_home(self) -> Restored:
+        """All that is known of the volume is what its disks say: take settings and metadata from there."""
+        labels: list[Label | None] = []
+        for disk in self.disks:
+            with suppress(DiskError):
+                labels.append(await read_label(disk))
+        label = newest_label(labels)
+        assert label is not None, "no disk has a label"
+        self.config = msgspec.json.decode(label.text, type=VolumeConfig)
+        self.serial = label.serial
+        self.backing = SimBacking()
+        disks = [self.disks[disk.disk_id] for disk in self.config.disks]
+        roles = {DiskId(disk.disk_id): DiskRole(disk.role) for disk in self.config.disks}
+        pool = Pool(disks, SimFanout(), self.random, self.clock, roles)
+        await pool.probe()
+        files = snapshot_files(self.config, pool, self.random, SimWorkers())
+        return await restore(files, self.backing, self.damaged.append)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Volume]:
@@ -139,6 +176,8 @@ class SimVolume:
             random=self.random,
             workers=SimWorkers(),
         ) as volume:
+            await self.publish(volume)
+            volume.labels.follow(lambda: self.serial, self.label)
             yield volume
 
     def strike_after(self, operations: int, act: Operation) -> None:

@@ -170,7 +170,7 @@ def test_a_full_pool_with_holes_takes_small_writes_in_them_and_large_ones_where_
         await compare(volume, files)
         assert await fsck(volume, deep=True) == []
 
-    run(body, capacity_bytes=8 * MIB)
+    run(body, capacity_bytes=8 * MIB + 512 * KIB)
 
 
 def test_dead_places_that_nothing_fits_are_not_counted_as_room() -> None:

@@ -12,6 +12,7 @@ from siltstone.core.carrier import Carrier
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes
+from siltstone.core.snapshots import SEGMENTS_MAX
 from siltstone.core.volume import Volume
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import MIB
@@ -133,10 +134,10 @@ def test_a_segment_stays_until_lmdb_has_its_metadata() -> None:
         await trio.sleep(3)  # what opening left is applied
         world.backing.gated = True
         try:
-            for number in range(5):
+            for number in range(SEGMENTS_MAX + 1):  # so many that they would go at once
                 await volume.mkdir(ROOT_INO, b"d%d" % number, mode=0o755, uid=0, gid=0)
-            await volume.sync()
-            await volume.ledger.log.seal()
+                await volume.sync()
+                await volume.ledger.log.seal()
             end = volume.ledger.log.segments()[-2].end
             await trio.sleep(10)
             assert volume.ledger.store.applied_lsn < end and kept_up_to(volume) == end

@@ -1,0 +1,302 @@
+"""Snapshots of the metadata on the pool: taken, kept, healed, so that HOME may be lost (docs/decisions/0013).
+
+Increments take over what the log is about to let go of; full snapshots make the increments before them superfluous.
+Both are read and written in small steps with rests between them, and never both wait for the same lock: the log can
+be shortened while a full snapshot takes its time.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import trio
+
+from siltstone.core.ledger import Ledger
+from siltstone.core.snapshot_plan import SnapshotPlan, plan_snapshots
+from siltstone.core.types import Progress, ProgressListener
+from siltstone.engine.format.snapshot import SnapshotKind
+from siltstone.engine.snapshot.copies import CopiesChecked, Snapshot
+from siltstone.engine.snapshot.files import SnapshotFiles, SnapshotWriter
+from siltstone.errors import Corrupt, SiltstoneError
+from siltstone.limits import KIB
+from siltstone.meta.snapshot import LoggedBatch, pack_batches, pack_entries
+from siltstone.types import DiskId, Lsn
+
+LOOK_SECONDS = 1.0
+"""How often the background looks whether something is due, besides when disks come and go."""
+
+RETRY_SECONDS = 30.0
+"""What failed is tried again after this."""
+
+SLICE_ENTRIES = 128
+"""Keys read from LMDB between two checkpoints: a tenth of a millisecond."""
+
+FRAME_BYTES = 256 * KIB
+"""Keys and values, or batches, in one frame, before it is compressed."""
+
+REST_SHARE = 1.0
+"""After each piece of work a full snapshot rests for so many times what that took."""
+
+LOG_SHARE = 8
+"""An increment is due when one part in so many of the log's high-water mark could go but for it,"""
+
+SEGMENTS_MAX = 8
+"""or so many segments could: a volume that is restarted again and again must not collect them."""
+
+INCREMENT_BYTES_MIN = 256 * KIB
+"""Room that a disk must have to be taken for an increment."""
+
+COMPRESSION = 3
+"""What is in LMDB is about so many times as long as in a snapshot, as long as no snapshot tells."""
+
+_END = b"\xff"
+
+
+class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where snapshots stand. LSNs are 0 and times 0 as long as there is no full snapshot."""
+
+    newest_lsn: int
+    """Start of the newest full snapshot; a restore begins there."""
+    newest_created_ns: int
+    newest_bytes: int
+    """Of one copy."""
+    newest_copies: int
+    """On disks that are up and stay."""
+    older_lsn: int
+    increments: int
+    """Since the older one."""
+    increment_bytes: int
+    covered_lsn: int
+    """The log is needed from here on."""
+    stored_bytes: int
+    """All copies of all snapshots."""
+    is_degraded: bool
+    """Something has fewer copies than it should, or only one way leads to the present state."""
+    is_running: bool
+    """A full snapshot is being taken."""
+    done_bytes: int
+    total_bytes: int
+    """Of the metadata, about."""
+    taken: int
+    """Full snapshots since the volume was opened."""
+    taken_increments: int
+    last_error: str
+
+
+class Snapshots:
+    """Takes and keeps the snapshots of an open volume. ``bytes_min``: a full one is not worth it for less."""
+
+    def __init__(self, ledger: Ledger, files: SnapshotFiles, *, log_bytes_high: int, bytes_min: int) -> None:
+        self._ledger = ledger
+        self.files = files
+        self._log_bytes_high = log_bytes_high
+        self._bytes_min = bytes_min
+        self._increment_lock = trio.Lock()
+        self._full_lock = trio.Lock()
+        self._disks_changed = True
+        self._wake = trio.Event()
+        self._retry_ns = 0
+        self._done_bytes = self._total_bytes = 0
+        self._taken = self._taken_increments = 0
+        self.last_error = ""
+        """Why the last attempt in the background failed; empty when it did not."""
+        ledger.pool.subscribe(self._note_disk)
+
+    # --- what there is ---------------------------------------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Find what is on the disks. Before anything else here is called."""
+        await self.files.look()
+        self._hold_room_back()
+
+    def plan(self) -> SnapshotPlan:
+        """What leads to the present state."""
+        snapshots = self.files.snapshots
+        usable = [snapshot for snapshot in snapshots if self.files.is_safe(snapshot)]
+        return plan_snapshots(snapshots, usable, self._ledger.log.segments()[0].start)
+
+    @property
+    def covered_lsn(self) -> Lsn:
+        """The log may let go of what is before this."""
+        return self.plan().covered
+
+    def is_increment_due(self, uncovered: int, segments: int) -> bool:
+        """Whether so many bytes in so many segments, which the log could let go of but for us, are reason enough."""
+        if uncovered >= self._log_bytes_high // LOG_SHARE or segments >= SEGMENTS_MAX:
+            return True
+        pool, reserve = self._ledger.pool, self._ledger.stripes.space().reserve_bytes
+        return any(
+            status.space is not None and status.space.free_bytes - status.taken_bytes < reserve
+            for status in pool.status()
+            if pool.is_placeable(status.disk_id)
+        )
+
+    def status(self) -> SnapshotStatus:
+        """Where it stands."""
+        plan, pool = self.plan(), self._ledger.pool
+        fulls = [base.full for base in plan.bases if base.full is not None]
+        newest = fulls[0] if fulls else None
+        increments = [item for item in self.files.snapshots if item.name.kind is SnapshotKind.INCREMENT]
+        return SnapshotStatus(
+            newest_lsn=0 if newest is None else newest.name.start,
+            newest_created_ns=0 if newest is None else newest.created_ns,
+            newest_bytes=0 if newest is None else newest.size,
+            newest_copies=0 if newest is None else sum(map(pool.is_placeable, newest.disks)),
+            older_lsn=fulls[1].name.start if len(fulls) > 1 else 0,
+            increments=len(increments),
+            increment_bytes=sum(increment.size for increment in increments),
+            covered_lsn=plan.covered,
+            stored_bytes=sum(snapshot.size * len(snapshot.disks) for snapshot in self.files.snapshots),
+            is_degraded=len(plan.bases) < (1 if newest is None else 2)
+            or any(map(self.files.is_degraded, self.files.snapshots)),
+            is_running=self._full_lock.locked(),
+            done_bytes=self._done_bytes,
+            total_bytes=self._total_bytes,
+            taken=self._taken,
+            taken_increments=self._taken_increments,
+            last_error=self.last_error,
+        )
+
+    # --- increments ------------------------------------------------------------------------------------------------
+
+    async def cover(self, end: Lsn) -> None:
+        """Take the log's metadata up to ``end``, the end of a sealed segment, over into an increment.
+
+        Raises what keeps that from being done; then the log is needed as before. Where no snapshot leads up to the
+        log, a full one is taken.
+        """
+        async with self._increment_lock:
+            plan = self.plan()
+            if not plan.bases:
+                # From before there were snapshots, or they rot: nothing that there is leads up to where the log begins.
+                await self.take()
+                plan = self.plan()
+            if plan.covered >= end:
+                return
+            writer = await self.files.begin(
+                SnapshotKind.INCREMENT, plan.covered, created_ns=self._ledger.clock.now_ns(), size=INCREMENT_BYTES_MIN
+            )
+            try:
+                await self._write_batches(writer, plan.covered, end)
+            except BaseException:
+                await self.files.give_up(writer)
+                raise
+            await self.files.finish(writer, end)
+            self._taken_increments += 1
+            self._hold_room_back()
+
+    async def _write_batches(self, writer: SnapshotWriter, start: Lsn, end: Lsn) -> None:
+        lsn, gathered = start, 0
+        batches: list[LoggedBatch] = []
+        while lsn < end:
+            for frame in await self._ledger.log.frames(lsn):
+                batches.append(LoggedBatch(frame.end_lsn, frame.body))
+                gathered += len(frame.body)
+                lsn = frame.end_lsn
+                if gathered >= FRAME_BYTES:
+                    await writer.add(pack_batches(batches), len(batches))
+                    batches, gathered = [], 0
+        assert lsn == end, "the end of a sealed segment is the end of a frame"
+        if batches:
+            await writer.add(pack_batches(batches), len(batches))
+
+    # --- full snapshots --------------------------------------------------------------------------------------------
+
+    async def take(self, progress: ProgressListener | None = None) -> Snapshot:
+        """Take a full snapshot of what LMDB has now, and drop what it makes superfluous."""
+        async with self._full_lock:
+            store, clock = self._ledger.store, self._ledger.clock
+            self._done_bytes, self._total_bytes = 0, store.statistics().space.used_bytes
+            writer = await self.files.begin(
+                SnapshotKind.FULL, store.applied_lsn, created_ns=clock.now_ns(), size=self._expected_bytes()
+            )
+            try:
+                await self._write_entries(writer, progress, is_hurried=progress is not None)
+            except BaseException:
+                await self.files.give_up(writer)
+                raise
+            snapshot = await self.files.finish(writer, store.applied_lsn)
+            self._taken += 1
+            await self._drop()
+            self._hold_room_back()
+            return snapshot
+
+    async def _write_entries(
+        self, writer: SnapshotWriter, progress: ProgressListener | None, *, is_hurried: bool
+    ) -> None:
+        """Every key of LMDB, in slices. What is applied meanwhile may be in it or not: the log has it."""
+        store, clock = self._ledger.store, self._ledger.clock
+        cursor = b""
+        entries: list[tuple[bytes, bytes]] = []
+        gathered = 0
+        begun_ns = clock.monotonic_ns()
+        while found := store.read_applied(cursor, _END, SLICE_ENTRIES):
+            entries += found
+            gathered += sum(len(key) + len(value) for key, value in found)
+            cursor = found[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
+            if gathered < FRAME_BYTES:
+                continue
+            await writer.add(pack_entries(entries), len(entries))
+            self._done_bytes = min(self._done_bytes + gathered, self._total_bytes)
+            entries, gathered = [], 0
+            if progress is not None:
+                progress(Progress(self._done_bytes, self._total_bytes, "bytes"))
+            elapsed = (clock.monotonic_ns() - begun_ns) / 1e9
+            if not is_hurried and elapsed > 0:
+                await clock.sleep(elapsed * REST_SHARE)
+            begun_ns = clock.monotonic_ns()
+        if entries:
+            await writer.add(pack_entries(entries), len(entries))
+
+    def _expected_bytes(self) -> int:
+        """About how long the next full snapshot will be."""
+        bases = self.plan().bases
+        newest = bases[0].full if bases else None
+        known = 0 if newest is None else newest.size * 3 // 2
+        return known or self._ledger.store.statistics().space.used_bytes // COMPRESSION
+
+    def _hold_room_back(self) -> None:
+        """Keep room for the next full snapshot free on each disk."""
+        self._ledger.stripes.slabs.hold_back(self._expected_bytes())
+
+    async def _drop(self) -> None:
+        """Delete what is not needed, once what is kept instead was read from every disk."""
+        for base in self.plan().bases:
+            if base.full is not None and not base.full.is_verified:
+                await self.files.check(base.full)
+        await self.files.drop(self.plan().droppable)
+
+    # --- in the background -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take full snapshots when they are due, and keep every snapshot on as many disks as it should be, for ever."""
+        clock = self._ledger.clock
+        while True:
+            try:
+                if self._disks_changed:
+                    self._disks_changed = False
+                    await self.files.look()
+                    await self.files.heal()
+                elif any(map(self.files.is_degraded, self.files.snapshots)):
+                    await self.files.heal()
+                if clock.monotonic_ns() >= self._retry_ns and self.plan().is_full_due(self._bytes_min):
+                    await self.take()
+                    self.last_error = ""
+            except SiltstoneError as error:
+                self.last_error = str(error)
+                self._retry_ns = clock.monotonic_ns() + int(RETRY_SECONDS * 1e9)
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._wake.wait()
+            self._wake = trio.Event()
+
+    def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
+        self._disks_changed = True
+        self._wake.set()
+
+    async def check(self, snapshot: Snapshot) -> CopiesChecked | None:
+        """Compare the copies of a snapshot and mend what differs; None if it is whole nowhere: another is taken."""
+        try:
+            return await self.files.check(snapshot)
+        except Corrupt:
+            self._wake.set()
+            return None

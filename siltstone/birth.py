@@ -59,7 +59,7 @@ def plan_volume(
     paths = [Path(os.path.abspath(disk)) for disk in disks]
     if not paths:
         paths = [home.disks / f"disk{index}" for index in range(DISKS_DEFAULT)]
-    _check_home(home, paths)
+    check_home(home, paths)
     _check_disks(home, paths)
     if len(paths) < DISKS_FOR_PROTECTION and not few_disks_allowed:
         raise ConfigInvalid(
@@ -116,7 +116,8 @@ async def make_volume(home: Home, plan: Plan) -> None:
         raise
 
 
-def _check_home(home: Home, disks: Sequence[Path]) -> None:
+def check_home(home: Home, disks: Sequence[Path]) -> None:
+    """Whether HOME can become a volume's; blocks. Raises ConfigInvalid."""
     if home.volume_file.exists():
         raise ConfigInvalid(f"{home.path} holds a volume already")
     if not home.path.exists():
@@ -124,12 +125,14 @@ def _check_home(home: Home, disks: Sequence[Path]) -> None:
     if not home.path.is_dir():
         raise ConfigInvalid(f"{home.path} is not a directory")
     for entry in home.path.iterdir():
-        # A lock or a log may be left from an attempt that failed; a disk may have been made inside HOME by hand.
-        if entry.name not in {"lock", *OF_THE_FILESYSTEM} and not any(disk.is_relative_to(entry) for disk in disks):
+        # These may be left from an attempt that failed; a disk may have been made inside HOME by hand.
+        if entry.name not in {"lock", home.new_meta.name, *OF_THE_FILESYSTEM} and not any(
+            disk.is_relative_to(entry) for disk in disks
+        ):
             raise ConfigInvalid(f"{home.path} is not empty ({entry.name}); a volume wants an empty or new directory")
 
 
-def _check_apart(home: Path, disks: Sequence[Path]) -> None:
+def check_apart(home: Path, disks: Sequence[Path]) -> None:
     """Disks are different directories, none in another, and HOME is in none of them."""
     real = [Path(os.path.realpath(disk)) for disk in disks]
     for index, path in enumerate(real):
@@ -144,7 +147,7 @@ def _check_apart(home: Path, disks: Sequence[Path]) -> None:
 
 def check_new_disk(home: Path, others: Sequence[Path], disk: Path) -> None:
     """Whether a directory may be a disk beside others; blocks. Raises ConfigInvalid. Says nothing of what is in it."""
-    _check_apart(home, [*others, disk])
+    check_apart(home, [*others, disk])
     if not disk.exists() and not disk.parent.is_dir():
         raise ConfigInvalid(f"disk {disk} does not exist, and neither does the directory above it")
     if disk.exists() and not disk.is_dir():
@@ -157,7 +160,7 @@ def room_for_disk(disk: Path) -> int:
 
 
 def _check_disks(home: Home, disks: Sequence[Path]) -> None:
-    _check_apart(home.path, disks)
+    check_apart(home.path, disks)
     for index, path in enumerate(Path(os.path.realpath(disk)) for disk in disks):
         if not path.exists():
             if not path.parent.is_dir() and not disks[index].is_relative_to(home.disks):

@@ -15,10 +15,26 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from siltstone import __version__
-from siltstone.commands import df, disk, fsck, init, key, mount, rebuild, s3, scrub, serve, settle, status, stop, umount
+from siltstone.commands import (
+    df,
+    disk,
+    fsck,
+    import_,
+    init,
+    key,
+    mount,
+    rebuild,
+    s3,
+    scrub,
+    serve,
+    settle,
+    status,
+    stop,
+    umount,
+)
 from siltstone.failure import describe, leaves
 
-COMMANDS = (init, serve, mount, umount, s3, key, status, df, disk, settle, rebuild, scrub, fsck, stop)
+COMMANDS = (init, import_, serve, mount, umount, s3, key, status, df, disk, settle, rebuild, scrub, fsck, stop)
 
 EPILOG = """examples:
   siltstone init ~/volume                              make a volume of six directories, 4+2

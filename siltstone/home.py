@@ -1,7 +1,8 @@
 """HOME: the directory that holds what belongs to a volume and not to its disks, and the lock that gives it one owner.
 
 ``volume.json`` settings, ``keys.json`` access keys (0600), ``lock`` flock and pid of the owner, ``control.sock`` where
-the owner listens (0600), ``daemon.log``, ``meta/`` LMDB, ``disks/`` the disks of a volume that was made without --disk.
+the owner listens (0600), ``daemon.log``, ``meta/`` LMDB (``meta.new/`` while an import fills it), ``disks/`` the disks
+of a volume that was made without --disk.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Home:
         self.log_file = self.path / "daemon.log"
         self.meta = self.path / "meta"
         self.disks = self.path / "disks"
+        self.new_meta = self.path / "meta.new"
 
     def load_config(self) -> VolumeConfig:
         """The settings of the volume. Raises ConfigInvalid when there are none or they are wrong."""

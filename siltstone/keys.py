@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import string
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -101,6 +102,10 @@ class KeyRing:
         key = left.pop(access)
         self._replace(left)
         return key
+
+    def put_back(self, keys: Iterable[AccessKey]) -> None:
+        """Let these be the keys, as they were when they were added."""
+        self._replace({key.access: key for key in keys})
 
     def _replace(self, keys: dict[str, AccessKey]) -> None:
         text = msgspec.json.format(msgspec.json.encode(list(keys.values())), indent=2)

@@ -30,7 +30,7 @@ from siltstone.errors import ConfigInvalid, FormatInvalid, NotFound, Refused, Un
 from siltstone.owner import Owner, in_time, local_disk
 from siltstone.types import DiskId
 
-FILES_OF_A_DISK = ("log", "slab", "probation")
+FILES_OF_A_DISK = ("log", "slab", "snapshot", "label", "probation")
 
 
 class Membership:
@@ -95,6 +95,7 @@ class Membership:
             superblock = superblock_of(changed, disk, created_ns=self._owner.clock.now_ns())
             await format_disk(disk.path, superblock)
             await trio.to_thread.run_sync(self._owner.change_config, with_disk)
+            await self._owner.publish()  # nothing may be on a disk that nobody would look for
             local = local_disk(changed, disk)
             self._owner.disks.append(local)
             self._volume.scrubber.expect_superblock(DiskId(disk_id), pack_superblock(superblock))
@@ -151,6 +152,7 @@ class Membership:
                 return msgspec.structs.replace(config, disks=rest, next_disk_id=next_disk_id)
 
             await trio.to_thread.run_sync(self._owner.change_config, without_disk)
+            await self._owner.publish()
             self._volume.scrubber.forget_superblock(DiskId(disk_id))
             local = self._pool.remove(DiskId(disk_id))
             self._owner.disks = [other for other in self._owner.disks if other is not local]

@@ -92,7 +92,11 @@ async def _perform_alone(home: Home, operation: str, arguments: Arguments, repor
 async def perform_here(owner: Owner, operation: str, arguments: Arguments, report: Report) -> object:
     """Carry out one operation in the process that owns the volume. Raises InvalidArgument for an unknown one."""
     if operation in KEY_OPERATIONS:
-        return KEY_OPERATIONS[operation](owner.keys, arguments)
+        result = KEY_OPERATIONS[operation](owner.keys, arguments)
+        if operation != "key_list":
+            owner.change_config(lambda config: config)
+            await owner.publish()
+        return result
     if operation in VOLUME_OPERATIONS:
         return await VOLUME_OPERATIONS[operation](owner, arguments, report)
     raise InvalidArgument(f"this version of siltstone has no operation {operation!r}")

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -17,17 +17,21 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.opening import create_volume, open_volume
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
+from siltstone.engine.disk.directory import IN_USE
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
-from siltstone.engine.disk.superblocks import read_superblock
+from siltstone.engine.disk.superblocks import is_in_use, read_superblock
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
+from siltstone.engine.format.label import Label
 from siltstone.engine.format.superblock import Superblock
-from siltstone.engine.pool import DiskRole
-from siltstone.errors import FormatInvalid, Unavailable
+from siltstone.engine.labels import Labels, newest_label, read_label
+from siltstone.engine.pool import DiskRole, Pool
+from siltstone.errors import ConfigInvalid, DiskError, FormatInvalid, TooFewDisks, Unavailable, VolumeBusy
 from siltstone.home import Home, Ownership
 from siltstone.keys import KeyRing
 from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.roster import check_roster
+from siltstone.settings import Settings, label_of
 from siltstone.types import DiskId
 
 T = TypeVar("T")
@@ -59,13 +63,15 @@ class Owner:
         self._saving = threading.Lock()
 
     def change_config(self, edit: Callable[[VolumeConfig], VolumeConfig]) -> None:
-        """Let the settings be what ``edit`` makes of them, durably; with nothing changed if it raises.
+        """Let the settings be what ``edit`` makes of them, durably in HOME; with nothing changed if it raises.
+
+        The disks get them within a second, or when ``publish`` returns.
 
         Blocks for a small write. One at a time and each from what the one before left: commands change them in a
         thread, and meanwhile the mover makes a member of a new disk, in the loop.
         """
         with self._saving:
-            changed = edit(self.config)
+            changed = msgspec.structs.replace(edit(self.config), serial=self.config.serial + 1)
             self.home.save_config(changed)
             self.config = changed
 
@@ -80,6 +86,17 @@ class Owner:
             return msgspec.structs.replace(config, disks=disks)
 
         self.change_config(edit)
+
+    def label(self) -> Label:
+        """What the disks should say of the volume now."""
+        return label_of(Settings(config=self.config, keys=tuple(self.keys.list())))
+
+    async def publish(self) -> None:
+        """Have the settings and keys on all disks that are up, before something relies on them."""
+        try:
+            await self.volume.labels.publish(self.label())
+        except TooFewDisks as error:
+            logger.warning("the disks do not have the newest settings: %s", error)  # tried again each second
 
     def status(self) -> dict[str, Any]:
         """The volume's status, with what this process adds to it; as JSON has it."""
@@ -104,8 +121,9 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
         for warning in check_roster(config, found):
             logger.warning(warning)
         clock, random, workers = SystemClock(), SystemRandom(), TrioWorkers()
-        async with _opened_disks(config, ownership) as disks:
-            with _metadata(home, config) as backing:
+        async with opened_disks(config, ownership) as disks:
+            config = await _compare_with_labels(home, config, disks)
+            with metadata(str(home.meta), config) as backing:
                 async with open_volume(
                     config,
                     disks=disks,
@@ -117,6 +135,8 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
                 ) as volume:
                     owner = Owner(home, config, volume, clock, workers, disks)
                     volume.mover.on_role(owner.remember_role)
+                    await owner.publish()
+                    volume.labels.follow(lambda: owner.config.serial, owner.label)
                     yield owner
                     disks[:] = owner.disks
 
@@ -127,8 +147,8 @@ async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> 
     for disk in config.disks:
         await format_disk(disk.path, superblock_of(config, disk, created_ns=created_ns))
         formatted.append(disk.path)
-    async with _opened_disks(config, Ownership()) as disks:
-        with _metadata(home, config, create=True) as backing:
+    async with opened_disks(config, Ownership()) as disks:
+        with metadata(str(home.meta), config, create=True) as backing:
             await create_volume(
                 config,
                 disks=disks,
@@ -137,6 +157,44 @@ async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> 
                 clock=SystemClock(),
                 random=SystemRandom(),
             )
+        pool = Pool(disks, LocalFanout(), SystemRandom(), SystemClock())
+        await Labels(pool, minimum=config.log_copies_min).publish(label_of(Settings(config=config, keys=())))
+
+
+async def _compare_with_labels(home: Home, config: VolumeConfig, disks: Sequence[LocalDisk]) -> VolumeConfig:
+    """The settings in HOME, which decide. With a higher serial number if those on the disks are others.
+
+    Raises ConfigInvalid when those on the disks are newer: another HOME has owned the volume meanwhile.
+    """
+    newest = await read_newest_label(disks)
+    if newest is None or newest.volume_uuid != UUID(config.uuid).bytes or newest.serial < config.serial:
+        return config
+    if newest.serial > config.serial:
+        raise ConfigInvalid(
+            f"{home.path} is older than its disks say (settings {config.serial}, they have {newest.serial}): the "
+            "volume was imported elsewhere, or this is a backup; import it from its disks into an empty HOME"
+        )
+    keys = KeyRing.load(home.keys_file)
+    if label_of(Settings(config=config, keys=tuple(keys.list()))).text == newest.text:
+        return config
+    # Somebody edited volume.json, or changed keys while nobody owned the volume.
+    changed = msgspec.structs.replace(config, serial=config.serial + 1)
+    await trio.to_thread.run_sync(home.save_config, changed)
+    return changed
+
+
+async def read_newest_label(disks: Sequence[LocalDisk]) -> Label | None:
+    """The newest label on any of these disks; those that cannot be read have none."""
+    labels: list[Label | None] = []
+
+    async def look(disk: LocalDisk) -> None:
+        with contextlib.suppress(DiskError):
+            labels.append(await read_label(disk))
+
+    async with trio.open_nursery() as nursery:
+        for disk in disks:
+            nursery.start_soon(look, disk)
+    return newest_label(labels)
 
 
 def resident_bytes() -> int:
@@ -155,12 +213,23 @@ async def in_time(path: str, limit_seconds: float, function: Callable[..., T], *
     raise Unavailable(f"{path}: no answer for {limit_seconds:g} s; does the disk hang?")
 
 
+def _look_at(path: str) -> Superblock:
+    superblock = read_superblock(path)
+    if is_in_use(path):
+        raise VolumeBusy(f"{path}: {IN_USE}; does it serve the volume from another HOME, or from one that was lost?", 0)
+    return superblock
+
+
 async def _look_at_disks(config: VolumeConfig) -> dict[int, Superblock | str]:
+    """Raises VolumeBusy when another process uses one of them."""
     found: dict[int, Superblock | str] = {}
+    busy: list[VolumeBusy] = []
 
     async def look(disk: DiskConfig) -> None:
         try:
-            found[disk.disk_id] = await in_time(disk.path, config.disk_timeout, read_superblock, disk.path)
+            found[disk.disk_id] = await in_time(disk.path, config.disk_timeout, _look_at, disk.path)
+        except VolumeBusy as error:
+            busy.append(error)
         except (FormatInvalid, Unavailable) as error:
             found[disk.disk_id] = str(error)
         except OSError as error:
@@ -169,6 +238,8 @@ async def _look_at_disks(config: VolumeConfig) -> dict[int, Superblock | str]:
     async with trio.open_nursery() as nursery:
         for disk in config.disks:
             nursery.start_soon(look, disk)
+    if busy:
+        raise busy[0]
     return found
 
 
@@ -180,7 +251,8 @@ def local_disk(config: VolumeConfig, disk: DiskConfig) -> LocalDisk:
 
 
 @contextlib.asynccontextmanager
-async def _opened_disks(config: VolumeConfig, ownership: Ownership) -> AsyncIterator[list[LocalDisk]]:
+async def opened_disks(config: VolumeConfig, ownership: Ownership) -> AsyncIterator[list[LocalDisk]]:
+    """The disks in the settings, closed when the context ends; if one hangs, the ownership lasts."""
     disks = [local_disk(config, disk) for disk in config.disks]
     try:
         yield disks
@@ -197,8 +269,9 @@ async def _opened_disks(config: VolumeConfig, ownership: Ownership) -> AsyncIter
 
 
 @contextlib.contextmanager
-def _metadata(home: Home, config: VolumeConfig, *, create: bool = False) -> Iterator[LmdbBacking]:
-    backing = LmdbBacking(str(home.meta), bytes_max=config.lmdb_bytes_max, create=create)
+def metadata(path: str, config: VolumeConfig, *, create: bool = False) -> Iterator[LmdbBacking]:
+    """The metadata store in a directory, closed when the context ends."""
+    backing = LmdbBacking(path, bytes_max=config.lmdb_bytes_max, create=create)
     try:
         yield backing
     finally:

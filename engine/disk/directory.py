@@ -27,6 +27,9 @@ from siltstone.types import Buffer, DiskId
 LOST_AND_FOUND = "lost+found"
 """What ext4 puts into the root of a filesystem; not ours."""
 
+IN_USE = "another process uses this disk"
+"""Why a disk that is there is missing: two processes must never write to it."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_DISK = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN)
 _BLOCK_BYTES = 4096
@@ -34,7 +37,8 @@ _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class DiskDirectory:
-    """The files under ``path``, as long as its superblock has ``uuid``. Opened by the first operation or probe.
+    """The files under ``path``, as long as its superblock has ``uuid``. Opened, and locked against other processes, by
+    the first operation or probe.
 
     ``bytes_max``: room that the files may take together; 0 for no limit but the filesystem's. ``part``: which one is
     this process's where several share the disk; None: it is alone.
@@ -91,6 +95,8 @@ class DiskDirectory:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._check_superblock(fd)
+            if not kernel.try_lock(fd):
+                raise FormatInvalid(IN_USE)
             used_bytes = self._clean_and_measure(fd)
             if self._bytes_max and self._part is not None:
                 note_usage(fd, self._part, used_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 
@@ -71,6 +72,19 @@ def reserve(fd: int, size: int) -> None:
         if error.errno not in _NOT_SUPPORTED:
             raise
         os.ftruncate(fd, size)
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open directory for this process as long as it is open; False if another has it. True, too, where the
+    filesystem knows no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (*_NOT_SUPPORTED, errno.ENOLCK):
+            raise
+    return True
 
 
 def punch_hole(fd: int, offset: int, size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from typing import Any
 
 from siltstone.commands.parser import Subparsers, add_command, add_home, add_json
@@ -48,6 +49,7 @@ def describe(status: dict[str, Any]) -> list[str]:
         f"unwritten  {format_bytes(volume['dirty_bytes'])} in memory, {format_bytes(volume['log_pending_bytes'])} on "
         "their way into the log",
     ]
+    lines.append(_describe_snapshots(volume["snapshots"], time.time_ns()))
     paths = status["disk_paths"]
     lines += [
         f"disk {disk['disk_id']:<5} {disk['state']:<8} {paths[str(disk['disk_id'])]} {disk['reason']}".rstrip()
@@ -76,3 +78,15 @@ def describe(status: dict[str, Any]) -> list[str]:
     else:
         lines.append("process    none; `siltstone mount` or `siltstone serve` starts one")
     return lines + [f"warning    {warning}" for warning in volume["warnings"]]
+
+
+def _describe_snapshots(snapshots: dict[str, Any], now_ns: int) -> str:
+    """What there is of the metadata on the pool, were HOME lost."""
+    since = f"{snapshots['increments']} increments with {format_bytes(snapshots['increment_bytes'])}, and the log"
+    if not snapshots["newest_created_ns"]:
+        return f"snapshots  none needed yet; {since}"
+    hours = max(0, now_ns - snapshots["newest_created_ns"]) / 3.6e12
+    return (
+        f"snapshots  {format_bytes(snapshots['newest_bytes'])} of LSN {snapshots['newest_lsn']:,} on "
+        f"{snapshots['newest_copies']} disks, {hours:.1f} h old; {since}"
+    )

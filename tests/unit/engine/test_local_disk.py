@@ -326,6 +326,7 @@ def test_what_an_unfinished_create_left_is_hidden_and_removed_at_the_next_openin
         leftover = tmp_path / "disk/log/.b.new"
         leftover.write_bytes(b"half")
         assert [entry.name for entry in await disk.list("log/")] == ["log/a"]
+        await disk.close()
         again = LocalDisk(DiskId(1), tmp_path / "disk", UUID)
         await again.probe()
         assert not leftover.exists()
@@ -413,13 +414,31 @@ def test_the_limit_counts_what_was_there_before(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_a_disk_that_is_open_belongs_to_nobody_else(tmp_path: Path) -> None:
+    async def body(disk: LocalDisk) -> None:
+        await disk.create("log/a", 1)
+        other = LocalDisk(DiskId(1), tmp_path / "disk", UUID)
+        with pytest.raises(DiskMissing, match="another process uses this disk"):
+            await other.list("")
+        with pytest.raises(DiskMissing):
+            await other.probe()
+        await disk.close()
+        await other.probe()
+        assert [entry.name for entry in await other.list("log/")] == ["log/a"]
+        await other.close()
+
+    run(tmp_path, body)
+
+
 def test_a_disk_whose_limit_binds_shares_its_room_with_nobody(tmp_path: Path) -> None:
     async def body(disk: LocalDisk) -> None:
+        device = (await disk.space()).device
+        await disk.close()
         limited = LocalDisk(DiskId(1), tmp_path / "disk", UUID, bytes_max=128 * 1024)
-        assert (await limited.space()).device != (await disk.space()).device
-        roomy = LocalDisk(DiskId(1), tmp_path / "disk", UUID, bytes_max=1 << 60)
-        assert (await roomy.space()).device == (await disk.space()).device
+        assert (await limited.space()).device != device
         await limited.close()
+        roomy = LocalDisk(DiskId(1), tmp_path / "disk", UUID, bytes_max=1 << 60)
+        assert (await roomy.space()).device == device
         await roomy.close()
 
     run(tmp_path, body)

@@ -16,6 +16,7 @@ from siltstone.keys import KeyRing
 
 COMMANDS = [
     ["init"],
+    ["import"],
     ["serve"],
     ["mount"],
     ["umount"],

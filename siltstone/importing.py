@@ -1,0 +1,267 @@
+"""Bringing a volume back from its disks alone, when HOME is lost: found and checked first, then all is made or nothing.
+
+Volume.json is written last, when the metadata has been loaded and the volume was opened and closed once: without it
+there is no volume in HOME, and the import can be done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+import trio
+
+from siltstone.birth import check_apart, check_home
+from siltstone.config import DiskConfig
+from siltstone.core.opening import open_volume, snapshot_files
+from siltstone.core.restore import Restored, restore
+from siltstone.core.types import ProgressListener
+from siltstone.core.volume import Volume
+from siltstone.engine.disk.directory import IN_USE
+from siltstone.engine.disk.fanout import LocalFanout
+from siltstone.engine.disk.local import LocalDisk
+from siltstone.engine.disk.superblocks import is_in_use, read_superblock
+from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
+from siltstone.engine.format.superblock import Superblock
+from siltstone.engine.pool import DiskRole, Pool
+from siltstone.errors import (
+    ConfigInvalid,
+    Corrupt,
+    ForeignDisk,
+    FormatInvalid,
+    LogDamaged,
+    TooFewDisks,
+    Unavailable,
+    VolumeBusy,
+)
+from siltstone.home import Home, Ownership, sync_directory
+from siltstone.keys import KeyRing
+from siltstone.limits import DISK_TIMEOUT_SECONDS
+from siltstone.owner import in_time, metadata, opened_disks, read_newest_label
+from siltstone.settings import Settings, label_of, settings_in
+from siltstone.types import DiskId
+
+logger = logging.getLogger("siltstone")
+
+
+class ImportPlan(NamedTuple):
+    """What was found on the disks. ``missing``: disks of the volume that are not there, in words."""
+
+    settings: Settings
+    missing: tuple[str, ...]
+
+
+class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import did."""
+
+    volume: str
+    """Its uuid."""
+    disks: int
+    missing: list[str]
+    damaged: list[str]
+    """Snapshots that could not be read; others were used."""
+    snapshot_lsn: int
+    """Where the full snapshot begins that was loaded; 0: there was none, or none was needed."""
+    increments: int
+    applied_lsn: int
+    """Up to here the snapshots led;"""
+    log_lsn: int
+    """and up to here the log."""
+    entries: int
+    """Keys and batches that were loaded."""
+    inodes: int
+    file_bytes: int
+    keys: int
+    """Access keys of the S3 door."""
+
+
+async def plan_import(home: Home, paths: Sequence[Path]) -> ImportPlan:
+    """Look at the directories (absolute paths) and decide; changes nothing.
+
+    Raises ConfigInvalid, ForeignDisk, VolumeBusy, TooFewDisks, Unavailable, each with what to do.
+    """
+    check_home(home, paths)
+    check_apart(home.path, paths)
+    superblocks = {path: await in_time(str(path), DISK_TIMEOUT_SECONDS, _look_at, path) for path in paths}
+    _check_one_volume(superblocks)
+    settings = await _settings_on(superblocks)
+    return _plan(home, settings, superblocks)
+
+
+async def import_volume(home: Home, plan: ImportPlan, progress: ProgressListener) -> ImportReport:
+    """Make HOME from the disks. If anything fails, what was made is taken away again."""
+    made_home = not home.path.exists()
+    try:
+        home.path.mkdir(parents=True, exist_ok=True)
+        with home.owned() as ownership:
+            await trio.to_thread.run_sync(shutil.rmtree, home.new_meta, True)
+            report = await _fill(home, plan, ownership, progress)
+            home.new_meta.rename(home.meta)
+            if plan.settings.keys:
+                KeyRing(home.keys_file, {}).put_back(plan.settings.keys)
+            home.save_config(plan.settings.config)  # last: without it there is no volume
+            sync_directory(home.path.parent)
+            return report
+    except BaseException as error:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(_take_away, home, made_home)
+        if isinstance(error, OSError):
+            raise Unavailable(f"cannot import the volume: {error.filename}: {error.strerror}") from error
+        raise
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def _look_at(path: Path) -> Superblock:
+    try:
+        superblock = read_superblock(path)
+        if is_in_use(path):
+            raise VolumeBusy(f"{path}: {IN_USE}; end it first: is a volume still served whose HOME was lost?", 0)
+    except FileNotFoundError as error:
+        what = "holds no disk of a volume (it has no superblock)" if path.is_dir() else "does not exist"
+        raise ConfigInvalid(f"{path} {what}; is it mounted?") from error
+    except NotADirectoryError as error:
+        raise ConfigInvalid(f"{path} is not a directory") from error
+    except OSError as error:
+        raise Unavailable(f"cannot read the superblock of {path}: {error.strerror}") from error
+    except FormatInvalid as error:
+        raise ConfigInvalid(f"{path}: {error}; leave this disk out, if enough others are there") from error
+    return superblock
+
+
+def _check_one_volume(superblocks: Mapping[Path, Superblock]) -> None:
+    first, *_ = superblocks
+    seen: dict[bytes, Path] = {}
+    for path, superblock in superblocks.items():
+        if superblock.volume_uuid != superblocks[first].volume_uuid:
+            ours, other = UUID(bytes=superblocks[first].volume_uuid), UUID(bytes=superblock.volume_uuid)
+            raise ForeignDisk(f"{path} is a disk of another volume ({other}) than {first} ({ours})")
+        if superblock.disk_uuid in seen:
+            raise ForeignDisk(f"{path} and {seen[superblock.disk_uuid]} are the same disk, or one is a copy")
+        seen[superblock.disk_uuid] = path
+
+
+async def _settings_on(superblocks: Mapping[Path, Superblock]) -> Settings:
+    """The newest settings that any of the disks has."""
+    disks = [
+        LocalDisk(superblock.disk_id, path, superblock.disk_uuid, limit_seconds=DISK_TIMEOUT_SECONDS)
+        for path, superblock in superblocks.items()
+    ]
+    try:
+        label = await read_newest_label(disks)
+    finally:
+        with trio.CancelScope(shield=True):
+            for disk in disks:
+                await disk.close()
+    if label is None:
+        raise ConfigInvalid(
+            "none of the disks has the settings of its volume (a sound file `label`): give more of its disks; volumes "
+            "that were last used before version 0.2 cannot be imported"
+        )
+    settings = settings_in(label)
+    if any(superblock.volume_uuid != label.volume_uuid for superblock in superblocks.values()):
+        raise ForeignDisk("the label of a disk is of another volume than its superblock")
+    return settings
+
+
+def _plan(home: Home, settings: Settings, superblocks: Mapping[Path, Superblock]) -> ImportPlan:
+    found = {superblock.disk_uuid: path for path, superblock in superblocks.items()}
+    known = {UUID(disk.uuid).bytes: disk for disk in settings.config.disks}
+    for uuid, path in found.items():
+        disk = known.get(uuid)
+        if disk is None:
+            number = superblocks[path].disk_id
+            raise ForeignDisk(f"{path} (disk {number}) does not belong to the volume any more; leave it out")
+        if disk.role == "lost":
+            raise ForeignDisk(f"{path} (disk {disk.disk_id}) was declared lost and may be out of date; leave it out")
+    disks: list[DiskConfig] = []
+    missing: list[str] = []
+    for uuid, disk in known.items():
+        if uuid in found:
+            disks.append(msgspec.structs.replace(disk, path=str(found[uuid])))
+            continue
+        if disk.role != "lost":
+            missing.append(f"disk {disk.disk_id} (it was at {disk.path})")
+        # Another may be mounted where it was; a path that nobody has is as good.
+        is_taken = Path(disk.path) in found.values()
+        path_ = str(home.path / "missing" / f"disk{disk.disk_id}") if is_taken else disk.path
+        disks.append(msgspec.structs.replace(disk, path=path_))
+    parity_units = settings.config.parity_units
+    if len(missing) > parity_units:
+        raise TooFewDisks(
+            f"{len(missing)} of the volume's {len(known)} disks are not given, at most {parity_units} may be missing: "
+            f"{', '.join(missing)}"
+        )
+    config = msgspec.structs.replace(settings.config, disks=tuple(disks), serial=settings.config.serial + 1)
+    config.check()
+    return ImportPlan(Settings(config=config, keys=settings.keys), tuple(missing))
+
+
+# --- making -----------------------------------------------------------------------------------------------------------
+
+
+async def _fill(home: Home, plan: ImportPlan, ownership: Ownership, progress: ProgressListener) -> ImportReport:
+    """Fill the metadata store, and open the volume once, which runs the log over it and checks that all is there."""
+    config, damaged = plan.settings.config, list[str]()
+    clock, random, workers = SystemClock(), SystemRandom(), TrioWorkers()
+    async with opened_disks(config, ownership) as disks:
+        with metadata(str(home.new_meta), config, create=True) as backing:
+            roles = {DiskId(disk.disk_id): DiskRole(disk.role) for disk in config.disks}
+            pool = Pool(disks, LocalFanout(), random, clock, roles)
+            await pool.probe()
+            restored = await restore(snapshot_files(config, pool, random, workers), backing, damaged.append, progress)
+            try:
+                async with open_volume(
+                    config,
+                    disks=disks,
+                    fanout=LocalFanout(),
+                    backing=backing,
+                    clock=clock,
+                    random=random,
+                    workers=workers,
+                ) as volume:
+                    return await _look_at_volume(volume, plan, restored, damaged)
+            except LogDamaged as error:
+                raise Corrupt(
+                    f"the snapshots lead up to LSN {restored.applied_lsn}, and the log does not go on there: {error}; "
+                    "give all disks that there are"
+                ) from error
+
+
+async def _look_at_volume(volume: Volume, plan: ImportPlan, restored: Restored, damaged: Sequence[str]) -> ImportReport:
+    last_lsn = volume.ledger.store.last_lsn
+    if last_lsn < restored.end:
+        raise Corrupt(f"the log ends at LSN {last_lsn}, and the snapshot that was loaded needs it up to {restored.end}")
+    if damaged:
+        await volume.scrub_snapshots()
+    await volume.labels.publish(label_of(plan.settings))
+    status = volume.status()
+    return ImportReport(
+        volume=plan.settings.config.uuid,
+        disks=len(plan.settings.config.disks),
+        missing=list(plan.missing),
+        damaged=list(damaged),
+        snapshot_lsn=0 if restored.full is None else restored.full.name.start,
+        increments=restored.increments,
+        applied_lsn=restored.applied_lsn,
+        log_lsn=last_lsn,
+        entries=restored.entries,
+        inodes=status.inodes,
+        file_bytes=status.file_bytes,
+        keys=len(plan.settings.keys),
+    )
+
+
+def _take_away(home: Home, made_home: bool) -> None:
+    for directory in (home.new_meta, home.meta):
+        shutil.rmtree(directory, ignore_errors=True)
+    for file in (home.volume_file, home.keys_file, home.lock_file):
+        file.unlink(missing_ok=True)
+    if made_home and home.path.is_dir() and not any(home.path.iterdir()):
+        home.path.rmdir()

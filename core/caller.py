@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import trio
 
-from siltstone.core.calls import METHODS, Answered, Call, error_of, subject_of
+from siltstone.core.calls import METHODS, Answered, Call, News, Poll, error_of, subject_of
 from siltstone.meta.shards.link import Link
 from siltstone.meta.shards.map import PartitionMap
 from siltstone.meta.shards.messages import Failed, PeerLost
 from siltstone.meta.shards.peers import MakeLink
 from siltstone.ports import Clock, Random
-from siltstone.types import ShardId, partition_of
+from siltstone.types import Ino, ShardId, partition_of
 
 PATIENCE_SECONDS = 60.0
 """How long a shard may be away before its callers are told."""
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 60.0
 CLIENT_BYTES = 16
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Answered | Failed).decode
+_decode = msgspec.msgpack.Decoder(Answered | News | Failed).decode
 
 
 class Caller:
@@ -49,13 +49,15 @@ class Caller:
         self._unanswered: dict[int, None] = {}
         """The numbers that are under way, in order."""
         self._links = {shard: make_link(shard) for shard in partitions().shards()}
+        # Of their own: a poll waits, and calls must not wait behind it.
+        self._polling = {shard: make_link(shard) for shard in self._links}
         self.resent = 0
         """Calls that were sent again."""
 
     async def run(self) -> None:
         """Keep the connections, for ever."""
         async with trio.open_nursery() as nursery:
-            for link in self._links.values():
+            for link in (*self._links.values(), *self._polling.values()):
                 nursery.start_soon(link.run)
 
     async def call(self, name: str, *arguments: Any, **named: Any) -> Any:
@@ -75,13 +77,23 @@ class Caller:
         finally:
             del self._unanswered[number]
 
-    async def call_all(self, name: str) -> None:
-        """Have every shard carry out a method that is about no inode, and may be carried out twice."""
+    async def poll(self, shard: ShardId, session: int, seen: int, let_go: list[Ino]) -> News:
+        """Hear from a shard what has changed there (see calls.Poll). Raises PeerLost at once."""
+        answer = _decode(await self._polling[shard].call(_encode(Poll(self._client, session, seen, let_go))))
+        assert isinstance(answer, News)
+        return answer
+
+    async def call_on(self, shard: ShardId, name: str) -> Any:
+        """Have one shard carry out a method that is about no inode, and may be carried out twice."""
         method = METHODS[name]
         assert not method.is_once
+        return method.decode_result(await self._send(shard, name, method.encode_arguments(), 0))
+
+    async def call_all(self, name: str) -> None:
+        """Have every shard carry out a method that is about no inode, and may be carried out twice."""
         async with trio.open_nursery() as nursery:
             for shard in self._links:
-                nursery.start_soon(self._send, shard, name, method.encode_arguments(), 0)
+                nursery.start_soon(self.call_on, shard, name)
 
     async def _send(self, shard: ShardId, name: str, arguments: msgspec.Raw, number: int) -> msgspec.Raw:
         link = self._links[shard]
@@ -90,7 +102,7 @@ class Caller:
             answered_below = next(iter(self._unanswered), self._number + 1)
             call = _encode(Call(name, arguments, self._client, number, answered_below))
             try:
-                answer: Answered | Failed = _decode(await link.call(call))
+                answer: Answered | News | Failed = _decode(await link.call(call))
             except PeerLost:
                 now_ns = self._clock.monotonic_ns()
                 lost_ns = now_ns if lost_ns is None else lost_ns
@@ -99,6 +111,7 @@ class Caller:
                 await self._wait_connected(link, lost_ns)
                 self.resent += 1
                 continue
+            assert not isinstance(answer, News)
             if isinstance(answer, Failed):
                 raise error_of(answer)
             return answer.result

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from siltstone import errors
+from siltstone.core.types import Change
 from siltstone.core.volume import Volume
 from siltstone.errors import SiltstoneError
 from siltstone.meta.shards.messages import Failed
@@ -36,6 +37,36 @@ class Answered(msgspec.Struct, array_like=True, tag="answered", frozen=True):
     """What it returned."""
 
     result: msgspec.Raw
+
+
+class Nameless(msgspec.Struct, array_like=True, tag="nameless", frozen=True):
+    """An inode has lost its last name: does the front-end hold it?"""
+
+    ino: Ino
+
+
+class Poll(msgspec.Struct, array_like=True, tag="poll", frozen=True):
+    """Wants to hear of what has changed, and of inodes that lost their last name; the first opens a session.
+
+    ``session``: the one that ``seen`` is about, 0 before there is one. ``seen``: the number of the last change that the
+    front-end has taken in. ``let_go``: inodes that were asked about and that it does not (any more) hold.
+    """
+
+    client: bytes
+    session: int
+    seen: int
+    let_go: list[Ino]
+
+
+class News(msgspec.Struct, array_like=True, tag="news", frozen=True):
+    """What there is to hear of behind what was seen, and the number of the last; of changes only those of others.
+
+    ``session``: another one than before means that some was missed.
+    """
+
+    session: int
+    number: int
+    items: list[Change | Nameless]
 
 
 class AskLoad(msgspec.Struct, array_like=True, tag="ask-load", frozen=True):
@@ -65,6 +96,8 @@ class Method(NamedTuple):
 
     name: str
     is_once: bool
+    has_origin: bool
+    """Its changes are told to all front-ends but the one that asked."""
     arguments: type[msgspec.Struct]
     """All but ``origin``, in order. The first is an inode number, or a list of them, and says which shard to ask."""
     decode_arguments: Callable[[msgspec.Raw], Any]
@@ -84,8 +117,10 @@ def _method(name: str, *, is_once: bool = False) -> Method:
     function = getattr(Volume, name)
     hints = typing.get_type_hints(function)
     fields: list[Any] = []
+    has_origin = False
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.name == "origin":
+            has_origin = True
             continue
         kind = bytes if hints[parameter.name] == Buffer else hints[parameter.name]
         has_default = parameter.default is not inspect.Parameter.empty
@@ -94,6 +129,7 @@ def _method(name: str, *, is_once: bool = False) -> Method:
     return Method(
         name,
         is_once,
+        has_origin,
         arguments,
         msgspec.msgpack.Decoder(arguments).decode,
         msgspec.msgpack.Decoder(hints["return"]).decode,
@@ -113,7 +149,7 @@ _LOOKS = (
     "list_xattrs",
     "read",
 )
-_BYTES = ("write", "flush", "fsync", "sync")
+_BYTES = ("write", "flush", "fsync", "sync", "space")
 """These may be carried out twice: the same bytes at the same place."""
 _CHANGES = ("create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "set_attributes")
 _XATTR_CHANGES = ("set_xattr", "remove_xattr")

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
-from siltstone.core.calls import METHODS, Answered, AskLoad, Call, Load, encode_result, failed, subject_of
+from siltstone.core.calls import METHODS, Answered, AskLoad, Call, Load, News, Poll, encode_result, failed, subject_of
+from siltstone.core.sessions import Sessions
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, SiltstoneError
 from siltstone.meta import counters
@@ -33,7 +34,7 @@ _Function = Callable[..., Awaitable[object]]
 """A method of the volume."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message | Call | AskLoad).decode
+_decode = msgspec.msgpack.Decoder(Message | Call | Poll | AskLoad).decode
 
 logger = logging.getLogger("siltstone.shards")
 
@@ -126,6 +127,8 @@ class Shard:
             on_applied=volume.applied,
         )
         ledger.spread(MarkedOperations(self._node))
+        self._sessions = Sessions(volume)
+        nursery.start_soon(self._sessions.run)
         self._calls = self._messages = self._under_way = 0
 
     async def handle(self, payload: bytes) -> bytes:
@@ -154,9 +157,11 @@ class Shard:
             log_bytes=ledger.log.kept_bytes,
         )
 
-    async def _answer(self, request: Message | Call | AskLoad) -> Reply | Answered | Load | Failed:
+    async def _answer(self, request: Message | Call | Poll | AskLoad) -> Reply | Answered | News | Load | Failed:
         if isinstance(request, AskLoad):
             return self.load()
+        if isinstance(request, Poll):
+            return await self._sessions.poll(request)
         try:
             if isinstance(request, Call):
                 self._calls += 1
@@ -178,6 +183,8 @@ class Shard:
         if subject is not None and not self._node.owns(subject):
             raise InvalidArgument(f"shard {self._shard} does not have inode {subject}, which {call.method} is about")
         function: _Function = getattr(self._volume, call.method)
+        if method.has_origin:
+            arguments["origin"] = call.client
         try:
             if not method.is_once or subject is None:
                 return Answered(encode_result(await function(**arguments)))

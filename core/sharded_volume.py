@@ -12,13 +12,25 @@ from typing import Any, Protocol
 
 import trio
 
-from siltstone.core.types import Attributes, DirEntry, Found, SetAttributes
+from siltstone.core.calls import Nameless, News
+from siltstone.core.events import Subscribers
+from siltstone.core.types import Attributes, Change, DirEntry, Found, Holder, SetAttributes, VolumeSpace
 from siltstone.errors import NotFound
 from siltstone.meta.shards.map import PartitionMap
+from siltstone.meta.shards.messages import PeerLost
+from siltstone.ports import Clock
 from siltstone.types import Buffer, Ino, ShardId, partition_of
 
 LOOKUP_ATTEMPTS_MAX = 100
 """How often a name is looked up again because what it led to was gone by the time it was asked for."""
+
+
+POLL_AGAIN_SECONDS = 0.1
+"""How long is waited before a shard that is away is asked for news again."""
+
+
+def ignore_missed() -> None:
+    """Nothing is cached."""
 
 
 class Calls(Protocol):
@@ -27,17 +39,57 @@ class Calls(Protocol):
     async def call(self, name: str, *arguments: Any, **named: Any) -> Any:
         """Have a method of the volume carried out by the shard that has the inode which is its first argument."""
 
+    async def call_on(self, shard: ShardId, name: str) -> Any:
+        """Have a method that is about no inode carried out by one shard."""
+
     async def call_all(self, name: str) -> None:
         """Have a method that is about no inode carried out by every shard."""
+
+    async def poll(self, shard: ShardId, session: int, seen: int, let_go: list[Ino]) -> News:
+        """Hear from a shard what has changed there. Raises PeerLost."""
 
 
 class ShardedVolume:
     """Routes. What each method does is told where ``Volume`` defines it."""
 
-    def __init__(self, calls: Calls, partitions: Callable[[], PartitionMap]) -> None:
+    def __init__(self, calls: Calls, partitions: Callable[[], PartitionMap], clock: Clock) -> None:
+        self._calls = calls
         self._call = calls.call
-        self._call_all = calls.call_all
         self._partitions = partitions
+        self._clock = clock
+        self._subscribers = Subscribers()
+        self._holders: list[Holder] = []
+        self._held: dict[ShardId, set[Ino]] = {shard: set() for shard in partitions().shards()}
+        """Nameless inodes that a shard has asked about, and that were held then."""
+        self._let_go: dict[ShardId, list[Ino]] = {shard: [] for shard in self._held}
+        self._letting_go: dict[ShardId, trio.CancelScope] = {}
+        self.on_missed: Callable[[], None] = ignore_missed
+        """Called when changes were missed: whatever was cached may be old."""
+        self.subscribe = self._subscribers.subscribe
+        self.unsubscribe = self._subscribers.unsubscribe
+        self.register_holder = self._holders.append
+
+    async def run(self) -> None:
+        """Hear of what others change, for ever."""
+        async with trio.open_nursery() as nursery:
+            for shard in self._held:
+                nursery.start_soon(self._listen, shard)
+
+    def unregister_holder(self, holder: Holder) -> None:
+        """See Volume."""
+        self._holders.remove(holder)
+        for held in self._held.values():
+            for ino in list(held):
+                self.released(ino)
+
+    def released(self, ino: Ino) -> None:
+        """See Volume. The shard that has it is told, if it has asked."""
+        shard = self._owner(ino)
+        if ino in self._held[shard] and not self._holds(ino):
+            self._held[shard].discard(ino)
+            self._let_go[shard].append(ino)
+            if shard in self._letting_go:
+                self._letting_go[shard].cancel()  # the poll that waits there is sent anew, with this
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +237,54 @@ class ShardedVolume:
 
     async def sync(self) -> None:
         """See Volume."""
-        await self._call_all("sync")
+        await self._calls.call_all("sync")
+
+    async def space(self) -> VolumeSpace:
+        """See Volume. All shards are on the same disks; inodes are counted by each."""
+        shards = self._partitions().shards()
+        found: list[VolumeSpace] = [await self._calls.call_on(shard, "space") for shard in shards]
+        return found[0]._replace(inodes=sum(space.inodes for space in found))
+
+    # --- news ------------------------------------------------------------------------------------------------------
+
+    def _holds(self, ino: Ino) -> bool:
+        return any(holder.holds(ino) for holder in self._holders)
+
+    async def _listen(self, shard: ShardId) -> None:
+        session = seen = 0
+        while True:
+            let_go, self._let_go[shard] = self._let_go[shard], []
+            news: News | None = None
+            try:
+                with trio.CancelScope() as scope:
+                    if not let_go:
+                        self._letting_go[shard] = scope
+                    news = await self._calls.poll(shard, session, seen, let_go)
+            except PeerLost:
+                self._let_go[shard] = let_go + self._let_go[shard]
+                await self._clock.sleep(POLL_AGAIN_SECONDS)
+                continue
+            finally:
+                self._letting_go.pop(shard, None)
+            if news is None:
+                continue
+            if news.session != session:
+                if session:
+                    self.on_missed()
+                session = news.session
+                self._held[shard].clear()
+            for item in news.items:
+                self._take(shard, item)
+            await self._subscribers.wait_seen()
+            seen = news.number
+
+    def _take(self, shard: ShardId, item: Change | Nameless) -> None:
+        if not isinstance(item, Nameless):
+            self._subscribers.publish(None, item)
+        elif self._holds(item.ino):
+            self._held[shard].add(item.ino)
+        else:
+            self._let_go[shard].append(item.ino)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

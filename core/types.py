@@ -76,7 +76,7 @@ class Found(NamedTuple):
     attributes: Attributes | None
 
 
-class EntryChanged(NamedTuple):
+class EntryChanged(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
     """A name of a directory appeared, went, or names another inode."""
 
     parent: Ino
@@ -85,7 +85,7 @@ class EntryChanged(NamedTuple):
     removed: bool
 
 
-class DataChanged(NamedTuple):
+class DataChanged(msgspec.Struct, frozen=True, array_like=True, tag="data"):
     """Bytes of a file changed; ``size`` 0 means: from ``offset`` to the end (a truncate)."""
 
     ino: Ino
@@ -93,7 +93,7 @@ class DataChanged(NamedTuple):
     size: int
 
 
-class AttributesChanged(NamedTuple):
+class AttributesChanged(msgspec.Struct, frozen=True, array_like=True, tag="attributes"):
     """Attributes of an inode other than those that follow from its data changed."""
 
     ino: Ino

@@ -198,7 +198,7 @@ class Volume:
         """The names of an inode's extended attributes."""
         return await self.ledger.look(lambda reader: xattrs.list_xattrs(reader, ino))
 
-    def space(self) -> VolumeSpace:
+    async def space(self) -> VolumeSpace:
         """Room in usable bytes."""
         stripes = self.ledger.stripes.space()
         inode_count = counters.read_totals(self.ledger.store).inodes

@@ -191,7 +191,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """Room of the volume."""
-        return statvfs_of(self._volume.space())
+        return statvfs_of(await self._volume.space())
 
     @answered_of_inode
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:

@@ -1,7 +1,7 @@
 """What the labels of the disks say of a volume: its settings and its access keys, as HOME has them. Pure.
 
 Secrets stand in it in clear, as they do in HOME/keys.json: signatures cannot be checked without them. Labels are files
-of mode 0600 on the disks (docs/decisions/0010).
+of mode 0600 on the disks (docs/decisions/0013).
 """
 
 from __future__ import annotations

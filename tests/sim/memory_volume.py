@@ -141,7 +141,7 @@ class MemoryVolume:
     async def list_xattrs(self, ino: Ino) -> list[bytes]:
         return sorted(self._node(ino).xattrs)
 
-    def space(self) -> VolumeSpace:
+    async def space(self) -> VolumeSpace:
         return VolumeSpace(1 << 40, 1 << 39, 1 << 38, len(self._nodes))
 
     # --- names -----------------------------------------------------------------------------------------------------

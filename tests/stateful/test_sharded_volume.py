@@ -14,8 +14,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siltstone.core.sessions import GRACE_SECONDS, LEASE_SECONDS
 from siltstone.core.sharded_volume import ShardedVolume
-from siltstone.core.types import Attributes
+from siltstone.core.types import Attributes, AttributesChanged, Change, DataChanged, EntryChanged
 from siltstone.errors import NotFound, SiltstoneError
 from siltstone.types import ROOT_INO, Ino, partition_of
 from sim.clock import autojump
@@ -78,7 +79,9 @@ def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume],
             await world.start(nursery)
             caller = world.caller(seed)
             nursery.start_soon(caller.run)
-            await body(world, ShardedVolume(caller, world.partitions))
+            volume = ShardedVolume(caller, world.partitions, world.world.clock)
+            nursery.start_soon(volume.run)
+            await body(world, volume)
             with trio.fail_after(60):
                 await world.wait_quiet()
             problems = list(check_metadata(world.reader()))
@@ -160,3 +163,103 @@ async def directories_of_two_shards(world: SimShardVolumes, volume: ShardedVolum
     owners = {world.partitions().owner(partition_of(ino)): ino for ino in made}
     first, second, *_ = owners.values()
     return first, second
+
+
+class Holding:
+    """A front-end's table of what it holds."""
+
+    def __init__(self) -> None:
+        self.held: set[Ino] = set()
+
+    def holds(self, ino: Ino) -> bool:
+        return ino in self.held
+
+
+def test_what_a_front_end_holds_stays_without_a_name_through_the_death_of_its_shard() -> None:
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
+        first, second = await directories_of_two_shards(world, volume)
+        kept = (await volume.create(first, b"kept", mode=0o100644, uid=0, gid=0)).ino
+        await volume.write(kept, 0, b"still here" * 1000)
+        await volume.fsync(kept)
+        left = (await volume.create(first, b"left", mode=0o100644, uid=0, gid=0)).ino
+        holder = Holding()
+        holder.held.add(kept)
+        volume.register_holder(holder)
+        await trio.sleep(GRACE_SECONDS + 1)
+        await volume.rename(first, b"kept", second, b"moved")
+        await volume.unlink(second, b"moved")
+        await volume.unlink(first, b"left")
+        await trio.sleep(1)
+        with pytest.raises(NotFound):
+            await volume.attributes(left)
+        await world.restart(world.partitions().owner(partition_of(kept)))
+        await trio.sleep(GRACE_SECONDS + 30)
+        assert await volume.read(kept, 0, 20) == b"still herestill here"
+        holder.held.clear()
+        volume.released(kept)
+        await trio.sleep(2)
+        with pytest.raises(NotFound):
+            await volume.attributes(kept)
+        volume.unregister_holder(holder)
+
+    run(2, 3, body)
+
+
+def test_a_front_end_that_is_gone_holds_nothing() -> None:
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
+        ino = (await volume.create(ROOT_INO, b"file", mode=0o100644, uid=0, gid=0)).ino
+        async with trio.open_nursery() as nursery:
+            caller = world.caller(99)
+            other = ShardedVolume(caller, world.partitions, world.world.clock)
+            nursery.start_soon(caller.run)
+            nursery.start_soon(other.run)
+            holder = Holding()
+            holder.held.add(ino)
+            other.register_holder(holder)
+            await trio.sleep(GRACE_SECONDS + 1)
+            await volume.unlink(ROOT_INO, b"file")
+            await trio.sleep(5)
+            assert (await volume.attributes(ino)).nlink == 0
+            nursery.cancel_scope.cancel()
+        await trio.sleep(2 * LEASE_SECONDS)
+        with pytest.raises(NotFound):
+            await volume.attributes(ino)
+
+    run(2, 4, body)
+
+
+def test_front_ends_hear_of_each_other_s_changes_and_not_of_their_own() -> None:
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
+        async with trio.open_nursery() as nursery:
+            caller = world.caller(99)
+            other = ShardedVolume(caller, world.partitions, world.world.clock)
+            nursery.start_soon(caller.run)
+            nursery.start_soon(other.run)
+            heard: list[Change] = []
+            own: list[Change] = []
+            other.subscribe(lambda _, change: heard.append(change))
+            volume.subscribe(lambda _, change: own.append(change))
+            await trio.sleep(1)
+            directory = (await volume.mkdir(ROOT_INO, b"d", mode=0o755, uid=0, gid=0)).ino
+            ino = (await volume.create(directory, b"file", mode=0o100644, uid=0, gid=0)).ino
+            await volume.write(ino, 0, b"bytes")
+            await volume.rename(directory, b"file", ROOT_INO, b"moved")
+            await trio.sleep(1)
+            for expected in (
+                EntryChanged(ROOT_INO, b"d", directory, False),
+                EntryChanged(directory, b"file", ino, False),
+                DataChanged(ino, 0, 5),
+                EntryChanged(directory, b"file", ino, True),
+                EntryChanged(ROOT_INO, b"moved", ino, False),
+            ):
+                assert heard.count(expected) == 1, expected
+            assert not [change for change in own if not isinstance(change, AttributesChanged)]
+            shard = world.partitions().owner(partition_of(ROOT_INO))
+            missed: list[int] = []
+            other.on_missed = lambda: missed.append(1)
+            await world.restart(shard)
+            await trio.sleep(10)
+            assert missed, "changes may have been missed, and nobody was told"
+            nursery.cancel_scope.cancel()
+
+    run(2, 5, body)

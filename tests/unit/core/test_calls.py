@@ -92,6 +92,7 @@ def test_a_tree_over_two_shards_is_one_tree() -> None:
         await caller.call("unlink", second, b"moved")
         assert (await caller.call("attributes", moved.ino)).nlink == 1
         await caller.call("unlink", first, b"again")
+        await world.wait_quiet()
         with pytest.raises(NotFound):
             await caller.call("attributes", moved.ino)
 
@@ -105,7 +106,7 @@ def test_what_another_shard_unlinked_is_purged_by_the_shard_that_has_it() -> Non
         made = await caller.call("create", first, b"file", mode=0o100644, **OWNER)
         await caller.call("rename", first, b"file", second, b"moved")
         await caller.call("unlink", second, b"moved")
-        await trio.sleep(5)
+        await world.wait_quiet()
         owner = world.volumes[world.partitions().owner(partition_of(made.ino))]
         assert len(owner.orphans) == 0
         with pytest.raises(NotFound):

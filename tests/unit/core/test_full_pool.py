@@ -79,9 +79,9 @@ def test_statfs_and_refusals_agree_and_a_full_pool_stays_of_use(last_size: int) 
             while True:
                 if written % MIB == 0:
                     await trio.sleep(1.5)
-                    promised.append(written + volume.space().available_bytes)
-                size = last_size if volume.space().available_bytes < 4 * MIB else MIB
-                before = volume.space()
+                    promised.append(written + (await volume.space()).available_bytes)
+                size = last_size if (await volume.space()).available_bytes < 4 * MIB else MIB
+                before = await volume.space()
                 try:
                     ino = (await volume.create(ROOT_INO, b"%d" % written, mode=0o100644, uid=0, gid=0)).ino
                     files.append(b"%d" % written)
@@ -91,7 +91,7 @@ def test_statfs_and_refusals_agree_and_a_full_pool_stays_of_use(last_size: int) 
                     break
                 written += size
                 last = before
-            refused = volume.space()
+            refused = await volume.space()
             one_percent = refused.total_bytes // 100
             for space in (last, refused):
                 assert space.available_bytes <= one_percent + last_size
@@ -106,7 +106,7 @@ def test_statfs_and_refusals_agree_and_a_full_pool_stays_of_use(last_size: int) 
             for _ in range(5):
                 await volume.unlink(ROOT_INO, files.pop(1))
             await trio.sleep(5)
-            assert volume.space().available_bytes >= 5 * MIB - one_percent
+            assert (await volume.space()).available_bytes >= 5 * MIB - one_percent
             ino = (await volume.create(ROOT_INO, b"again", mode=0o100644, uid=0, gid=0)).ino
             await volume.write(ino, 0, DATA[: 2 * MIB])
             await volume.fsync(ino)
@@ -125,7 +125,7 @@ def test_files_of_the_log_that_wait_to_be_used_again_are_room_of_the_log() -> No
         await world.create()
         async with world.opened() as volume:
             await trio.sleep(3)
-            before = volume.space()
+            before = await volume.space()
             async with volume.settler.paused():
                 for name in range(18):
                     ino = (await volume.create(ROOT_INO, b"%d" % name, mode=0o100644, uid=0, gid=0)).ino
@@ -137,6 +137,6 @@ def test_files_of_the_log_that_wait_to_be_used_again_are_room_of_the_log() -> No
             await volume.settle()
             await trio.sleep(3)
             assert len(volume.ledger.log.segments()) == 1
-            assert abs(volume.space().available_bytes - before.available_bytes) <= before.total_bytes // 100
+            assert abs((await volume.space()).available_bytes - before.available_bytes) <= before.total_bytes // 100
 
     trio.run(main, clock=autojump())

@@ -165,7 +165,7 @@ def test_a_full_pool_without_a_spare_disk_waits_for_room_and_takes_writes_when_t
         await use(pool, volume)
         freed = await pool.delete(volume, len(pool.files) * 2 // 3)
         await trio.sleep(60)
-        assert volume.space().available_bytes > freed // 3
+        assert (await volume.space()).available_bytes > freed // 3
         await pool.write(volume, MIB)
         await pool.write(volume, 5000)
         await trio.sleep(120)

@@ -143,7 +143,7 @@ def test_a_full_pool_with_holes_takes_small_writes_in_them_and_large_ones_where_
         files: dict[Ino, bytes] = {}
         names: dict[Ino, bytes] = {}
         for index in range(10_000):
-            if volume.space().available_bytes < 500 * KIB:
+            if (await volume.space()).available_bytes < 500 * KIB:
                 break
             data = random.randbytes(6000)
             ino = await write(volume, b"%d" % index, data)

@@ -57,7 +57,7 @@ class Files:
 
     async def compare(self, volume: Volume) -> None:
         """All of them are there, and nothing else."""
-        entries = volume.list_directory(ROOT_INO, after=None, limit=10_000)
+        entries = await volume.list_directory(ROOT_INO, after=None, limit=10_000)
         assert {entry.name for entry in entries} == self.data.keys()
         for name, data in self.data.items():
             assert await volume.read(self.inos[name], 0, 2 * FILE_BYTES) == data

@@ -236,7 +236,7 @@ def test_what_is_overwritten_in_place_on_a_full_pool_goes_to_the_holes_that_it_l
         random = Random(5)
         contents: dict[Ino, bytearray] = {}
         index = 0
-        while volume.space().available_bytes > 2 * MIB:
+        while (await volume.space()).available_bytes > 2 * MIB:
             data = random.randbytes(LARGE)
             contents[await write(volume, b"%d" % index, data)] = bytearray(data)
             index += 1

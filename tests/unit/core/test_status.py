@@ -88,7 +88,7 @@ def test_looking_takes_no_scan(monkeypatch: pytest.MonkeyPatch) -> None:
             assert scanned == [keys.stripe(StripeId(0))]
             scanned.clear()
             volume.status()
-            volume.space()
+            await volume.space()
             assert scanned == []
 
     run(body)

@@ -59,7 +59,8 @@ class World:
 
     async def compare(self, home: Home) -> None:
         async with open_owner(home) as owner:
-            names = {entry.name: entry.ino for entry in owner.volume.list_directory(ROOT_INO, after=None, limit=1000)}
+            listed = await owner.volume.list_directory(ROOT_INO, after=None, limit=1000)
+            names = {entry.name: entry.ino for entry in listed}
             assert names.keys() == self.files.keys()
             for name, data in self.files.items():
                 assert await owner.volume.read(names[name], 0, 1 << 20) == data

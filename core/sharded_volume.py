@@ -7,26 +7,47 @@ entry whose inode is another's with the number only, and that one is asked then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 import trio
 
 from siltstone.core.calls import Nameless, News
 from siltstone.core.events import Subscribers
-from siltstone.core.types import Attributes, Change, DirEntry, Found, Holder, SetAttributes, VolumeSpace
-from siltstone.errors import NotFound
+from siltstone.core.types import (
+    Attributes,
+    AttributesChanged,
+    Change,
+    DataChanged,
+    DirEntry,
+    EntryChanged,
+    Found,
+    Holder,
+    SetAttributes,
+    VolumeSpace,
+)
+from siltstone.errors import NotFound, SiltstoneError
 from siltstone.meta.shards.map import PartitionMap
 from siltstone.meta.shards.messages import PeerLost
 from siltstone.ports import Clock
 from siltstone.types import Buffer, Ino, ShardId, partition_of
 
+T = TypeVar("T")
+
 LOOKUP_ATTEMPTS_MAX = 100
 """How often a name is looked up again because what it led to was gone by the time it was asked for."""
 
 
+CHANGED_MAX = 4096
+"""Inodes of which it is remembered when they changed."""
+
 POLL_AGAIN_SECONDS = 0.1
 """How long is waited before a shard that is away is asked for news again."""
+
+
+def _none(answer: object) -> Iterable[Ino]:
+    """It says nothing of inodes."""
+    return ()
 
 
 def ignore_missed() -> None:
@@ -50,7 +71,10 @@ class Calls(Protocol):
 
 
 class ShardedVolume:
-    """Routes. What each method does is told where ``Volume`` defines it."""
+    """Routes, for one front-end. What each method does is told where ``Volume`` defines it.
+
+    ``origin`` says nothing here: the shards know each front-end, and tell it only what others do.
+    """
 
     def __init__(self, calls: Calls, partitions: Callable[[], PartitionMap], clock: Clock) -> None:
         self._calls = calls
@@ -63,6 +87,11 @@ class ShardedVolume:
         """Nameless inodes that a shard has asked about, and that were held then."""
         self._let_go: dict[ShardId, list[Ino]] = {shard: [] for shard in self._held}
         self._letting_go: dict[ShardId, trio.CancelScope] = {}
+        self._changes = 0
+        """Changes heard of."""
+        self._changed: dict[Ino, int] = {}
+        """Which of them was the last of an inode, in order; up to ``_forgotten`` it is not known of which they were."""
+        self._forgotten = 0
         self.on_missed: Callable[[], None] = ignore_missed
         """Called when changes were missed: whatever was cached may be old."""
         self.subscribe = self._subscribers.subscribe
@@ -96,7 +125,11 @@ class ShardedVolume:
     async def lookup(self, parent: Ino, name: bytes) -> Attributes:
         """See Volume."""
         for _ in range(LOOKUP_ATTEMPTS_MAX):
-            found: Found = await self._call("find", parent, name)
+            found: Found = await self._asked(
+                self._call("find", parent, name),
+                EntryChanged(parent, name, parent, True),
+                lambda answer: (answer.ino,),
+            )
             if found.attributes is not None:
                 return found.attributes
             try:
@@ -107,7 +140,7 @@ class ShardedVolume:
 
     async def attributes(self, ino: Ino) -> Attributes:
         """See Volume."""
-        result: Attributes = await self._call("attributes", ino)
+        result: Attributes = await self._asked(self._call("attributes", ino), AttributesChanged(ino))
         return result
 
     async def readlink(self, ino: Ino) -> bytes:
@@ -117,6 +150,15 @@ class ShardedVolume:
 
     async def list_directory(self, ino: Ino, *, after: bytes | None, limit: int) -> list[DirEntry]:
         """See Volume. An entry whose inode goes while the shards are asked is left out, as if it had gone before."""
+        began = self._changes
+        entries = await self._list(ino, after, limit)
+        if self._changes != began:
+            for entry in entries:
+                self._tell_again(began, EntryChanged(ino, entry.name, entry.ino, True))
+                self._tell_again(began, AttributesChanged(entry.ino))
+        return entries
+
+    async def _list(self, ino: Ino, after: bytes | None, limit: int) -> list[DirEntry]:
         found: list[tuple[bytes, Found]] = await self._call("find_many", ino, after, limit)
         elsewhere: dict[ShardId, list[Ino]] = {}
         for _, (entry, attributes) in found:
@@ -150,31 +192,37 @@ class ShardedVolume:
 
     # --- names -----------------------------------------------------------------------------------------------------
 
-    async def create(self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = 0) -> Attributes:
+    async def create(
+        self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, rdev: int = 0, origin: object = None
+    ) -> Attributes:
         """See Volume."""
         result: Attributes = await self._call("create", parent, name, mode=mode, uid=uid, gid=gid, rdev=rdev)
         return result
 
-    async def mkdir(self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int) -> Attributes:
+    async def mkdir(
+        self, parent: Ino, name: bytes, *, mode: int, uid: int, gid: int, origin: object = None
+    ) -> Attributes:
         """See Volume."""
         result: Attributes = await self._call("mkdir", parent, name, mode=mode, uid=uid, gid=gid)
         return result
 
-    async def symlink(self, parent: Ino, name: bytes, target: bytes, *, uid: int, gid: int) -> Attributes:
+    async def symlink(
+        self, parent: Ino, name: bytes, target: bytes, *, uid: int, gid: int, origin: object = None
+    ) -> Attributes:
         """See Volume."""
         result: Attributes = await self._call("symlink", parent, name, target, uid=uid, gid=gid)
         return result
 
-    async def link(self, ino: Ino, parent: Ino, name: bytes) -> Attributes:
+    async def link(self, ino: Ino, parent: Ino, name: bytes, *, origin: object = None) -> Attributes:
         """See Volume."""
         result: Attributes = await self._call("link", ino, parent, name)
         return result
 
-    async def unlink(self, parent: Ino, name: bytes) -> None:
+    async def unlink(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         """See Volume."""
         await self._call("unlink", parent, name)
 
-    async def rmdir(self, parent: Ino, name: bytes) -> None:
+    async def rmdir(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         """See Volume."""
         await self._call("rmdir", parent, name)
 
@@ -187,6 +235,7 @@ class ShardedVolume:
         *,
         exchange: bool = False,
         no_replace: bool = False,
+        origin: object = None,
     ) -> None:
         """See Volume. What is moved has its inode changed in its shard, behind its dirty bytes in that shard's log."""
         await self._flush_elsewhere(parent, name)
@@ -196,7 +245,7 @@ class ShardedVolume:
 
     # --- attributes and bytes --------------------------------------------------------------------------------------
 
-    async def set_attributes(self, ino: Ino, changes: SetAttributes) -> Attributes:
+    async def set_attributes(self, ino: Ino, changes: SetAttributes, *, origin: object = None) -> Attributes:
         """See Volume."""
         result: Attributes = await self._call("set_attributes", ino, changes)
         return result
@@ -209,20 +258,21 @@ class ShardedVolume:
         *,
         create: bool = False,
         replace: bool = False,
+        origin: object = None,
     ) -> None:
         """See Volume."""
         await self._call("set_xattr", ino, name, value, create=create, replace=replace)
 
-    async def remove_xattr(self, ino: Ino, name: bytes) -> None:
+    async def remove_xattr(self, ino: Ino, name: bytes, *, origin: object = None) -> None:
         """See Volume."""
         await self._call("remove_xattr", ino, name)
 
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
         """See Volume."""
-        result: bytes = await self._call("read", ino, offset, size)
+        result: bytes = await self._asked(self._call("read", ino, offset, size), DataChanged(ino, 0, 0))
         return result
 
-    async def write(self, ino: Ino, offset: int, data: Buffer) -> int:
+    async def write(self, ino: Ino, offset: int, data: Buffer, *, origin: object = None) -> int:
         """See Volume."""
         result: int = await self._call("write", ino, offset, data)
         return result
@@ -280,11 +330,40 @@ class ShardedVolume:
 
     def _take(self, shard: ShardId, item: Change | Nameless) -> None:
         if not isinstance(item, Nameless):
+            self._note(item)
             self._subscribers.publish(None, item)
         elif self._holds(item.ino):
             self._held[shard].add(item.ino)
         else:
             self._let_go[shard].append(item.ino)
+
+    def _note(self, change: Change) -> None:
+        self._changes += 1
+        for ino in (change.ino, change.parent) if isinstance(change, EntryChanged) else (change.ino,):
+            self._changed.pop(ino, None)
+            self._changed[ino] = self._changes
+        while len(self._changed) > CHANGED_MAX:
+            self._forgotten = self._changed.pop(next(iter(self._changed)))
+
+    async def _asked(self, ask: Awaitable[T], before: Change, inodes_of: Callable[[T], Iterable[Ino]] = _none) -> T:
+        """An answer, which may be older than news that came before it: who has dropped what he cached of it then, and
+        caches it now, is told again. ``before``: what the answer is about; ``inodes_of``: and what it says."""
+        began = self._changes
+        try:
+            answer = await ask
+        except SiltstoneError:
+            self._tell_again(began, before)  # that there is no such name is cached, too
+            raise
+        if self._changes != began:
+            self._tell_again(began, before)
+            for ino in inodes_of(answer):
+                self._tell_again(began, AttributesChanged(ino))
+        return answer
+
+    def _tell_again(self, began: int, change: Change) -> None:
+        subject = change.parent if isinstance(change, EntryChanged) else change.ino
+        if self._forgotten > began or self._changed.get(subject, 0) > began:
+            self._subscribers.publish(None, change)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

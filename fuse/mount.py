@@ -11,7 +11,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileNameT, InodeT
 
-from siltstone.core.volume import Volume
+from siltstone.core.tree import Tree
 from siltstone.errors import Refused, SiltstoneError
 from siltstone.fuse import mountpoint as mountpoints
 from siltstone.fuse.attributes import TIMEOUT_SECONDS
@@ -34,7 +34,7 @@ logger = logging.getLogger("siltstone.fuse")
 
 
 async def serve_mount(
-    volume: Volume,
+    volume: Tree,
     mountpoint: str,
     *,
     options: Iterable[str] = (),

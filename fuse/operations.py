@@ -30,8 +30,8 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from siltstone.core.tree import Tree
 from siltstone.core.types import Attributes, DirEntry
-from siltstone.core.volume import Volume
 from siltstone.errors import AlreadyExists, NotFound
 from siltstone.fuse.attributes import (
     TIMEOUT_SECONDS,
@@ -62,7 +62,7 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = False
 
-    def __init__(self, volume: Volume, *, writeback: bool = False, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, volume: Tree, *, writeback: bool = False, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         super().__init__()
         self.enable_writeback_cache = writeback
         self.handles = Handles(volume.released)

@@ -31,7 +31,7 @@ def with_operations(body: Callable[[Any, MemoryVolume], Awaitable[None]], **opti
 
     async def main() -> None:
         volume = MemoryVolume()
-        operations = Operations(volume, **options)  # type: ignore[arg-type]
+        operations = Operations(volume, **options)
         volume.register_holder(operations.handles)
         await body(operations, volume)
 

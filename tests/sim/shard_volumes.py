@@ -5,6 +5,7 @@ The processes of the shards can die and come back; the disks and the metadata ou
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
@@ -35,11 +36,15 @@ from sim.randomness import SimRandom
 from sim.volume import SimVolume, small_config
 from sim.workers import SimWorkers
 
+TRIP_SECONDS = 0.003
+"""The longest that a request or its answer is on the way."""
+
 
 class SimShardVolumes:
     """The disks and what outlives the processes; ``shards`` of them may be open."""
 
-    def __init__(self, shards: int = 2, *, config: VolumeConfig | None = None) -> None:
+    def __init__(self, shards: int = 2, *, seed: int = 0, config: VolumeConfig | None = None) -> None:
+        self._chance = random.Random(seed)
         config = config or small_config()
         self.config = msgspec.structs.replace(config, shards=shards, partition_owners=even_map(shards).setting)
         self.world = SimVolume(self.config)
@@ -106,7 +111,9 @@ class SimShardVolumes:
             served, nursery = self.serving[shard]
 
             async def handle(payload: bytes) -> bytes:
+                await trio.sleep(self._chance.random() * TRIP_SECONDS)
                 answer = await served.handle(payload)
+                await trio.sleep(self._chance.random() * TRIP_SECONDS)
                 if self.is_losing_answers:
                     self.answers_lost.set()
                     await trio.sleep_forever()

@@ -23,7 +23,7 @@ from sim.clock import autojump
 from sim.linear import find_order
 from sim.metadata import check_metadata
 from sim.shard_volumes import SimShardVolumes
-from sim.tree_client import Client, History, explain
+from sim.tree_client import Client, Seen, explain
 from sim.tree_model import EMPTY_TREE, GONE, Action, Answer, step
 
 
@@ -73,7 +73,7 @@ def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume],
     """Run it on a new volume; then everything must agree with itself."""
 
     async def main() -> None:
-        world = SimShardVolumes(shards)
+        world = SimShardVolumes(shards, seed=seed)
         await world.create()
         async with trio.open_nursery() as nursery:
             await world.start(nursery)
@@ -99,12 +99,10 @@ def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume],
     scheduling=st.random_module(),
 )
 def test_what_clients_see_has_an_order(seed: int, shards: int, clients: int, scheduling: object) -> None:
-    history: History = []
+    seen = Seen()
     chance = random.Random(seed)
 
     async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
-        known: dict[Ino, str] = {}
-
         async def ask(action: Action) -> Answer:
             answer = await carry_out(volume, action)
             if action.kind in ("unlink", "rmdir") and isinstance(answer, list):
@@ -116,12 +114,12 @@ def test_what_clients_see_has_an_order(seed: int, shards: int, clients: int, sch
             shard.register_holder(holder)
         async with trio.open_nursery() as nursery:
             for _ in range(clients):
-                nursery.start_soon(Client(chance, ask, known, history).run, 12)
+                nursery.start_soon(Client(chance, ask, seen).run, 12)
         for shard in world.volumes.values():
             shard.unregister_holder(holder)
 
     run(shards, seed, body)
-    assert find_order(history, EMPTY_TREE, step) is not None, explain(history)
+    assert find_order(seen.history, EMPTY_TREE, step) is not None, explain(seen.history)
 
 
 def test_bytes_that_are_dirty_are_seen_through_names_of_other_shards() -> None:

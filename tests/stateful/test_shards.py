@@ -22,12 +22,12 @@ from siltstone.meta.shards.messages import PeerLost
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
-from siltstone.types import Ino, ShardId, partition_of
+from siltstone.types import ShardId, partition_of
 from sim.clock import autojump
 from sim.linear import find_order
 from sim.metadata import check_metadata
 from sim.shards import SimShards
-from sim.tree_client import READS, Client, History, explain
+from sim.tree_client import READS, Client, History, Seen, explain
 from sim.tree_model import EMPTY_TREE, Action, Answer, step
 
 
@@ -118,8 +118,7 @@ async def _crash_now_and_then(world: SimShards, rate: float, *, keeps: bool) -> 
 
 
 async def _run(world: SimShards, clients: int, operations: int, crash_rate: float, *, keeps: bool) -> History:
-    history: History = []
-    known: dict[Ino, str] = {}
+    seen = Seen()
     async with trio.open_nursery() as nursery:
         await world.start(nursery)
         async with trio.open_nursery() as busy:
@@ -128,7 +127,7 @@ async def _run(world: SimShards, clients: int, operations: int, crash_rate: floa
                     crashing.start_soon(lambda: _crash_now_and_then(world, crash_rate, keeps=keeps))
                 async with trio.open_nursery() as asking:
                     for _ in range(clients):
-                        client = Client(world.chance, Caller(world).ask, known, history)
+                        client = Client(world.chance, Caller(world).ask, seen)
                         asking.start_soon(client.run, operations)
                 crashing.cancel_scope.cancel()
             busy.cancel_scope.cancel()
@@ -145,7 +144,7 @@ async def _run(world: SimShards, clients: int, operations: int, crash_rate: floa
             left = [key for key, value in shard.store.scan(b"x", b"y") if value or key[:2] == keys.DECISIONS]
             assert not left, left
         nursery.cancel_scope.cancel()
-    return history
+    return seen.history
 
 
 @given(

@@ -22,6 +22,9 @@ from siltstone.sockets import listen_at, short_path
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 
+LAST_WORD_SECONDS = 10.0
+"""How long a client may take to receive its answer."""
+
 KINDS: dict[str, type[SiltstoneError]] = {"unavailable": Unavailable, "corrupt": Corrupt, "refused": Refused}
 
 
@@ -97,15 +100,19 @@ async def _answer(stream: trio.SocketStream, handler: Handler) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(cancel_on_hang_up)
-        async with trio.open_nursery() as sending:
-            sending.start_soon(forward)
-            with latest:
-                try:
-                    reply = Reply(result=await handler(request.operation, request.arguments, report))
-                except SiltstoneError as error:
-                    kind = next(name for name, base in KINDS.items() if isinstance(error, base))
-                    reply = Reply(error=(kind, str(error)))
-        await _send(stream, reply)
+        with trio.CancelScope() as answering:
+            async with trio.open_nursery() as sending:
+                sending.start_soon(forward)
+                with latest:
+                    try:
+                        reply = Reply(result=await handler(request.operation, request.arguments, report))
+                    except SiltstoneError as error:
+                        kind = next(name for name, base in KINDS.items() if isinstance(error, base))
+                        reply = Reply(error=(kind, str(error)))
+                # Sent even if everything is about to end: it may be this request that ends it.
+                answering.shield = True
+                answering.deadline = trio.current_time() + LAST_WORD_SECONDS
+            await _send(stream, reply)
         nursery.cancel_scope.cancel()
 
 

@@ -133,3 +133,30 @@ def test_a_client_that_hangs_up_cancels_its_operation(tmp_path: Path) -> None:
 
     trio.run(main)
     assert outcome == ["cancelled"]
+
+
+def test_an_answer_that_is_there_arrives_even_if_it_ends_the_owner(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+
+    async def main() -> Any:
+        stopping = trio.Event()
+
+        async def stop(operation: str, arguments: Mapping[str, Any], report: Callable[[Progress], None]) -> object:
+            stopping.set()
+            return "stopping"
+
+        async with trio.open_nursery() as clients:
+            results: list[Any] = []
+
+            async def ask() -> None:
+                results.append(await trio.to_thread.run_sync(request, home, "stop"))
+
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_control, home, stop)
+                clients.start_soon(ask)
+                await stopping.wait()
+                nursery.cancel_scope.cancel()
+        return results
+
+    for _ in range(30):
+        assert trio.run(main) == ["stopping"]

@@ -29,8 +29,8 @@ from metadata.paths import Depths, IndexCost, measure_depths, measure_index
 from metadata.scale import Point, measure_scale, plot
 from metadata.sizes import FileBytes, measure_sizes
 
-from siltstone.daemon import SWITCH_INTERVAL_SECONDS
 from siltstone.limits import GIB
+from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
 
 DISK_BYTES = 4 * GIB
 """What each of the six disks may take; empty files take nothing of it but the log."""

@@ -16,7 +16,8 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.errors import ConfigInvalid, Unavailable
 from siltstone.geometry import Code, code_for, log_replicas_for, sizes_for
 from siltstone.home import Home, sync_directory
-from siltstone.limits import DISK_TIMEOUT_SECONDS
+from siltstone.limits import DISK_TIMEOUT_SECONDS, SHARDS_MAX
+from siltstone.meta.shards.map import even_map
 from siltstone.owner import in_time, lay_volume
 
 DISKS_DEFAULT = 6
@@ -53,7 +54,13 @@ async def check_answers(home: Home, disks: Sequence[str], *, limit_seconds: floa
 
 
 def plan_volume(
-    home: Home, disks: Sequence[str], *, code: Code | None, bytes_max: int, few_disks_allowed: bool
+    home: Home,
+    disks: Sequence[str],
+    *,
+    code: Code | None,
+    bytes_max: int,
+    few_disks_allowed: bool,
+    shards: int = 1,
 ) -> Plan:
     """Settings for a new volume; looks at the directories and changes nothing. Raises ConfigInvalid."""
     paths = [Path(os.path.abspath(disk)) for disk in disks]
@@ -71,7 +78,10 @@ def plan_volume(
     room = min(_room(path) // devices.count(device) for path, device in zip(paths, devices, strict=True))
     if bytes_max and bytes_max > room:
         raise ConfigInvalid(f"--disk-size {bytes_max}: the smallest disk has room for {room} bytes only")
-    sizes = sizes_for(bytes_max or room, len(paths), replicas)
+    if not 1 <= shards <= SHARDS_MAX:
+        raise ConfigInvalid(f"--shards {shards}: want 1 to {SHARDS_MAX}")
+    # Each shard has a log and slabs of its own on all disks.
+    sizes = sizes_for((bytes_max or room) // shards, len(paths), replicas)
     config = VolumeConfig(
         uuid=uuid.uuid4().hex,
         data_units=chosen.data_units,
@@ -85,6 +95,8 @@ def plan_volume(
         chunk_bytes=sizes.chunk_bytes,
         log_bytes_high=sizes.log_bytes_high,
         log_bytes_low=sizes.log_bytes_low,
+        shards=shards,
+        partition_owners=even_map(shards).setting if shards > 1 else "",
     )
     config.check()
     return Plan(
@@ -215,7 +227,7 @@ def _take_away(home: Home, plan: Plan, formatted: Sequence[str], made_home: bool
         for entry in Path(disk).iterdir():
             if entry.name not in OF_THE_FILESYSTEM:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    for directory in (*plan.new_directories, home.meta):
+    for directory in (*plan.new_directories, home.meta, home.shards):
         shutil.rmtree(directory, ignore_errors=True)
     for file in (home.volume_file, home.lock_file):
         file.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from siltstone.commands import (
     import_,
     init,
     key,
+    meta,
     mount,
     rebuild,
     s3,
@@ -34,7 +35,7 @@ from siltstone.commands import (
 )
 from siltstone.failure import describe, leaves
 
-COMMANDS = (init, import_, serve, mount, umount, s3, key, status, df, disk, settle, rebuild, scrub, fsck, stop)
+COMMANDS = (init, import_, serve, mount, umount, s3, key, status, df, disk, meta, settle, rebuild, scrub, fsck, stop)
 
 EPILOG = """examples:
   siltstone init ~/volume                              make a volume of six directories, 4+2

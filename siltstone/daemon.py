@@ -26,14 +26,11 @@ from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import serve_mount
 from siltstone.home import Home
-from siltstone.loop_delay import LoopDelay
+from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
 from siltstone.mounts import source_of
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3gw.server import serve_s3
-
-SWITCH_INTERVAL_SECONDS = 0.0005
-"""How long a worker thread may keep the interpreter when the loop wants it (Python's own default is ten times that)."""
 
 FORCED_EXIT_STATUS = 130
 
@@ -129,6 +126,11 @@ class Daemon:
     async def _open(
         self, door: Door, serve_door: Callable[..., Awaitable[object]], address_of: Callable[[Any], str]
     ) -> Door:
+        if self._owner.config.shards > 1:
+            raise Refused(
+                f"the volume has {self._owner.config.shards} shards, and this version of siltstone has no {door.kind} "
+                "over several; use a volume of one"
+            )
         try:
             await self._nursery.start(self._keep_open, door, serve_door, address_of)
         except BaseExceptionGroup as group:

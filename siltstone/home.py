@@ -2,7 +2,8 @@
 
 ``volume.json`` settings, ``keys.json`` access keys (0600), ``lock`` flock and pid of the owner, ``control.sock`` where
 the owner listens (0600), ``daemon.log``, ``meta/`` LMDB (``meta.new/`` while an import fills it), ``disks/`` the disks
-of a volume that was made without --disk.
+of a volume that was made without --disk, ``shards/N/`` of a shard: ``socket`` where it listens (0600), and unless it is
+shard 0 its ``lock`` and its ``meta/``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from siltstone.config import VolumeConfig
 from siltstone.errors import ConfigInvalid, Unavailable, VolumeBusy
+from siltstone.types import ShardId
 
 
 class Ownership:
@@ -43,6 +45,19 @@ class Home:
         self.meta = self.path / "meta"
         self.disks = self.path / "disks"
         self.new_meta = self.path / "meta.new"
+        self.shards = self.path / "shards"
+
+    def shard(self, shard: ShardId) -> Path:
+        """The directory of a shard, which may not be there."""
+        return self.shards / str(shard)
+
+    def shard_meta(self, shard: ShardId) -> Path:
+        """Where a shard's LMDB is."""
+        return self.shard(shard) / "meta" if shard else self.meta
+
+    def shard_socket(self, shard: ShardId) -> Path:
+        """Where a shard listens."""
+        return self.shard(shard) / "socket"
 
     def load_config(self) -> VolumeConfig:
         """The settings of the volume. Raises ConfigInvalid when there are none or they are wrong."""

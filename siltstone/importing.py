@@ -171,6 +171,10 @@ async def _settings_on(superblocks: Mapping[Path, Superblock]) -> Settings:
 
 
 def _plan(home: Home, settings: Settings, superblocks: Mapping[Path, Superblock]) -> ImportPlan:
+    if settings.config.shards > 1:
+        raise ConfigInvalid(
+            f"the volume has {settings.config.shards} shards, and this version of siltstone imports volumes of one only"
+        )
     found = {superblock.disk_uuid: path for path, superblock in superblocks.items()}
     known = {UUID(disk.uuid).bytes: disk for disk in settings.config.disks}
     for uuid, path in found.items():

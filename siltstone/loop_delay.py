@@ -10,6 +10,9 @@ INTERVAL_SECONDS = 0.01
 SAMPLES_MAX = 6_000
 """A minute of samples."""
 
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""How long a worker thread may keep the interpreter when the loop wants it (Python's own default is ten times that)."""
+
 
 class LoopDelay:
     """Wakes every 10 ms and records how much later than asked that was."""

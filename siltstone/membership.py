@@ -23,6 +23,7 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.types import ProgressListener
 from siltstone.engine.disk.local import format_disk
+from siltstone.engine.disk.parts import USAGE_NAME
 from siltstone.engine.disk.superblocks import read_superblock
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, pack_superblock
 from siltstone.engine.pool import DiskRole, DiskStatus
@@ -30,7 +31,7 @@ from siltstone.errors import ConfigInvalid, FormatInvalid, NotFound, Refused, Un
 from siltstone.owner import Owner, in_time, local_disk
 from siltstone.types import DiskId
 
-FILES_OF_A_DISK = ("log", "slab", "snapshot", "label", "probation")
+FILES_OF_A_DISK = ("log", "slab", "snapshot", "label", "probation", USAGE_NAME)
 
 
 class Membership:

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 import trio
 
+from siltstone.config import VolumeConfig
 from siltstone.control import NoOwner, request
 from siltstone.core.fsck import fsck
 from siltstone.core.types import Progress
-from siltstone.errors import InvalidArgument, Unavailable
+from siltstone.errors import InvalidArgument, Refused, Unavailable
 from siltstone.home import Home
 from siltstone.keys import KeyRing
 from siltstone.membership import Membership
@@ -37,7 +38,7 @@ def perform(
 ) -> Any:
     """Carry out one operation and return its result, as JSON has it. Raises what the operation raises."""
     arguments = {} if arguments is None else arguments
-    home.load_config()
+    _check_shards(home.load_config(), operation)
     try:
         return request(home, operation, arguments, report)
     except NoOwner:
@@ -98,8 +99,18 @@ async def perform_here(owner: Owner, operation: str, arguments: Arguments, repor
             await owner.publish()
         return result
     if operation in VOLUME_OPERATIONS:
+        _check_shards(owner.config, operation)
         return await VOLUME_OPERATIONS[operation](owner, arguments, report)
     raise InvalidArgument(f"this version of siltstone has no operation {operation!r}")
+
+
+def _check_shards(config: VolumeConfig, operation: str) -> None:
+    """Refuse what would do its work on the owner's shard only."""
+    if config.shards > 1 and operation in VOLUME_OPERATIONS and operation not in OVER_SHARDS:
+        raise Refused(
+            f"the volume has {config.shards} shards, and this version of siltstone cannot do "
+            f"{operation.replace('_', ' ')} on more than one"
+        )
 
 
 # --- one function an operation ------------------------------------------------------------------------------------
@@ -197,3 +208,6 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "disk_remove": _disk_remove,
     "disk_replace": _disk_replace,
 }
+
+OVER_SHARDS = {"status"}
+"""Those of them that a volume of several shards has."""

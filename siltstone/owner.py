@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -14,12 +15,14 @@ import msgspec
 import trio
 
 from siltstone.config import DiskConfig, VolumeConfig
-from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.opening import ONLY_SHARD, create_volume, open_volume
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.directory import IN_USE
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
+from siltstone.engine.disk.parts import part_folder
+from siltstone.engine.disk.prefixed import PrefixedDisk, PrefixedFanout
 from siltstone.engine.disk.superblocks import is_in_use, read_superblock
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.engine.format.label import Label
@@ -30,9 +33,12 @@ from siltstone.errors import ConfigInvalid, DiskError, FormatInvalid, TooFewDisk
 from siltstone.home import Home, Ownership
 from siltstone.keys import KeyRing
 from siltstone.meta.store.lmdb_backing import LmdbBacking
+from siltstone.ports import Disk, Fanout
 from siltstone.roster import check_roster
 from siltstone.settings import Settings, label_of
-from siltstone.types import DiskId
+from siltstone.shard_lock import wait_shards_free
+from siltstone.shards import Shards, running_shards
+from siltstone.types import DiskId, ShardId
 
 T = TypeVar("T")
 
@@ -50,8 +56,10 @@ class Owner:
         clock: SystemClock,
         workers: TrioWorkers,
         disks: list[LocalDisk],
+        shards: Shards,
     ) -> None:
         self.home = home
+        self.shards = shards
         self.disks = disks
         self.changing = trio.Lock()
         """Held while the membership of disks changes."""
@@ -106,6 +114,7 @@ class Owner:
             "disk_paths": {str(disk.disk_id): disk.path for disk in self.config.disks},
             "process": {"pid": os.getpid(), "resident_bytes": resident_bytes()},
             "volume": msgspec.to_builtins(self.volume.status()),
+            "meta": self.shards.status(),
         }
 
 
@@ -113,10 +122,12 @@ class Owner:
 async def open_owner(home: Home) -> AsyncIterator[Owner]:
     """Own the volume and have it open. Everything is durable and let go of when the context has ended.
 
-    Raises ConfigInvalid, VolumeBusy, ForeignDisk, TooFewDisks, Corrupt, each with what to do.
+    Raises ConfigInvalid, VolumeBusy, ForeignDisk, TooFewDisks, Corrupt, each with what to do; Unavailable when a
+    shard's process does not start.
     """
     config = home.load_config()
     with home.owned() as ownership:
+        await trio.to_thread.run_sync(wait_shards_free, home, config.shards)
         found = await _look_at_disks(config)
         for warning in check_roster(config, found):
             logger.warning(warning)
@@ -133,11 +144,12 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
                     random=random,
                     workers=workers,
                 ) as volume:
-                    owner = Owner(home, config, volume, clock, workers, disks)
-                    volume.mover.on_role(owner.remember_role)
-                    await owner.publish()
-                    volume.labels.follow(lambda: owner.config.serial, owner.label)
-                    yield owner
+                    async with running_shards(home, config, volume, clock) as shards:
+                        owner = Owner(home, config, volume, clock, workers, disks, shards)
+                        volume.mover.on_role(owner.remember_role)
+                        await owner.publish()
+                        volume.labels.follow(lambda: owner.config.serial, owner.label)
+                        yield owner
                     disks[:] = owner.disks
 
 
@@ -147,16 +159,24 @@ async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> 
     for disk in config.disks:
         await format_disk(disk.path, superblock_of(config, disk, created_ns=created_ns))
         formatted.append(disk.path)
-    async with opened_disks(config, Ownership()) as disks:
-        with metadata(str(home.meta), config, create=True) as backing:
+    for shard in map(ShardId, range(config.shards)):
+        await _lay_shard(home, config, shard)
+
+
+async def _lay_shard(home: Home, config: VolumeConfig, shard: ShardId) -> None:
+    async with opened_disks(config, Ownership(), shard) as disks:
+        with metadata(str(home.shard_meta(shard)), config, create=True) as backing:
             await create_volume(
                 config,
-                disks=disks,
-                fanout=LocalFanout(),
+                disks=part_of_disks(disks, shard),
+                fanout=fanout_of(shard),
                 backing=backing,
                 clock=SystemClock(),
                 random=SystemRandom(),
+                shard=shard,
             )
+        if shard != ONLY_SHARD:
+            return
         pool = Pool(disks, LocalFanout(), SystemRandom(), SystemClock())
         await Labels(pool, minimum=config.log_copies_min).publish(label_of(Settings(config=config, keys=())))
 
@@ -243,17 +263,35 @@ async def _look_at_disks(config: VolumeConfig) -> dict[int, Superblock | str]:
     return found
 
 
-def local_disk(config: VolumeConfig, disk: DiskConfig) -> LocalDisk:
-    """The implementation of a disk in the settings."""
+def local_disk(config: VolumeConfig, disk: DiskConfig, shard: ShardId = ONLY_SHARD) -> LocalDisk:
+    """The implementation of a disk in the settings, for the process of a shard."""
     return LocalDisk(
-        DiskId(disk.disk_id), disk.path, UUID(disk.uuid).bytes, disk.bytes_max, limit_seconds=config.disk_timeout
+        DiskId(disk.disk_id),
+        disk.path,
+        UUID(disk.uuid).bytes,
+        disk.bytes_max,
+        part=shard if config.shards > 1 else None,
+        limit_seconds=config.disk_timeout,
     )
 
 
+def part_of_disks(disks: Sequence[LocalDisk], shard: ShardId) -> Sequence[Disk]:
+    """A shard's part of each disk."""
+    return [PrefixedDisk(disk, part_folder(shard)) for disk in disks] if shard else disks
+
+
+def fanout_of(shard: ShardId) -> Fanout:
+    """The fan-out for those."""
+    return PrefixedFanout(LocalFanout()) if shard else LocalFanout()
+
+
 @contextlib.asynccontextmanager
-async def opened_disks(config: VolumeConfig, ownership: Ownership) -> AsyncIterator[list[LocalDisk]]:
-    """The disks in the settings, closed when the context ends; if one hangs, the ownership lasts."""
-    disks = [local_disk(config, disk) for disk in config.disks]
+async def opened_disks(
+    config: VolumeConfig, ownership: Ownership, shard: ShardId = ONLY_SHARD
+) -> AsyncIterator[list[LocalDisk]]:
+    """The disks in the settings, for the process of a shard; closed when the context ends. If one hangs, the ownership
+    lasts."""
+    disks = [local_disk(config, disk, shard) for disk in config.disks]
     try:
         yield disks
     finally:
@@ -271,6 +309,8 @@ async def opened_disks(config: VolumeConfig, ownership: Ownership) -> AsyncItera
 @contextlib.contextmanager
 def metadata(path: str, config: VolumeConfig, *, create: bool = False) -> Iterator[LmdbBacking]:
     """The metadata store in a directory, closed when the context ends."""
+    if create:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     backing = LmdbBacking(path, bytes_max=config.lmdb_bytes_max, create=create)
     try:
         yield backing

@@ -95,7 +95,7 @@ class DiskDirectory:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._check_superblock(fd)
-            if not kernel.try_lock(fd):
+            if not kernel.try_lock(fd, shared=self._part is not None):
                 raise FormatInvalid(IN_USE)
             used_bytes = self._clean_and_measure(fd)
             if self._bytes_max and self._part is not None:

@@ -74,11 +74,11 @@ def reserve(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
 
-def try_lock(fd: int) -> bool:
-    """Lock an open directory for this process as long as it is open; False if another has it. True, too, where the
-    filesystem knows no locks."""
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Lock an open directory for this process as long as it is open; False if another has it. ``shared``: with others
+    that say so. True, too, where the filesystem knows no locks."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

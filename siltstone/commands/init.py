@@ -24,7 +24,8 @@ def add_parser(commands: Subparsers) -> None:
         text="Make a volume on the given disks: directories, normally mount points of one physical disk each, that\n"
         "are empty or not there yet. Without --disk: six directories under HOME, to try things out.",
         example="siltstone init ~/volume\n"
-        "siltstone init ~/volume --disk /mnt/a --disk /mnt/b --disk /mnt/c --disk /mnt/d --ec 2+2 --disk-size 500G",
+        "siltstone init ~/volume --disk /mnt/a --disk /mnt/b --disk /mnt/c --disk /mnt/d --ec 2+2 --disk-size 500G\n"
+        "siltstone init ~/volume --shards 2",
     )
     add_home(parser)
     parser.add_argument("--disk", metavar="DIR", action="append", default=[], help="a disk; repeat it for each")
@@ -35,6 +36,9 @@ def add_parser(commands: Subparsers) -> None:
         "that the disks allow)",
     )
     parser.add_argument("--disk-size", metavar="SIZE", help="use at most this of a disk, e.g. 10G (default: all)")
+    parser.add_argument(
+        "--shards", metavar="N", type=int, default=1, help="processes to spread the metadata over (default: 1)"
+    )
     parser.add_argument("--force-single", action="store_true", help="allow one or two disks")
 
 
@@ -44,7 +48,14 @@ def run(options: argparse.Namespace) -> int:
     bytes_max = 0 if options.disk_size is None else parse_size(options.disk_size)
     home = Home(options.home)
     trio.run(check_answers, home, options.disk)
-    plan = plan_volume(home, options.disk, code=code, bytes_max=bytes_max, few_disks_allowed=options.force_single)
+    plan = plan_volume(
+        home,
+        options.disk,
+        code=code,
+        bytes_max=bytes_max,
+        few_disks_allowed=options.force_single,
+        shards=options.shards,
+    )
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     trio.run(make_volume, home, plan)
@@ -66,4 +77,6 @@ def describe(home: Home, plan: Plan) -> list[str]:
         f"  disk {disk.disk_id}: {disk.path}" + (f", up to {format_bytes(disk.bytes_max)}" if disk.bytes_max else "")
         for disk in config.disks
     ]
+    if config.shards > 1:
+        return [*lines, f"  metadata in {config.shards} processes", f"next: siltstone serve {home.path}"]
     return [*lines, f"next: siltstone mount {home.path} DIR"]

@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+from siltstone.commands.meta import describe_shards
 from siltstone.commands.parser import Subparsers, add_command, add_home, add_json
 from siltstone.home import Home
 from siltstone.operations import perform
@@ -61,6 +62,8 @@ def describe(status: dict[str, Any]) -> list[str]:
             f"late and computed meanwhile, {volume['won_hedges']:,} of them faster than they were read; "
             f"{volume['hedged_log_reads']:,} of the log were late and read from another disk"
         )
+    if len(status["meta"]["shards"]) > 1:
+        lines += describe_shards(status["meta"])
     moves = volume["moves"]
     if moves["kind"]:
         lines.append(

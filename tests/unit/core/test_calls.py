@@ -152,10 +152,10 @@ def test_a_shard_that_dies_under_load_is_a_delay_and_nothing_is_done_twice() -> 
 def test_a_call_whose_answer_dies_with_the_shard_is_not_carried_out_again() -> None:
     async def body(world: SimShardVolumes, caller: Caller) -> None:
         here = await directories(world, caller)
-        for shard, directory in here.items():
+        for directory in here.values():
             other = next(ino for ino in here.values() if ino != directory)
 
-            async def survive(name: str, *arguments: Any, shard: ShardId = shard, **named: Any) -> Any:
+            async def survive(name: str, *arguments: Any, **named: Any) -> Any:
                 results: list[Any] = []
 
                 async def ask() -> None:
@@ -166,7 +166,7 @@ def test_a_call_whose_answer_dies_with_the_shard_is_not_carried_out_again() -> N
                     nursery.start_soon(ask)
                     await world.answers_lost.wait()
                     world.is_losing_answers = False
-                    await world.restart(shard)
+                    await world.restart(world.partitions().owner(partition_of(arguments[0])))
                 return results[0]
 
             made = await survive("create", directory, b"file", mode=0o100644, **OWNER)

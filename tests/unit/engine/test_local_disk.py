@@ -539,3 +539,20 @@ def test_opening_a_disk_takes_away_unfinished_files_of_its_own_part_only(tmp_pat
             assert left() == expected
 
     trio.run(main)
+
+
+def test_processes_with_parts_share_a_disk_and_keep_out_one_that_wants_it_alone(tmp_path: Path) -> None:
+    async def body(first: LocalDisk, second: LocalDisk) -> None:
+        await first.probe()
+        await second.probe()
+        alone = LocalDisk(DiskId(1), tmp_path / "disk", UUID)
+        with pytest.raises(DiskMissing, match="another process uses this disk"):
+            await alone.probe()
+        await first.close()
+        with pytest.raises(DiskMissing, match="another process uses this disk"):
+            await alone.probe()
+        await second.close()
+        await alone.probe()
+        await alone.close()
+
+    run_parts(tmp_path, 0, body)

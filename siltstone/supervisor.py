@@ -1,0 +1,208 @@
+"""Starts the processes of shards, watches them, and starts anew what died; all end with the owner.
+
+A shard's process has a pipe from its owner as standard input: `stop` ends it in order, and so does, at once, the death
+of the owner, which closes the pipe (shard_process.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from siltstone.core.calls import AskLoad, Load
+from siltstone.errors import Unavailable
+from siltstone.home import Home
+from siltstone.meta.shards.messages import PeerLost
+from siltstone.ports import Clock
+from siltstone.shard_service import link_to
+from siltstone.types import ShardId
+
+PAUSE_SECONDS = 0.05
+PAUSE_SECONDS_MAX = 10.0
+"""How long is waited before a shard is started again: a time that doubles with each death,"""
+
+SOUND_SECONDS = 30.0
+"""and is short again for one that has served so long."""
+
+STOP_SECONDS = 90.0
+"""How long the end in order may take; longer than closing a volume waits for anything."""
+
+LOOK_SECONDS = 1.0
+"""How often shards are asked for their load."""
+
+_ask = msgspec.msgpack.encode(AskLoad())
+_decode = msgspec.msgpack.Decoder(Load).decode
+
+logger = logging.getLogger("siltstone.shards")
+
+
+class ProcessState(enum.Enum):
+    """Where a shard's process stands: starting -> serving -> pausing -> starting ..., and from each to ended."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    PAUSING = "pausing"
+    """It died, and is started again soon."""
+    ENDED = "ended"
+
+
+class ShardProcess:
+    """One shard's process, in one life after the other."""
+
+    def __init__(self, home: Home, shard: ShardId, clock: Clock) -> None:
+        self.shard = shard
+        self.state = ProcessState.STARTING
+        self.restarts = 0
+        self.meter = Meter()
+        self._home = home
+        self._clock = clock
+        self._process: trio.Process | None = None
+        self._stopping = False
+        self._link = link_to(home, clock, shard)
+
+    @property
+    def pid(self) -> int:
+        """Of the process; 0 while there is none."""
+        return 0 if self._process is None else self._process.pid
+
+    async def keep(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep it running; started when it serves for the first time. Raises Unavailable if it does not come so far."""
+        pause = PAUSE_SECONDS
+        has_served = False
+        while not self._stopping:
+            self.state = ProcessState.STARTING
+            failure = await self._start()
+            begun_ns = self._clock.monotonic_ns()
+            process = self._process
+            assert process is not None
+            if not failure:
+                self.state = ProcessState.SERVING
+                if not has_served:
+                    has_served = True
+                    task_status.started()
+            status = await process.wait()
+            self._process = None
+            assert process.stdin is not None
+            await process.stdin.aclose()
+            if self._stopping:
+                break
+            if not has_served:
+                raise Unavailable(f"shard {self.shard} does not start: {failure or f'it ended with status {status}'}")
+            self.state = ProcessState.PAUSING
+            if not failure and self._clock.monotonic_ns() - begun_ns > SOUND_SECONDS * 1e9:
+                pause = PAUSE_SECONDS
+            logger.warning(
+                "shard %d: process %d ended with status %d%s; it is started again in %g s",
+                self.shard,
+                process.pid,
+                status,
+                f" ({failure})" if failure else "",
+                pause,
+            )
+            self.restarts += 1
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, PAUSE_SECONDS_MAX)
+        self.state = ProcessState.ENDED
+
+    async def watch(self) -> None:
+        """Ask for its load, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._link.run)
+            while True:
+                try:
+                    load = _decode(await self._link.call(_ask))
+                except PeerLost:
+                    self.meter.lose()
+                else:
+                    self.meter.note(load, self._clock.monotonic_ns(), processor_seconds(self.pid))
+                await self._clock.sleep(LOOK_SECONDS)
+
+    async def stop(self) -> None:
+        """End it in order, or by force when that takes too long."""
+        self._stopping = True
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        with trio.move_on_after(STOP_SECONDS):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has just died
+                await process.stdin.send_all(b"stop\n")
+            await process.wait()
+            return
+        logger.error("shard %d: process %d does not end; it is killed", self.shard, process.pid)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._stopping = True
+        if self._process is not None:
+            self._process.kill()
+
+    async def _start(self) -> str:
+        """Start a process; returns when it serves, with nothing, or has failed, with why."""
+        # -P: a directory called siltstone where the user happens to stand is not the package.
+        command = [sys.executable, "-P", "-m", "siltstone.shard_process", str(self._home.path), str(self.shard)]
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+        )
+        self._process = process
+        assert process.stdout is not None
+        received = b""
+        async with process.stdout:
+            while b"\n" not in received:
+                piece = await process.stdout.receive_some(65536)
+                if not piece:
+                    break
+                received += piece
+        word, _, rest = received.decode(errors="replace").partition("\n")[0].partition(" ")
+        return "" if word == "ready" else rest or f"it ended before it served (see {self._home.log_file})"
+
+
+class Meter:
+    """What a shard does in a second."""
+
+    def __init__(self) -> None:
+        self.load: Load | None = None
+        self.calls_per_second = 0.0
+        self.processor_share = 0.0
+        self._before: tuple[Load, int, float] | None = None
+
+    def note(self, load: Load, now_ns: int, processor_seconds: float) -> None:
+        """What was counted by now."""
+        if self._before is not None:
+            before, then_ns, processor_before = self._before
+            seconds = max(now_ns - then_ns, 1) / 1e9
+            self.calls_per_second = max(0, load.calls - before.calls) / seconds
+            self.processor_share = max(0.0, processor_seconds - processor_before) / seconds
+        self._before = (load, now_ns, processor_seconds)
+        self.load = load
+
+    def lose(self) -> None:
+        """Nobody answers."""
+        self.load = self._before = None
+        self.calls_per_second = self.processor_share = 0.0
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "calls_per_second": round(self.calls_per_second, 1),
+            "processor_share": round(self.processor_share, 3),
+            "load": None if self.load is None else msgspec.structs.asdict(self.load),
+        }
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used of the processors; 0 if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -41,7 +41,7 @@ from siltstone.types import ROOT_INO, Ino, ShardId
 
 CLIENTS = 2
 IN_FLIGHT = 128
-"""Calls that each client keeps under way: with few, each flush serves few."""
+"""Calls that each client keeps under way for each shard: with fewer each flush and each wakeup serves fewer."""
 
 DIRECTORIES = 64
 OWNER = {"uid": 0, "gid": 0}
@@ -54,14 +54,14 @@ async def make_directories(caller: Caller, directories: list[Ino]) -> None:
         directories.append(made.ino)
 
 
-def run_client(home: Home, client: int, directories: list[Ino], seconds: float, pipe: Connection) -> None:
+def run_client(home: Home, client: int, tasks: int, directories: list[Ino], seconds: float, pipe: Connection) -> None:
     """One client process: says that it is ready, starts when told to, and sends what it did."""
     counts: Counter[str] = Counter()
 
     async def work(caller: Caller, task: int, until: float) -> None:
         number = 0
         while time.perf_counter() < until:
-            directory = directories[(task + IN_FLIGHT * client + number) % DIRECTORIES]
+            directory = directories[(task + tasks * client + number) % DIRECTORIES]
             name = b"%d-%d-%d" % (client, task, number)
             await caller.call("create", directory, name, mode=0o100644, **OWNER)
             await caller.call("lookup", directory, name)
@@ -78,7 +78,7 @@ def run_client(home: Home, client: int, directories: list[Ino], seconds: float, 
 
     async def all_tasks(caller: Caller, until: float) -> None:
         async with trio.open_nursery() as nursery:
-            for task in range(IN_FLIGHT):
+            for task in range(tasks):
                 nursery.start_soon(work, caller, task, until)
 
     trio.run(main)
@@ -115,7 +115,7 @@ def measure(folder: Path, shards: int, seconds: float) -> dict[str, Any]:
         pids = [shard["pid"] for shard in perform(home, "status")["meta"]["shards"] if shard["shard"] != ShardId(0)]
         directories: list[Ino] = []
         trio.run(with_caller, home, lambda caller: make_directories(caller, directories))
-        results, shard_seconds = run_clients(home, directories, seconds, pids)
+        results, shard_seconds = run_clients(home, IN_FLIGHT * shards, directories, seconds, pids)
     finally:
         server.terminate()
         server.wait()
@@ -123,7 +123,7 @@ def measure(folder: Path, shards: int, seconds: float) -> dict[str, Any]:
     return {
         "shards": shards,
         "clients": CLIENTS,
-        "in_flight": CLIENTS * IN_FLIGHT,
+        "in_flight": CLIENTS * IN_FLIGHT * shards,
         "operations_per_second": sum(count / taken for count, taken, _ in results),
         "shard_us": shard_seconds / operations * 1e6,
         "client_us": sum(result[2] for result in results) / operations * 1e6,
@@ -132,14 +132,14 @@ def measure(folder: Path, shards: int, seconds: float) -> dict[str, Any]:
 
 
 def run_clients(
-    home: Home, directories: list[Ino], seconds: float, pids: list[int]
+    home: Home, tasks: int, directories: list[Ino], seconds: float, pids: list[int]
 ) -> tuple[list[tuple[int, float, float]], float]:
     """What each client did: operations, seconds, processor seconds; and the processor seconds of the shards."""
     context = get_context("spawn")
     pipes, processes = [], []
     for client in range(CLIENTS):
         near, far = context.Pipe()
-        process = context.Process(target=run_client, args=(home, client, directories, seconds, far), daemon=True)
+        process = context.Process(target=run_client, args=(home, client, tasks, directories, seconds, far), daemon=True)
         process.start()
         far.close()  # so that the end of a client that fails is noticed
         pipes.append(near)

@@ -20,19 +20,29 @@ from typing import Any
 import trio
 
 from siltstone.control import serve_control
+from siltstone.core.caller import Caller
 from siltstone.core.object_store import ObjectStore
+from siltstone.core.opening import SHUTDOWN_SECONDS
+from siltstone.core.sharded_volume import ShardedVolume
+from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import InvalidArgument, Refused, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import serve_mount
 from siltstone.home import Home
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
+from siltstone.meta.shards.map import map_of
 from siltstone.mounts import source_of
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3gw.server import serve_s3
+from siltstone.shard_service import link_to
 
 FORCED_EXIT_STATUS = 130
+
+SHARDED_TIMEOUT_SECONDS = 1.0
+"""How long the kernel may keep names and attributes of a volume of several shards: the news that a shard has when it
+dies is lost, and the kernel cannot be told to forget all names."""
 
 logger = logging.getLogger("siltstone")
 
@@ -72,11 +82,19 @@ class Daemon:
             raise Refused(f"the volume is mounted on {mounted} already; a process serves one mount")
         place = await trio.to_thread.run_sync(os.path.realpath, directory)  # before it is mounted
         options = {f"fsname={source_of(self._owner.home)}"}
-        serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
+        if self._owner.config.shards > 1:
+            serve_door = functools.partial(self._serve_sharded_mount, directory, options)
+        else:
+            serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
         return await self._open(Door("mount", place), serve_door, lambda started: directory)
 
     async def open_s3(self, host: str, port: int) -> Door:
         """Serve S3; returns when the endpoint answers. Raises Refused when the address is not to be had."""
+        if self._owner.config.shards > 1:
+            raise Refused(
+                f"the volume has {self._owner.config.shards} shards, and this version of siltstone has no S3 over "
+                "several; use a volume of one"
+            )
         serve_door = functools.partial(
             serve_s3,
             self._objects,
@@ -126,11 +144,6 @@ class Daemon:
     async def _open(
         self, door: Door, serve_door: Callable[..., Awaitable[object]], address_of: Callable[[Any], str]
     ) -> Door:
-        if self._owner.config.shards > 1:
-            raise Refused(
-                f"the volume has {self._owner.config.shards} shards, and this version of siltstone has no {door.kind} "
-                "over several; use a volume of one"
-            )
         try:
             await self._nursery.start(self._keep_open, door, serve_door, address_of)
         except BaseExceptionGroup as group:
@@ -140,6 +153,34 @@ class Daemon:
             raise error from None
         logger.info("ready %s", door)
         return door
+
+    async def _serve_sharded_mount(
+        self, directory: str, options: set[str], *, task_status: trio.TaskStatus[str]
+    ) -> None:
+        """A mount over all shards, this process's own included."""
+        clock = self._owner.clock
+        partitions = map_of(self._owner.config)
+        make_link = functools.partial(link_to, self._owner.home, clock)
+        caller = Caller(lambda: partitions, make_link, clock, SystemRandom())
+        tree = ShardedVolume(caller, lambda: partitions, clock)
+        links = trio.CancelScope()
+
+        async def keep_links() -> None:
+            with links:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(caller.run)
+                    nursery.start_soon(tree.run)
+
+        # Beside the door, not in it: when that is closed the kernel writes back, and needs answers.
+        self._nursery.start_soon(keep_links)
+        try:
+            await serve_mount(
+                tree, directory, options=options, timeout_seconds=SHARDED_TIMEOUT_SECONDS, task_status=task_status
+            )
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(SHUTDOWN_SECONDS):
+                await tree.sync()
+            links.cancel()
 
     async def _keep_open(
         self,

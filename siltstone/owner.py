@@ -37,6 +37,7 @@ from siltstone.ports import Disk, Fanout
 from siltstone.roster import check_roster
 from siltstone.settings import Settings, label_of
 from siltstone.shard_lock import wait_shards_free
+from siltstone.shard_service import ShardService
 from siltstone.shards import Shards, running_shards
 from siltstone.types import DiskId, ShardId
 
@@ -134,6 +135,7 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
         clock, random, workers = SystemClock(), SystemRandom(), TrioWorkers()
         async with opened_disks(config, ownership) as disks:
             config = await _compare_with_labels(home, config, disks)
+            own_shard = ShardService(home, config, ONLY_SHARD) if config.shards > 1 else None
             with metadata(str(home.meta), config) as backing:
                 async with open_volume(
                     config,
@@ -143,8 +145,9 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
                     clock=clock,
                     random=random,
                     workers=workers,
+                    join=None if own_shard is None else own_shard.join,
                 ) as volume:
-                    async with running_shards(home, config, volume, clock) as shards:
+                    async with running_shards(home, config, own_shard, clock) as shards:
                         owner = Owner(home, config, volume, clock, workers, disks, shards)
                         volume.mover.on_role(owner.remember_role)
                         await owner.publish()

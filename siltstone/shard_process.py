@@ -23,7 +23,7 @@ from siltstone.home import Home, Ownership
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
 from siltstone.owner import fanout_of, metadata, opened_disks, part_of_disks
 from siltstone.shard_lock import hold_shard
-from siltstone.shard_service import served
+from siltstone.shard_service import ShardService
 from siltstone.types import ShardId
 
 ORPHANED_STATUS = 3
@@ -58,6 +58,7 @@ async def _serve(home: Home, shard: ShardId) -> None:
     # A disk that hangs keeps the process, and with it the lock: there is nothing else to keep.
     async with opened_disks(config, Ownership(), shard) as disks:
         with metadata(str(home.shard_meta(shard)), config) as backing:
+            service = ShardService(home, config, shard)
             async with open_volume(
                 config,
                 disks=part_of_disks(disks, shard),
@@ -67,7 +68,8 @@ async def _serve(home: Home, shard: ShardId) -> None:
                 random=SystemRandom(),
                 workers=TrioWorkers(),
                 shard=shard,
-            ) as volume, served(home, config, shard, volume):
+                join=service.join,
+            ), service.serving():
                 gc.collect()
                 gc.freeze()  # see the daemon
                 print("ready", flush=True)

@@ -26,25 +26,36 @@ def link_to(home: Home, clock: Clock, shard: ShardId) -> Link:
     return Link(f"shard {shard}", partial(connect_to, home.shard_socket(shard)), clock)
 
 
-@contextlib.asynccontextmanager
-async def served(home: Home, config: VolumeConfig, shard: ShardId, volume: Volume) -> AsyncIterator[Shard]:
-    """Answer front-ends and other shards for as long as the context lasts."""
-    partitions = map_of(config)
-    others = [ShardId(other) for other in range(config.shards) if other != shard]
-    async with trio.open_nursery() as nursery:
-        peers = LinkedPeers(others, partial(link_to, home, volume.ledger.clock))
+class ShardService:
+    """A shard of a volume on this machine. ``side`` is there when it has joined."""
+
+    def __init__(self, home: Home, config: VolumeConfig, shard: ShardId) -> None:
+        self.side: Shard
+        self._home = home
+        self._shard = shard
+        self._partitions = map_of(config)
+        self._others = [other for other in self._partitions.shards() if other != shard]
+
+    def join(self, volume: Volume, nursery: trio.Nursery) -> None:
+        """Make what was opened a shard among others (``open_volume``'s ``join``)."""
+        peers = LinkedPeers(self._others, partial(link_to, self._home, volume.ledger.clock))
         nursery.start_soon(peers.run)
-        side = Shard(shard, volume, lambda: partitions, peers, nursery)
-        socket = home.shard_socket(shard)
+        self.side = Shard(self._shard, volume, lambda: self._partitions, peers, nursery)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Answer front-ends and other shards for as long as the context lasts."""
+        socket = self._home.shard_socket(self._shard)
         socket.parent.mkdir(parents=True, exist_ok=True)  # shard 0 has nothing else there
         listener = listen_at(socket)
 
         async def answer(stream: trio.SocketStream) -> None:
-            await serve(stream, side.handle)
+            await serve(stream, self.side.handle)
 
-        nursery.start_soon(trio.serve_listeners, answer, [listener])
-        try:
-            yield side
-        finally:
-            nursery.cancel_scope.cancel()
-            socket.unlink(missing_ok=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, answer, [listener])
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+                socket.unlink(missing_ok=True)

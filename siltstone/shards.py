@@ -12,12 +12,11 @@ import trio
 from siltstone.config import VolumeConfig
 from siltstone.core.opening import ONLY_SHARD
 from siltstone.core.shard import Shard
-from siltstone.core.volume import Volume
 from siltstone.failure import expected
 from siltstone.home import Home
 from siltstone.meta.shards.map import map_of
 from siltstone.ports import Clock
-from siltstone.shard_service import served
+from siltstone.shard_service import ShardService
 from siltstone.supervisor import LOOK_SECONDS, Meter, ProcessState, ShardProcess, processor_seconds
 from siltstone.types import ShardId
 
@@ -51,27 +50,29 @@ class Shards:
 
 
 @contextlib.asynccontextmanager
-async def running_shards(home: Home, config: VolumeConfig, volume: Volume, clock: Clock) -> AsyncIterator[Shards]:
-    """Serve the owner's shard and start the others; ``volume`` is what the owner's shard has. With one there is nothing
-    to serve or to start. Raises Unavailable when a shard does not start.
+async def running_shards(
+    home: Home, config: VolumeConfig, own: ShardService | None, clock: Clock
+) -> AsyncIterator[Shards]:
+    """Serve the owner's shard and start the others; with one (``own`` is None) there is nothing to serve or to start.
+    Raises Unavailable when a shard does not start.
 
     Order of the end: the others, durably, then the owner's. If the body raises, all end at once.
     """
-    if config.shards == 1:
+    if own is None:
         yield Shards(config, [])
         return
     processes = [ShardProcess(home, ShardId(shard), clock) for shard in range(1, config.shards)]
     shards = Shards(config, processes)
     failure: BaseException | None = None
     try:
-        async with served(home, config, ONLY_SHARD, volume) as own, trio.open_nursery() as nursery:
+        async with own.serving(), trio.open_nursery() as nursery:
             try:
                 async with trio.open_nursery() as starting:
                     for process in processes:
                         starting.start_soon(nursery.start, process.keep)
                 for process in processes:
                     nursery.start_soon(process.watch)
-                nursery.start_soon(_watch_own, own, shards.own_meter, clock)
+                nursery.start_soon(_watch_own, own.side, shards.own_meter, clock)
                 yield shards
             except BaseException as error:
                 failure = error

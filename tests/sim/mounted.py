@@ -1,6 +1,7 @@
 """A real mount for system tests: served by a child process, so that it can be killed, and taken away whatever happens.
 
-``disks`` is a volume of six directories, made by ``siltstone init`` and served by ``siltstone serve``. ``memory``
+``disks`` is a volume of six directories, made by ``siltstone init`` and served by ``siltstone serve``; ``shards`` the
+same with its metadata in three processes. ``memory``
 serves sim.memory_volume by this file as a program (``python tests/sim/mounted.py DIRECTORY``), to try the mount alone.
 """
 
@@ -20,6 +21,10 @@ from typing import cast
 import trio
 
 END_SECONDS = 60.0
+SHARDS = 3
+KIND = os.environ.get("SILTSTONE_MOUNT", "disks")
+"""What tests mount that do not say."""
+
 TESTS = Path(__file__).resolve().parent.parent
 SILTSTONE = [sys.executable, "-P", "-m", "siltstone"]
 
@@ -45,7 +50,9 @@ class MountedVolume:
             command = [sys.executable, __file__, str(self.directory)]
         else:
             if not self.home.exists():
-                subprocess.run([*SILTSTONE, "init", self.home], check=True, capture_output=True)
+                shards = SHARDS if self.kind == "shards" else 1
+                init = [*SILTSTONE, "init", str(self.home), "--shards", str(shards)]
+                subprocess.run(init, check=True, capture_output=True)
             command = [*SILTSTONE, "serve", str(self.home), "--mount", str(self.directory)]
         with self.log.open("ab") as log:
             environment = {**os.environ, "PYTHONPATH": str(TESTS)}
@@ -100,7 +107,7 @@ def is_mounted(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def mounted(path: Path, *, kind: str = "disks") -> Iterator[MountedVolume]:
+def mounted(path: Path, *, kind: str = KIND) -> Iterator[MountedVolume]:
     """A started mount under ``path``, stopped in order at the end if all went well, and gone in any case."""
     directory = path / "mnt"
     directory.mkdir(exist_ok=True)

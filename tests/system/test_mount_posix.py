@@ -25,9 +25,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.mounted import MountedVolume, MountFailed, is_mounted, mounted
+from sim.mounted import KIND, MountedVolume, MountFailed, is_mounted, mounted
 
-KIND = os.environ.get("SILTSTONE_MOUNT", "disks")
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 AT_FDCWD = -100
 KIB, MIB = 1024, 1024 * 1024

@@ -25,6 +25,13 @@ class PendingWrite(NamedTuple):
     data: bytes
 
 
+class Range(NamedTuple):
+    """Bytes [start, stop) of a file."""
+
+    start: int
+    stop: int
+
+
 class SimFile:
     """``data`` is what readers see; ``_durable`` what every crash leaves; ``_pending`` leads from one to the other."""
 
@@ -87,11 +94,11 @@ class SimFile:
 
     def settle_punches(self) -> None:
         """Blocks that were given back do not come back."""
-        for block in self._punched:
-            start, end = block * BLOCK_BYTES, min((block + 1) * BLOCK_BYTES, len(self.data))
-            _put(self._durable, start, bytes(end - start))
-            self._pending = [_without(write, start, end) for write in self._pending]
-        self._punched.clear()
+        if self._punched:
+            zeroed = [Range(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES) for block in self._punched]
+            _zero(self._durable, 0, zeroed)
+            self._pending = [_without(write, zeroed) for write in self._pending]
+            self._punched.clear()
 
     def begin_flush(self) -> int:
         """What a flush that begins now covers; hand it to ``end_flush``."""
@@ -140,13 +147,22 @@ class SimFile:
                 self._blocks[block] = 1
 
 
-def _without(write: PendingWrite, start: int, end: int) -> PendingWrite:
-    """A write with zeros in a range of the file."""
-    low, high = max(write.offset, start), min(write.offset + len(write.data), end)
-    if low >= high:
+def _without(write: PendingWrite, zeroed: Sequence[Range]) -> PendingWrite:
+    """A write with zeros in some ranges of the file."""
+    end = write.offset + len(write.data)
+    if not any(start < end and write.offset < stop for start, stop in zeroed):
         return write
-    before, after = write.data[: low - write.offset], write.data[high - write.offset :]
-    return write._replace(data=before + bytes(high - low) + after)
+    data = bytearray(write.data)
+    _zero(data, write.offset, zeroed)
+    return write._replace(data=bytes(data))
+
+
+def _zero(content: bytearray, offset: int, zeroed: Sequence[Range]) -> None:
+    """Zeros in some ranges of a file, of which ``content`` begins at ``offset``."""
+    for start, stop in zeroed:
+        low, high = max(start - offset, 0), min(stop - offset, len(content))
+        if low < high:
+            content[low:high] = bytes(high - low)
 
 
 def _put(content: bytearray, offset: int, data: bytes) -> None:

@@ -286,9 +286,11 @@ class StripeReader:
 
     async def _hedge(self, at: StripeAddress, spans: Sequence[Span], fetch: Fetch) -> dict[Span, bytes] | None:
         """Compute what a fetch still waits for; None if all of that comes first and right, or if it cannot be done."""
-        self.hedged_reads += 1
         found = self._checked(at, spans, fetch)
         flaws = [outcome for outcome in found if isinstance(outcome, Flaw)]
+        if not flaws:
+            return None  # a thread brought what was late since that was seen
+        self.hedged_reads += 1
         rebuilt: dict[Span, bytes] | None = None
 
         async def rebuild(scope: trio.CancelScope) -> None:

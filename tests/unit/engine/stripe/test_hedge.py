@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 
 from siltstone.engine.pace import CREDIT_MAX, PATIENCE_SECONDS_UNKNOWN, STALL_SECONDS
 from siltstone.engine.pool import DiskState
 from siltstone.engine.stripe.store import StripeStatistics, WrittenStripe
+from siltstone.errors import DiskError
 from siltstone.limits import CHECKSUM_BLOCK_BYTES, DISK_TIMEOUT_SECONDS, KIB, MIB
+from siltstone.ports import DiskRead, Lane
 from sim.clock import autojump
+from sim.fanout import SimReading
 from sim.stripes import StripeRig
 
 K, M = 4, 2
@@ -86,6 +91,48 @@ def test_what_comes_late_and_wrong_is_computed_and_mended() -> None:
         await rig.timed_read(written, 1)
         await rig.timed_read(written, 1)
         assert await rig.verify(written) == []
+
+    trio.run(main, clock=autojump())
+
+
+class Unseen(SimReading):
+    """Has its answers, but they are seen only after so many looks: threads bring them in between two of them."""
+
+    def __init__(self, reads: Sequence[DiskRead], looks: int) -> None:
+        super().__init__(reads)
+        self.looks = looks
+
+    def result(self, index: int) -> bytes | DiskError | None:
+        """Nothing, as long as there are looks left."""
+        if self.looks:
+            self.looks -= 1
+            return None
+        return super().result(index)
+
+    async def wait(self, count: int) -> None:
+        """Not woken either."""
+        await super().wait(count)
+        if self.looks:
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("looks", range(1, 12))
+@pytest.mark.parametrize("size", [1000, SIZE])
+def test_an_answer_may_come_at_any_moment(looks: int, size: int) -> None:
+    async def main() -> None:
+        rig = Rig()
+        written = await rig.write(SIZE)
+        rig.miss()
+        start_read = rig.sim.fanout.start_read
+        begun: list[SimReading] = []
+
+        def start(reads: Sequence[DiskRead], lane: Lane) -> SimReading:
+            begun.append(start_read(reads, lane) if begun else Unseen(reads, looks))
+            return begun[-1]
+
+        rig.sim.fanout.start_read = start  # type: ignore[method-assign]
+        assert await rig.timed_read(written, 0, size) < 1.0
+        assert rig.counts().degraded_reads == 0
 
     trio.run(main, clock=autojump())
 

@@ -26,14 +26,19 @@ from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.ports import DiskRead, DiskWrite, Workers
 from siltstone.types import Buffer, DiskId, StripeId
 
+UnitPiece = tuple[int, int, Buffer]
+"""New bytes of a data unit: its number, where in it they start, and they."""
+
 
 class StripeAddress(NamedTuple):
-    """All that is needed to find a stripe and to know its bytes."""
+    """All that is needed to find a stripe and to know its bytes. ``pieces`` are laid over what its disks hold: while
+    somebody reads they may come to be written, which changes nothing then."""
 
     slab: Slab
     stripe_id: StripeId
     stripe: Stripe
     checksums: bytes
+    pieces: Sequence[UnitPiece] = ()
 
     def offset(self, unit: int) -> int:
         """Where a unit starts in its chunk file."""
@@ -50,10 +55,6 @@ class Span(NamedTuple):
     unit: int
     start: int
     end: int
-
-
-UnitPiece = tuple[int, int, Buffer]
-"""New bytes of a data unit: its number, where in it they start, and they."""
 
 
 class Overlay(NamedTuple):
@@ -90,6 +91,11 @@ def changed_by(pieces: Sequence[UnitPiece], span: Span, data: Buffer) -> bytearr
     return changed
 
 
+def seen(at: StripeAddress, span: Span, data: bytes) -> bytes:
+    """What was read of a unit, with what is laid over it."""
+    return bytes(changed_by(at.pieces, span, data)) if at.pieces else data
+
+
 def _good(spans: Sequence[Span], found: Sequence[bytes | Flaw]) -> dict[Span, bytes]:
     """The spans that were read and are right."""
     return {span: data for span, data in zip(spans, found, strict=True) if isinstance(data, bytes)}
@@ -124,17 +130,16 @@ class StripeReader:
         """The overlay is on the disks now."""
         del self._overlays[stripe_id]
 
-    def seen(self, at: StripeAddress, span: Span, data: bytes) -> bytes:
-        """What was read of a unit, with what is laid over it."""
-        overlay = self._overlays.get(at.stripe_id)
-        if overlay is None or overlay.checksums != at.checksums:
-            return data
-        return bytes(changed_by(overlay.pieces, span, data))
+    def laid_over(self, at: StripeAddress) -> StripeAddress:
+        """The address with what is laid over the stripe now: for the whole of a read."""
+        overlay = self._overlays.get(at.stripe_id) if self._overlays else None
+        return at._replace(pieces=overlay.pieces) if overlay and overlay.checksums == at.checksums else at
 
     # --- without waiting ------------------------------------------------------------------------------------------
 
     def read_nowait(self, at: StripeAddress, offset: int, size: int) -> bytes | None:
         """Data bytes [offset, offset + size) if every unit has them at hand and intact; otherwise None."""
+        at = self.laid_over(at)
         unit, inner = divmod(offset, at.stripe.unit_bytes)
         if inner + size <= at.stripe.unit_bytes:
             return self._unit_nowait(at, unit, inner, size)
@@ -159,12 +164,13 @@ class StripeReader:
             return None
         name = chunk_name(slab_of(at.stripe_id), span.unit)
         data = self._pool.disk(disk_id).read_nowait(name, at.offset(span.unit) + span.start, span.end - span.start)
-        return self.seen(at, span, data) if self._overlays and data is not None else data
+        return seen(at, span, data) if at.pieces and data is not None else data
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
     async def read(self, at: StripeAddress, offset: int, size: int) -> bytes:
         """Data bytes [offset, offset + size), verified. Raises StripeUnreadable when fewer than k units are right."""
+        at = self.laid_over(at)
         ranges = unit_ranges(at.stripe, offset, size)
         spans = [blocks_around(*unit_range, at.stripe.unit_bytes) for unit_range in ranges]
         found, rebuilt = await self._fetch_or_hedge(at, spans)
@@ -181,6 +187,7 @@ class StripeReader:
 
     async def unit(self, at: StripeAddress, unit: int) -> bytes:
         """A whole unit, parity too: as it is on its disk, or computed. Raises StripeUnreadable."""
+        at = self.laid_over(at)
         (outcome,) = await self._fetch(at, [Span(unit, 0, at.stripe.unit_bytes)])
         if not isinstance(outcome, Flaw):
             return outcome
@@ -188,7 +195,8 @@ class StripeReader:
 
     async def read_spans(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes] | None:
         """Whole blocks of any units, parity too, as they are on the disks; None if one of them is not right."""
-        found = [outcome for outcome in await self._fetch(at, spans) if not isinstance(outcome, Flaw)]
+        fetched = await self._fetch(self.laid_over(at), spans)
+        found = [outcome for outcome in fetched if not isinstance(outcome, Flaw)]
         return found if len(found) == len(spans) else None
 
     async def _fetch(self, at: StripeAddress, spans: Sequence[Span]) -> list[bytes | Flaw]:
@@ -230,7 +238,7 @@ class StripeReader:
                 found.append(Flaw(span, (), f"disk {at.slab.disks[span.unit]}: no answer yet"))
                 continue
             if isinstance(outcome, bytes) and fetch.was_read(index):
-                outcome = self.seen(at, span, outcome)
+                outcome = seen(at, span, outcome)
             found.append(self._check(at, span, outcome))
         return found
 

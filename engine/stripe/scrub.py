@@ -18,7 +18,7 @@ from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import checksums_of, damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
 from siltstone.engine.stripe.layout import CHECKSUM_BYTES, blocks_per_unit, chunk_name, slab_of
-from siltstone.engine.stripe.reader import Span, StripeAddress, StripeReader
+from siltstone.engine.stripe.reader import Span, StripeAddress, StripeReader, seen
 from siltstone.errors import DiskError, DiskMissing, FileMissing
 from siltstone.limits import CHECKSUM_BLOCK_BYTES, KIB, MIB
 from siltstone.ports import DiskRead, DiskWrite, Lane, Workers
@@ -103,7 +103,7 @@ class StripeScrub:
         None of them may be released, nor anything be written in place in the slab, before this returns. What is laid
         over a stripe counts as written: with ``mend`` it must be such that it may be.
         """
-        runs = [run for run in _runs(stripes) if self._pool.is_up(run.disk_id)]
+        runs = [run for run in _runs([self._reader.laid_over(at) for at in stripes]) if self._pool.is_up(run.disk_id)]
         reads = [DiskRead(self._pool.disk(run.disk_id), run.name, run.stripes[0][0], run.size) for run in runs]
         units: dict[DiskId, int] = {}
         read_bytes: dict[DiskId, int] = {}
@@ -113,16 +113,10 @@ class StripeScrub:
             read_bytes[run.disk_id] = read_bytes.get(run.disk_id, 0) + run.size
             start = run.stripes[0][0]
             for offset, at in run.stripes:
-                if isinstance(result, DiskError) or not self._is_right(at, run.unit, result, offset - start):
+                if isinstance(result, DiskError) or not _is_right(at, run.unit, memoryview(result)[offset - start :]):
                     suspects[at.stripe_id] = at
         damages = [await self._examine(at, mend=mend, digests=digests) for at in suspects.values()]
         return Checked([damage for damage in damages if damage is not None], units, read_bytes)
-
-    def _is_right(self, at: StripeAddress, unit: int, data: bytes, start: int) -> bool:
-        image: Buffer = memoryview(data)[start : start + at.stripe.unit_bytes]
-        if self._reader.is_laid_over(at.stripe_id):
-            image = self._reader.seen(at, Span(unit, 0, at.stripe.unit_bytes), bytes(image))
-        return is_intact(image, at.checksums, at.checksum_index(unit, 0))
 
     async def _examine(self, at: StripeAddress, *, mend: bool, digests: Digests) -> StripeDamage | None:
         """A stripe by itself: what is wrong with each unit, and whether that is mended. None if all is well now."""
@@ -161,7 +155,7 @@ class StripeScrub:
                     piece = bytes(length)
                 pieces.append(piece)
             image = b"".join(pieces)
-        image = self._reader.seen(at, Span(unit, 0, size), image)
+        image = seen(at, Span(unit, 0, size), image)
         mismatched = set(damaged_blocks(image, at.checksums, at.checksum_index(unit, 0))) - wrong
         if mismatched and not wrong and _are_elsewhere(image, mismatched, digests()):
             kind = DamageKind.MISPLACED
@@ -206,6 +200,13 @@ class StripeScrub:
                     writes.append(DiskWrite(self._pool.disk(disk_id), name, offset, [data]))
         # Not to be cut short, as this cannot be: the rows may have another owner as soon as the look is over.
         await self._pool.write_durable(writes)
+
+
+def _is_right(at: StripeAddress, unit: int, data: memoryview) -> bool:
+    image: Buffer = data[: at.stripe.unit_bytes]
+    if at.pieces:
+        image = seen(at, Span(unit, 0, at.stripe.unit_bytes), bytes(image))
+    return is_intact(image, at.checksums, at.checksum_index(unit, 0))
 
 
 def _runs(stripes: Sequence[StripeAddress]) -> Iterator[UnitRun]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -14,6 +15,7 @@ from siltstone.engine.stripe.reader import StripeAddress
 from siltstone.engine.stripe.store import WrittenStripe
 from siltstone.limits import KIB, ROW_BYTES, SLOT_BYTES
 from siltstone.types import DiskId, SlabId, StripeId
+from sim.clock import autojump
 from sim.stripes import StripeRig
 
 CHUNK = 128 * KIB
@@ -159,6 +161,26 @@ def test_a_stripe_that_dies_before_its_bytes_are_in_place_keeps_its_rows_until_t
         assert rig.store.space().raw_used_bytes == 0
 
     trio.run(main)
+
+
+def test_a_read_under_which_a_fill_ends_finds_nothing_wrong() -> None:
+    """It has the old bytes of one disk, and still waits for another, when the overlay goes."""
+
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
+        written = await rig.write(8000)
+        (filled,) = await rig.store.filler.prepare([(address_of(written), [Fill(0, b"x" * 100)])])
+        assert filled is not None
+        record(rig, filled)
+        rig.disks[written.slab.disks[0]].slow(0.01, "read")
+        rig.disks[written.slab.disks[1]].slow(0.1, "read")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(rig.check_all, ranges=0))
+            await trio.sleep(0.05)
+            assert await rig.store.filler.complete([filled]) == []
+        assert rig.store.statistics().degraded_reads == 0
+
+    trio.run(main, clock=autojump())
 
 
 @pytest.mark.parametrize("operation", ["write", "flush"])

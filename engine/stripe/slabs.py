@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import trio
 
@@ -25,67 +24,10 @@ from siltstone.engine.stripe.layout import (
     unit_bytes_for,
 )
 from siltstone.engine.stripe.slab import Backing, Placement, Rows, SlabPhase, SlabState, take_placement
+from siltstone.engine.stripe.space import SpaceCount
 from siltstone.errors import Corrupt, DiskError, DiskMissing, FileMissing, NoSpace, TooFewDisks
 from siltstone.limits import RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES, UNIT_BYTES_MAX
 from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
-
-
-class _Counted(NamedTuple):
-    """What one slab adds to StripeSpace. Only a slab that takes stripes has free rows."""
-
-    suspect: int = 0
-    raw: int = 0
-    raw_used: int = 0
-    raw_free: int = 0
-    raw_punched: int = 0
-    data: int = 0
-    data_free: int = 0
-
-
-class StripeSpace(NamedTuple):
-    """Room in bytes. ``raw`` counts parity, ``data`` and ``usable`` only what data units hold."""
-
-    slabs: int
-    suspect_slabs: int
-    raw_bytes: int
-    """Chunk files in all."""
-    raw_used_bytes: int
-    """Rows of stripes in them, padding and parity included."""
-    raw_free_bytes: int
-    """Free rows in them, on disks that are up, that have blocks behind them."""
-    data_bytes: int
-    data_free_bytes: int
-    usable_total_bytes: int
-    """All disks that are up, if they held nothing but stripes of full width."""
-    usable_free_bytes: int
-    """What can still be written: free rows, and slabs of full width in what the disks have free above the reserve."""
-    reserve_bytes: int
-    """What new slabs leave free on each disk."""
-
-
-def data_chunks_in(chunks: Sequence[int], data_units: int, parity_units: int) -> int:
-    """Data chunks of the slabs that disks have room for, each for so many chunks: as wide as can be, then narrower.
-
-    A slab takes a chunk of as many different disks as it has units, so room on few disks is of no use.
-    """
-    units = data_units + parity_units
-    low, high = 0, sum(chunks) // units
-    while low < high:  # the most slabs of full width: none can take more than one chunk of a disk
-        slabs = (low + high + 1) // 2
-        low, high = (slabs, high) if sum(min(slabs, count) for count in chunks) >= slabs * units else (low, slabs - 1)
-    left = sorted(chunks, reverse=True)
-    taken, wanted = 0, low * units
-    for index, count in enumerate(left):
-        step = min(low, count, wanted - taken)
-        left[index] -= step
-        taken += step
-    data, left = low * data_units, sorted(left, reverse=True)
-    for width in range(min(units, len(left)), parity_units, -1):
-        data += (left[width - 1] - (left[width] if width < len(left) else 0)) * (width - parity_units)
-    return data
-
-
-_NOTHING = _Counted()
 
 
 class Slabs:
@@ -111,12 +53,11 @@ class Slabs:
         self._next_id = SlabId(1)
         # For each number of data units the OPEN slabs with free rows, as sorted (largest free run, slab id).
         self._rooms: dict[int, list[tuple[int, SlabId]]] = {width: [] for width in range(1, data_units + 1)}
-        self._uncounted: set[SlabId] = set()
-        self._counted: dict[SlabId, _Counted] = {}
-        self._total = _NOTHING
+        layout = Slab(data_units, parity_units, chunk_bytes, (), self.spare_rows)
+        self._space = SpaceCount(pool, self._slabs, layout, reserve_bytes=self._reserve_bytes)
+        self.space, self.recount = self._space.space, self._space.recount
         self._creating = trio.Lock()
         self._created = 0
-        pool.subscribe(self._note_disk)
 
     # --- what there is --------------------------------------------------------------------------------------------
 
@@ -143,95 +84,10 @@ class Slabs:
         """The state of a slab that exists."""
         return self._slabs[slab_id]
 
-    def space(self) -> StripeSpace:
-        """Room now; the disks' as the pool saw it last."""
-        self._count()
-        suspect, raw, raw_used, raw_free, raw_punched, data, data_free = self._total
-        total, free_of = self._disk_bytes()
-        free = sum(left for left, _ in free_of)
-        k, units = self.data_units, self.data_units + self._parity_units
-        # Free rows that were punched take their room from the disks again; of the rest only whole slabs are of use.
-        for_rows = min(free, raw_punched)
-        chunks: list[int] = []
-        for left, disks in free_of:
-            count = (left - left * for_rows // free) // self._chunk_bytes if free else 0
-            chunks += [(count + index) // disks for index in range(disks)]
-        data_chunk = self._chunk_bytes - self.spare_rows * ROW_BYTES
-        for_slabs = data_chunks_in(chunks, k, self._parity_units) * data_chunk
-        return StripeSpace(
-            slabs=len(self._slabs),
-            suspect_slabs=suspect,
-            raw_bytes=raw,
-            raw_used_bytes=raw_used,
-            raw_free_bytes=raw_free,
-            data_bytes=data,
-            data_free_bytes=data_free,
-            usable_total_bytes=total * k // units,
-            usable_free_bytes=data_free + for_rows * k // units + for_slabs,
-            reserve_bytes=self._reserve(False),
-        )
-
     def hold_back(self, size: int) -> None:
         """Leave so much more room free on each disk, for what is not in slabs."""
         self._held_back_bytes = size
-
-    def _count(self) -> None:
-        """Bring the totals up to date: what has changed since the last call is looked at, never all slabs."""
-        if not self._uncounted:
-            return
-        total = list(self._total)
-        for slab_id in self._uncounted:
-            state = self._slabs.get(slab_id)
-            found = _Counted() if state is None else self._counted_of(state)
-            before = self._counted.pop(slab_id, _NOTHING)
-            if state is not None:
-                self._counted[slab_id] = found
-            for index, (old, new) in enumerate(zip(before, found, strict=True)):
-                total[index] += new - old
-        self._uncounted.clear()
-        self._total = _Counted(*total)
-
-    def recount(self) -> StripeSpace:
-        """What ``space`` tells, from a look at every slab: the check of its totals."""
-        self._uncounted.update(self._slabs)
-        self._counted.clear()
-        self._total = _NOTHING
-        return self.space()
-
-    def _counted_of(self, state: SlabState) -> _Counted:
-        takes_stripes = self._is_placeable(state.slab) and not state.is_shunned
-        return _Counted(
-            suspect=int(state.is_suspect),
-            raw=state.slab.raw_bytes,
-            raw_used=state.raw(state.data.used, state.parity.used),
-            raw_free=state.raw(state.data.backed_free, state.parity.backed_free) if takes_stripes else 0,
-            raw_punched=state.raw(state.data.punched_free, state.parity.punched_free) if takes_stripes else 0,
-            data=state.slab.data_bytes,
-            data_free=state.data.backed_free * ROW_BYTES * state.slab.data_units if takes_stripes else 0,
-        )
-
-    def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
-        """Which slabs take stripes may be different now."""
-        self._uncounted.update(self._slabs)
-
-    def _disk_bytes(self) -> tuple[int, list[tuple[int, int]]]:
-        """Bytes in all, and for each device what is free above the reserve and how many disks share it."""
-        total: dict[int, int] = {}
-        free: dict[int, int] = {}
-        taken: dict[int, int] = {}
-        disks: dict[int, int] = {}
-        for status in self._pool.status():
-            space = status.space
-            if space is None:
-                continue
-            taken[space.device] = taken.get(space.device, 0) + status.taken_bytes
-            if self._pool.is_placeable(status.disk_id):
-                total[space.device] = space.total_bytes
-                free[space.device] = min(free.get(space.device, space.free_bytes), space.free_bytes)
-                disks[space.device] = disks.get(space.device, 0) + 1
-        for device, count in disks.items():
-            free[device] -= taken[device] + count * self._reserve(False)
-        return sum(total.values()), [(max(0, left), disks[device]) for device, left in free.items()]
+        self._space.reserve_bytes = self._reserve(False)
 
     @property
     def stripe_bytes_max(self) -> int:
@@ -328,13 +184,13 @@ class Slabs:
 
     def note_parity_written(self, slab_id: SlabId, row: int, rows: int) -> None:
         """Note that there are blocks behind these parity rows."""
-        self._uncounted.add(slab_id)
+        self._space.note(slab_id)
         self._slabs[slab_id].parity.set_backing(row, rows, Backing.PRESENT)
 
     def note_written(self, placement: Placement) -> None:
         """Note that the rows of a stripe were written: there are blocks behind them, and the slab takes writes."""
         state = placement.state
-        self._uncounted.add(state.slab_id)
+        self._space.note(state.slab_id)
         if not placement.is_backed:
             for disk_id in state.slab.disks:
                 self._pool.note_taken(disk_id, placement.stripe.unit_bytes)
@@ -345,7 +201,7 @@ class Slabs:
 
     def suspect(self, slab_id: SlabId) -> None:
         """A write failed in a slab although its disk answers: others are tried first until one succeeds there."""
-        self._uncounted.add(slab_id)
+        self._space.note(slab_id)
         self._slabs[slab_id].is_suspect = True
 
     def give_back_parity(self, slab_id: SlabId, row: int, rows: int) -> None:
@@ -396,7 +252,7 @@ class Slabs:
 
     def _index(self, state: SlabState) -> None:
         """Keep the index of rooms, and the totals, in step with a slab whose rows or phase changed."""
-        self._uncounted.add(state.slab_id)
+        self._space.note(state.slab_id)
         largest = state.largest if state.phase is SlabPhase.OPEN and not state.is_closed and not state.is_shunned else 0
         if state.slab.parity_units != self._parity_units or state.slab.data_units > self.data_units:
             largest = 0  # a code that is not written any more
@@ -479,7 +335,7 @@ class Slabs:
         data, parity = Rows(RowAllocator(slab.data_rows)), Rows(RowAllocator(slab.parity_rows))
         state = SlabState(slab_id, slab, data, parity, SlabPhase.CREATING)
         self._slabs[slab_id] = state
-        self._uncounted.add(slab_id)
+        self._space.note(slab_id)
         errors: list[DiskError] = []
 
         async def create(unit: int, disk_id: DiskId) -> None:
@@ -670,7 +526,7 @@ class Slabs:
 
     def _forget(self, slab_id: SlabId) -> None:
         del self._slabs[slab_id]
-        self._uncounted.add(slab_id)
+        self._space.note(slab_id)
 
     async def _delete_chunks(self, state: SlabState) -> None:
         for unit, disk_id in enumerate(state.slab.disks):

@@ -21,7 +21,8 @@ from siltstone.engine.stripe.moving import CopiedUnits, UnitCopier
 from siltstone.engine.stripe.reader import StripeAddress, StripeReader
 from siltstone.engine.stripe.scrub import Checked, Digests, StripeScrub
 from siltstone.engine.stripe.slab import Backing, Placement
-from siltstone.engine.stripe.slabs import Slabs, StripeSpace
+from siltstone.engine.stripe.slabs import Slabs
+from siltstone.engine.stripe.space import StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
 from siltstone.limits import KIB, ROW_BYTES
 from siltstone.ports import DiskWrite, Workers

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import chunk_name
 from siltstone.engine.stripe.slab import NEXT_PHASES, SlabPhase
-from siltstone.engine.stripe.slabs import data_chunks_in
+from siltstone.engine.stripe.space import data_chunks_in
 from siltstone.engine.stripe.store import Run, StripeStore, Tier
 from siltstone.errors import Corrupt, NoSpace
 from siltstone.limits import KIB, RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES

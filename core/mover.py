@@ -357,7 +357,7 @@ class Mover:
         is_begun = False
         self._moving[move.slab_id] = move, target
         try:
-            is_begun = await self._slabs.begin_move(move.slab_id, move.unit, move.source, target)
+            is_begun = await self._slabs.moves.begin(move.slab_id, move.unit, move.source, target)
         except SiltstoneError as error:
             self._note_failure(error)
         finally:
@@ -379,7 +379,7 @@ class Mover:
                     await self._ledger.sync()
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._slabs.end_move(move.slab_id, moved=moved)
+                    await self._slabs.moves.end(move.slab_id, moved=moved)
             if moved is not None:
                 self.moved_units += 1
                 retry_seconds = 0.0
@@ -480,4 +480,4 @@ class Mover:
     async def _forget_source(self, move: Move) -> None:
         """Delete the old chunk file when nobody reads it any more; the record that it has moved is durable."""
         await self._ledger.fence.wait_past(self._ledger.fence.advance())
-        await self._slabs.delete_chunk(move.slab_id, move.unit, move.source)
+        await self._slabs.moves.drop_source(move.slab_id, move.unit, move.source)

@@ -13,19 +13,18 @@ import trio
 
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.allocate import RowAllocator, allocator_of
+from siltstone.engine.stripe.chunk_files import ChunkFiles
 from siltstone.engine.stripe.layout import (
-    CHUNK_PREFIX,
     Slab,
     Stripe,
-    chunk_name,
     parity_row_of,
-    parse_chunk_name,
     spare_rows_of,
     unit_bytes_for,
 )
 from siltstone.engine.stripe.slab import Backing, Placement, Rows, SlabPhase, SlabState, take_placement
 from siltstone.engine.stripe.space import SpaceCount
-from siltstone.errors import Corrupt, DiskError, DiskMissing, FileMissing, NoSpace, TooFewDisks
+from siltstone.engine.stripe.unit_moves import UnitMoves
+from siltstone.errors import Corrupt, DiskError, NoSpace, TooFewDisks
 from siltstone.limits import RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES, UNIT_BYTES_MAX
 from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
 
@@ -55,6 +54,8 @@ class Slabs:
         self._rooms: dict[int, list[tuple[int, SlabId]]] = {width: [] for width in range(1, data_units + 1)}
         layout = Slab(data_units, parity_units, chunk_bytes, (), self.spare_rows)
         self._space = SpaceCount(pool, self._slabs, layout, reserve_bytes=self._reserve_bytes)
+        self._files = ChunkFiles(pool)
+        self.moves = UnitMoves(self._files, self._slabs, self._index)
         self.space, self.recount = self._space.space, self._space.recount
         self._creating = trio.Lock()
         self._created = 0
@@ -336,22 +337,10 @@ class Slabs:
         state = SlabState(slab_id, slab, data, parity, SlabPhase.CREATING)
         self._slabs[slab_id] = state
         self._space.note(slab_id)
-        errors: list[DiskError] = []
-
-        async def create(unit: int, disk_id: DiskId) -> None:
-            try:
-                self._pool.note_taken(disk_id, slab.file_bytes(unit))
-                await self._pool.disk(disk_id).create(chunk_name(slab_id, unit), slab.file_bytes(unit))
-            except DiskError as error:
-                self._pool.report(error)
-                errors.append(error)
-
         with trio.CancelScope(shield=True):  # half a slab must not stay behind
-            async with trio.open_nursery() as nursery:
-                for unit, disk_id in enumerate(slab.disks):
-                    nursery.start_soon(create, unit, disk_id)
+            errors = await self._files.create(slab_id, slab)
             if errors:
-                await self._delete_chunks(state)
+                await self._files.delete_all(slab_id, slab)
                 self._forget(slab_id)
                 for unit, disk_id in enumerate(slab.disks):
                     self._pool.note_taken(disk_id, -slab.file_bytes(unit))
@@ -384,20 +373,17 @@ class Slabs:
     async def damaged_chunks(self) -> list[tuple[SlabId, int]]:
         """Chunk files, by slab and unit, that are missing or short on disks that are up."""
         before = {slab_id: state for slab_id, state in self._slabs.items() if state.phase is SlabPhase.OPEN}
-        sizes: dict[DiskId, dict[str, int]] = {}
+        sizes: dict[DiskId, dict[tuple[SlabId, int], int]] = {}
         for disk_id in self._pool.up():
-            try:
-                entries = await self._pool.disk(disk_id).list(CHUNK_PREFIX)
-            except DiskError as error:
-                self._pool.report(error)
-                continue
-            sizes[disk_id] = {entry.name: entry.size for entry in entries}
+            files = await self._files.found_on(disk_id)
+            if files is not None:
+                sizes[disk_id] = {(file.slab_id, file.unit): file.size for file in files}
         return [
             (slab_id, unit)
             for slab_id, state in before.items()
             if state.phase is SlabPhase.OPEN
             for unit, disk_id in enumerate(state.slab.disks)
-            if disk_id in sizes and sizes[disk_id].get(chunk_name(slab_id, unit), 0) < state.slab.file_bytes(unit)
+            if disk_id in sizes and sizes[disk_id].get((slab_id, unit), 0) < state.slab.file_bytes(unit)
         ]
 
     async def recreate_unit(self, slab_id: SlabId, unit: int) -> bool:
@@ -408,15 +394,7 @@ class Slabs:
         state = self._slabs.get(slab_id)
         if state is None or state.phase is not SlabPhase.OPEN:
             return False
-        name, size = chunk_name(slab_id, unit), state.slab.file_bytes(unit)
-        disk = self._pool.disk(state.slab.disks[unit])
-        found = next((entry.size for entry in await disk.list(name) if entry.name == name), None)
-        if found is None:
-            await disk.create(name, size)
-        elif found < size:
-            await disk.write(name, size - ROW_BYTES, [bytes(ROW_BYTES)])
-            await disk.flush(name)
-        return found is None or found < size
+        return await self._files.make_whole(slab_id, state.slab, unit)
 
     @property
     def parity_units(self) -> int:
@@ -429,7 +407,7 @@ class Slabs:
         state.is_shunned = is_shunned
         self._index(state)
 
-    # --- units move -----------------------------------------------------------------------------------------------
+    # --- what those need who move units -------------------------------------------------------------------------------
 
     def units_of(self, disk_id: DiskId) -> int:
         """How many chunk files a disk has, or should have."""
@@ -438,53 +416,6 @@ class Slabs:
     def open_slabs(self) -> Iterator[SlabState]:
         """Every slab that holds stripes or may."""
         return (state for state in self._slabs.values() if state.phase is SlabPhase.OPEN)
-
-    async def begin_move(self, slab_id: SlabId, unit: int, source: DiskId, target: DiskId) -> bool:
-        """Close a slab for new stripes and make a chunk file for one of its units on a disk that it does not use.
-
-        Returns when nobody is writing to the slab any more; False if it is gone, nobody may move it now, or its units
-        have moved since that was planned. The caller fills the file, and then calls ``end_move``. Raises DiskError,
-        with everything as it was.
-        """
-        state = self._slabs.get(slab_id)
-        if state is None or state.phase is not SlabPhase.OPEN or state.is_closed or not state.is_recorded:
-            return False
-        if state.slab.disks[unit] != source or target in state.slab.disks:
-            return False
-        state.is_closed = True
-        state.incoming = unit, target
-        self._index(state)
-        try:
-            name = chunk_name(slab_id, unit)
-            disk = self._pool.disk(target)
-            if any(entry.name == name for entry in await disk.list(name)):
-                await disk.delete(name)  # a stray of an earlier attempt
-            await disk.create(name, state.slab.file_bytes(unit))
-            while state.uncommitted:
-                state.all_committed = trio.Event()
-                await state.all_committed.wait()
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self.end_move(slab_id, moved=None)
-            raise
-        return True
-
-    async def end_move(self, slab_id: SlabId, *, moved: Slab | None) -> None:
-        """Open the slab again: with its new record, or as it was, without the new file."""
-        state = self._slabs[slab_id]
-        assert state.incoming is not None
-        unit, target = state.incoming
-        state.incoming = None
-        state.is_closed = False
-        if moved is not None:
-            state.slab = moved
-        self._index(state)
-        if moved is None:
-            await self._delete(target, chunk_name(slab_id, unit))
-
-    async def delete_chunk(self, slab_id: SlabId, unit: int, disk_id: DiskId) -> None:
-        """Delete the file that a unit had before it was moved; what cannot be deleted now is a stray."""
-        await self._delete(disk_id, chunk_name(slab_id, unit))
 
     async def has_room(self, disk_id: DiskId, size: int, *, use_reserve: bool) -> bool:
         """Whether a disk can take a file of ``size`` bytes and keep the reserve; with ``use_reserve`` only what the log
@@ -521,46 +452,23 @@ class Slabs:
         state = self._slabs[slab_id]
         assert state.phase is SlabPhase.RETIRED
         with trio.CancelScope(shield=True):
-            await self._delete_chunks(state)
+            await self._files.delete_all(slab_id, state.slab)
             self._forget(slab_id)
 
     def _forget(self, slab_id: SlabId) -> None:
         del self._slabs[slab_id]
         self._space.note(slab_id)
 
-    async def _delete_chunks(self, state: SlabState) -> None:
-        for unit, disk_id in enumerate(state.slab.disks):
-            await self._delete(disk_id, chunk_name(state.slab_id, unit))
-
-    async def _delete(self, disk_id: DiskId, name: str) -> bool:
-        try:
-            await self._pool.disk(disk_id).delete(name)
-        except (DiskMissing, FileMissing):
-            return False
-        except DiskError as error:
-            self._pool.report(error)
-            return False
-        return True
-
     async def collect_strays(self) -> int:
         """Delete chunk files that no slab owns, on the disks that are up; how many there were. After ``load``."""
         count = 0
         for disk_id in self._pool.up():
-            try:
-                entries = await self._pool.disk(disk_id).list(CHUNK_PREFIX)
-            except DiskError as error:
-                self._pool.report(error)
-                continue
-            for entry in entries:
-                parsed = parse_chunk_name(entry.name)
-                if parsed is None:
-                    continue
-                slab_id, unit = parsed
+            for slab_id, unit, _ in await self._files.found_on(disk_id) or ():
                 # Numbers only grow past everything seen, so a stray's name is never given to a new chunk meanwhile.
                 self._next_id = SlabId(max(self._next_id, slab_id + 1))
                 state = self._slabs.get(slab_id)
                 if state is None or not _belongs(state, unit, disk_id):
-                    count += await self._delete(disk_id, entry.name)
+                    count += await self._files.delete(slab_id, unit, disk_id)
         return count
 
     async def punch_free(self, backings: set[Backing]) -> int:
@@ -583,25 +491,11 @@ class Slabs:
             rows.allocator.take_at(start, count)
             self._index(state)
             with trio.CancelScope(shield=True):
-                punched += await self._punch(state, units, start, count)
+                punched += await self._files.punch(state.slab_id, state.slab, units, start, count)
             rows.set_backing(start, count, Backing.PUNCHED)
             rows.allocator.give_back(start, count)
             self._index(state)
             await trio.lowlevel.checkpoint()
-        return punched
-
-    async def _punch(self, state: SlabState, units: range, start: int, count: int) -> int:
-        punched = 0
-        for unit in units:
-            try:
-                await self._pool.disk(state.slab.disks[unit]).punch(
-                    chunk_name(state.slab_id, unit), start * ROW_BYTES, count * ROW_BYTES
-                )
-                punched += count * ROW_BYTES
-            except DiskMissing:
-                continue
-            except DiskError as error:
-                self._pool.report(error)
         return punched
 
 

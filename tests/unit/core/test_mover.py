@@ -247,8 +247,8 @@ def test_a_move_that_was_planned_before_the_slab_changed_is_not_begun() -> None:
         slabs = volume.ledger.stripes.slabs
         state = next(state for state in slabs.open_slabs() if state.is_recorded)
         first, second = state.slab.disks[0], state.slab.disks[1]
-        assert not await slabs.begin_move(state.slab_id, 0, first, second), "the target has a unit of it by now"
-        assert not await slabs.begin_move(state.slab_id, 0, second, DiskId(77)), "the unit is elsewhere by now"
+        assert not await slabs.moves.begin(state.slab_id, 0, first, second), "the target has a unit of it by now"
+        assert not await slabs.moves.begin(state.slab_id, 0, second, DiskId(77)), "the unit is elsewhere by now"
         assert not state.is_closed
 
     run(body)

@@ -32,29 +32,22 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from uuid import UUID
 
 import trio
 from baseline.cleaner import hot_and_cold, uniform, write_amplification
+from local.volume import disk_config, opened
 
-from siltstone.config import DiskConfig, VolumeConfig
-from siltstone.core.opening import create_volume, open_volume
+from siltstone.config import VolumeConfig
 from siltstone.core.status import VolumeStatus
-from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
-from siltstone.engine.disk.fanout import LocalFanout
-from siltstone.engine.disk.local import LocalDisk, format_disk
-from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.errors import NoSpace
 from siltstone.geometry import sizes_for
 from siltstone.limits import KIB, LOG_REPLICAS, MIB
-from siltstone.meta.store.lmdb_backing import LmdbBacking
-from siltstone.types import ROOT_INO, DiskId, Ino
+from siltstone.types import ROOT_INO, Ino
 
 DISKS, DATA_UNITS = 6, 4
 FILL = 0.90
@@ -260,46 +253,19 @@ class Churn:
                 nursery.start_soon(client)
 
 
-@asynccontextmanager
-async def opened(folder: Path, disk_bytes: int) -> AsyncIterator[Volume]:
-    """A new volume in a directory, with the sizes that `siltstone init` gives such disks."""
+def config_for(folder: Path, disk_bytes: int) -> VolumeConfig:
+    """The settings of a new volume in a directory, with the sizes that `siltstone init` gives such disks."""
     sizes = sizes_for(disk_bytes, DISKS, LOG_REPLICAS)
-    config = VolumeConfig(
+    return VolumeConfig(
         uuid=uuid.uuid4().hex,
         data_units=DATA_UNITS,
         parity_units=DISKS - DATA_UNITS,
-        disks=tuple(
-            DiskConfig(disk_id=index, path=str(folder / f"disk{index}"), uuid=uuid.uuid4().hex, bytes_max=disk_bytes)
-            for index in range(DISKS)
-        ),
+        disks=tuple(disk_config(folder, index, disk_bytes) for index in range(DISKS)),
         chunk_bytes=sizes.chunk_bytes,
         segment_bytes=sizes.segment_bytes,
         log_bytes_low=sizes.log_bytes_low,
         log_bytes_high=sizes.log_bytes_high,
     )
-    config.check()
-    for disk in config.disks:
-        await format_disk(disk.path, superblock_of(config, disk, created_ns=0))
-    disks = [LocalDisk(DiskId(disk.disk_id), disk.path, UUID(disk.uuid).bytes, disk_bytes) for disk in config.disks]
-    backing = LmdbBacking(str(folder / "meta"), bytes_max=1 << 34, create=True)
-    clock, randomness = SystemClock(), SystemRandom()
-    try:
-        await create_volume(config, disks=disks, fanout=LocalFanout(), backing=backing, clock=clock, random=randomness)
-        async with open_volume(
-            config,
-            disks=disks,
-            fanout=LocalFanout(),
-            backing=backing,
-            clock=clock,
-            random=randomness,
-            workers=TrioWorkers(),
-        ) as volume:
-            yield volume
-    finally:
-        with trio.CancelScope(shield=True):
-            for local in disks:
-                await local.close()
-        backing.close()
 
 
 async def measure(folder: Path, workloads: list[str], disk_bytes: int, *, is_quick: bool) -> dict[str, Figures]:
@@ -308,7 +274,7 @@ async def measure(folder: Path, workloads: list[str], disk_bytes: int, *, is_qui
     churn_seconds = QUICK_CHURN_SECONDS if is_quick else math.inf
     fill_seconds = QUICK_FILL_SECONDS / 2 if is_quick else math.inf
     figures: dict[str, Figures] = {}
-    async with opened(folder, disk_bytes) as volume:
+    async with opened(folder, config_for(folder, disk_bytes)) as (volume, _):
         churn = Churn(volume, is_small=workloads[0].startswith("small"), seed=1)
         await churn.fill(pool // 2, fill_seconds)
         await churn.churn(pool // 4, churn_seconds / 3)

@@ -31,23 +31,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
-from uuid import UUID
 
 import trio
+from local.volume import disk_config, make_disk, opened
 
-from siltstone.config import DiskConfig, VolumeConfig
-from siltstone.core.opening import create_volume, open_volume
-from siltstone.core.superblocks import superblock_of
+from siltstone.config import VolumeConfig
 from siltstone.core.volume import Volume
-from siltstone.engine.disk.fanout import LocalFanout
-from siltstone.engine.disk.local import LocalDisk, format_disk
-from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
+from siltstone.engine.disk.local import LocalDisk
 from siltstone.engine.pool import DiskRole
 from siltstone.engine.stripe.layout import chunk_name
 from siltstone.engine.stripe.store import Tier
 from siltstone.limits import KIB, MIB
 from siltstone.meta import space
-from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.types import ROOT_INO, DiskId, Ino
 
 DATA_UNITS, PARITY_UNITS = 4, 2
@@ -107,7 +102,7 @@ class Bench:
     async def add_spare(self) -> DiskId:
         """Another disk, empty."""
         disk_id = DiskId(len(self.disks))
-        self.disks.append(await make_disk(self.folder, self.config, disk_id))
+        self.disks.append(await make_disk(self.config, disk_config(self.folder, disk_id)))
         self.pool.add(self.disks[-1], DiskRole.MEMBER)
         await self.pool.probe()
         return disk_id
@@ -226,46 +221,18 @@ def write_plainly(folder: Path, sizes: Iterable[int]) -> None:
         os.close(fd)
 
 
-async def make_disk(folder: Path, config: VolumeConfig, disk_id: DiskId) -> LocalDisk:
-    """Format a directory."""
-    disk = DiskConfig(disk_id=disk_id, path=str(folder / f"disk{disk_id}"), uuid=uuid.uuid4().hex)
-    await format_disk(disk.path, superblock_of(config, disk, created_ns=0))
-    return LocalDisk(disk_id, disk.path, UUID(disk.uuid).bytes)
-
-
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Bench]:
+async def opened_bench(folder: Path) -> AsyncIterator[Bench]:
     """A new volume, with the settings that `siltstone init` gives to disks of this size."""
     config = VolumeConfig(
         uuid=uuid.uuid4().hex,
         data_units=DATA_UNITS,
         parity_units=PARITY_UNITS,
-        disks=tuple(
-            DiskConfig(disk_id=index, path=str(folder / f"disk{index}"), uuid=uuid.uuid4().hex)
-            for index in range(DISKS)
-        ),
+        disks=tuple(disk_config(folder, index) for index in range(DISKS)),
         rebuild_grace=10_000.0,
     )
-    disks = [await make_disk(folder, config, DiskId(index)) for index in range(DISKS)]
-    backing = LmdbBacking(str(folder / "meta"), bytes_max=1 << 34, create=True)
-    clock, randomness = SystemClock(), SystemRandom()
-    try:
-        await create_volume(config, disks=disks, fanout=LocalFanout(), backing=backing, clock=clock, random=randomness)
-        async with open_volume(
-            config,
-            disks=list(disks),
-            fanout=LocalFanout(),
-            backing=backing,
-            clock=clock,
-            random=randomness,
-            workers=TrioWorkers(),
-        ) as volume:
-            yield Bench(folder, config, volume, disks)
-    finally:
-        with trio.CancelScope(shield=True):
-            for disk in disks:
-                await disk.close()
-        backing.close()
+    async with opened(folder, config) as (volume, disks):
+        yield Bench(folder, config, volume, disks)
 
 
 async def measure_rebuild(bench: Bench, lost: DiskId) -> tuple[float, float]:
@@ -314,7 +281,7 @@ async def measure_load(bench: Bench, lost: DiskId, seconds: float) -> tuple[floa
 
 async def measure(folder: Path, size: int, rounds: int, seconds: float) -> dict[str, object]:
     """Everything, on one volume."""
-    async with opened(folder) as bench:
+    async with opened_bench(folder) as bench:
         await bench.fill(size)
         chunk_files = len(bench.chunks_of(DiskId(0), is_lost=True))
         # Every round takes the next of the oldest disks, and adds one.

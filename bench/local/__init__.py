@@ -1,0 +1,1 @@
+"""What benches measure on: the product on disks of this machine."""

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from siltstone.core.carrier import current_extent, join_neighbours
-from siltstone.core.fill_plan import Candidate, FillPart, StripeFill, plan_fills
+from siltstone.core.fill_plan import Candidate, FillPart, StripeFill, fill_bytes_min, plan_fills
 from siltstone.core.ledger import Ledger, StripeInfo
 from siltstone.core.packing import Movable, short_runs
 from siltstone.core.reader import Reader
@@ -156,7 +156,9 @@ class Filler:
         """What goes where; claims the slabs."""
         runs = short_runs(chunk, RUN_BYTES_MAX)
         sizes = [sum(chunk[index].length for index in run) for run in runs]
-        fills = plan_fills(sizes, self._candidates(claimed), stripes_max=STRIPES_MAX)
+        is_cramped = self._ledger.is_cramped
+        candidates = self._candidates(claimed, is_cramped=is_cramped)
+        fills = plan_fills(sizes, candidates, stripes_max=STRIPES_MAX, is_cramped=is_cramped)
         used = {slab_of(fill.stripe_id) for fill in fills}
         for slab_id in claimed - used:
             self._ledger.release_claim(slab_id)
@@ -167,7 +169,7 @@ class Filler:
         parts = [_cut(runs[part.run], chunk, part) for part in fill.parts]
         return _Wanted(fill.stripe_id, self._ledger.stripe_info(fill.stripe_id), parts)
 
-    def _candidates(self, claimed: set[SlabId]) -> Iterator[Candidate]:
+    def _candidates(self, claimed: set[SlabId], *, is_cramped: bool) -> Iterator[Candidate]:
         """Worn stripes of slabs that nobody else works on: of the most dead ones, those of slabs with most to fill
         first, so that few files are written and flushed."""
         store, worn = self._ledger.store, self._ledger.worn
@@ -183,7 +185,8 @@ class Filler:
                 parity_rows -= found.unit_bytes // ROW_BYTES
                 if parity_rows < 0:
                     break  # the others wait for the old parity of these
-                if found.hole_bytes and not space.has_fill(store, found.stripe_id):
+                is_of_use = found.hole_bytes >= fill_bytes_min(found.unit_bytes, is_cramped=is_cramped)
+                if is_of_use and not space.has_fill(store, found.stripe_id):
                     dead = use_of(store, found.stripe_id, found.capacity).dead
                     yield Candidate(found.stripe_id, found.unit_bytes, dead)
 

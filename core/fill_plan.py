@@ -1,8 +1,9 @@
 """Which bytes of which runs go to which dead places of which stripes. Pure.
 
 Filling a stripe costs its new parity, whatever is filled: (m * unit + filled) / filled bytes written for each byte. So
-the most dead stripes come first, and none is filled with less than half a unit's worth, which bounds that at 2 m + 1:
-still less than emptying a stripe that is so full.
+the most dead stripes come first, and none is filled with less than half a unit's worth, which bounds that at 2 m + 1.
+Where relocation would have to make rows a quarter will do: 4 m + 1 is still less than emptying a stripe that is so
+full, and what is left dead in every stripe adds up.
 
 A dead place is seldom as long as a run. Runs that fit go there whole, longest first; what is left of the place takes
 the first part of one that does not, whose rest goes to the next place. So places are filled to the end, at the price of
@@ -52,12 +53,14 @@ class _Waiting(NamedTuple):
     start: int
 
 
-def fill_bytes_min(unit_bytes: int) -> int:
-    """A stripe that would get less than this is left alone."""
-    return unit_bytes // 2
+def fill_bytes_min(unit_bytes: int, *, is_cramped: bool) -> int:
+    """A stripe that would get less than this is left alone. ``is_cramped``: there are no rows to write to instead."""
+    return unit_bytes // (4 if is_cramped else 2)
 
 
-def plan_fills(sizes: Sequence[int], candidates: Iterable[Candidate], *, stripes_max: int) -> list[StripeFill]:
+def plan_fills(
+    sizes: Sequence[int], candidates: Iterable[Candidate], *, stripes_max: int, is_cramped: bool = False
+) -> list[StripeFill]:
     """Give runs of these sizes places in the candidates, best candidate first; a run gets places for all of its bytes,
     or none.
 
@@ -70,7 +73,7 @@ def plan_fills(sizes: Sequence[int], candidates: Iterable[Candidate], *, stripes
             break
         left = list(waiting)
         parts = _fill(candidate, left)
-        if sum(part.length for part in parts) >= fill_bytes_min(candidate.unit_bytes):
+        if sum(part.length for part in parts) >= fill_bytes_min(candidate.unit_bytes, is_cramped=is_cramped):
             waiting = left
             fills.append(StripeFill(candidate.stripe_id, parts))
     unfinished = {item.run for item in waiting}

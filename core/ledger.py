@@ -53,6 +53,10 @@ HURRY_SHARE = 64
 """Freed rows are handed on without waiting for the commit interval when users have room for less than one part in so
 many of the pool."""
 
+CRAMPED_SHARE = 64
+"""Rows are made when less than one part in so many of the pool can still be written. Settling fills holes long before
+(core/fill.py): this is for what needs rows, large writes, and what no hole takes."""
+
 DEAD_SHARE_OF_POOL = 50
 """Less than one part in so many of the pool is not worth waiting for: it is spread too thinly."""
 
@@ -336,6 +340,12 @@ class Ledger:
                     best, grown_ns = now, self.clock.monotonic_ns()
         finally:
             self.waiting_for_room -= 1
+
+    @property
+    def is_cramped(self) -> bool:
+        """Whether there are so few rows for stripes that reclaim has to make some."""
+        now = self.stripes.space()
+        return (now.usable_free_bytes + self.lent_bytes) * CRAMPED_SHARE < now.usable_total_bytes
 
     @property
     def wants_rows(self) -> bool:

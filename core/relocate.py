@@ -31,10 +31,6 @@ LOOK_SECONDS = 0.25
 HURRIED_SECONDS = 0.01
 """The same while writers wait for room."""
 
-SCARCE_SHARE = 64
-"""Rows are scarce when less than one part in so many of the pool can still be written. Settling fills holes long before
-(core/fill.py): this is for what needs rows, large writes, and what no hole takes."""
-
 DEAD_SHARE_MIN = 8
 """A stripe is worth moving when at least one part in so many of it is dead."""
 
@@ -117,11 +113,6 @@ class Relocator:
             except SiltstoneError as error:
                 self.last_error = str(error)
 
-    def is_scarce(self) -> bool:
-        """Whether there is so little room for stripes that reclaim has to make some."""
-        now = self._ledger.stripes.space()
-        return (now.usable_free_bytes + self._ledger.lent_bytes) * SCARCE_SHARE < now.usable_total_bytes
-
     def _earn(self) -> None:
         """Tokens are bytes that may be written: a share of what others wrote, or a little while nobody does."""
         raw = self._ledger.stripes.statistics().raw_bytes_written
@@ -137,7 +128,7 @@ class Relocator:
     async def _step(self) -> None:
         if self._ledger.clock.monotonic_ns() < self._blocked_until_ns:
             return
-        if not await self._rewiden() and (self.is_scarce() or self._ledger.wants_rows):
+        if not await self._rewiden() and (self._ledger.is_cramped or self._ledger.wants_rows):
             await self._relocate()
 
     # --- making room -----------------------------------------------------------------------------------------------
@@ -200,7 +191,7 @@ class Relocator:
         stranded = self._mover.stranded()
         parity_units = slabs.parity_units
         width = min(self._data_units, len(placeable) - parity_units)
-        is_scarce = self.is_scarce()
+        is_scarce = self._ledger.is_cramped
         for state in list(slabs.open_slabs()):
             slab = state.slab
             is_narrow = slab.data_units < width or slab.parity_units < parity_units

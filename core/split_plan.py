@@ -38,8 +38,8 @@ class Group(NamedTuple):
 def groups_of(stripe: Stripe, data_units: int, dead: Sequence[tuple[int, int]]) -> list[Group]:
     """Each group of rows of a stripe, in order. ``dead``: ranges [start, end) of the stripe's data.
 
-    A group is holey if a fill may put half a unit's worth into it: less would not be worth its parity. What nothing
-    fits does not count for that.
+    A group is holey if a fill may put enough into it to be worth its parity where room is cramped. What nothing fits
+    does not count for that.
     """
     count = -(-stripe.rows // GROUP_ROWS)
     dead_bytes, hole_bytes = [0] * count, [0] * count
@@ -58,7 +58,7 @@ def groups_of(stripe: Stripe, data_units: int, dead: Sequence[tuple[int, int]]) 
         if size == unit_bytes * data_units:
             kind = GroupKind.DEAD
         else:
-            is_holey = hole_bytes[group] >= fill_bytes_min(unit_bytes)
+            is_holey = hole_bytes[group] >= fill_bytes_min(unit_bytes, is_cramped=True)
             kind = GroupKind.HOLEY if is_holey else GroupKind.LIVING
         groups.append(Group(kind, size, hole_bytes[group]))
     return groups

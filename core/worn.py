@@ -20,7 +20,7 @@ from siltstone.meta.keys import Reference
 from siltstone.meta.store.port import Reader
 from siltstone.types import StripeId, slab_of
 
-DEAD_BYTES_MIN = 2048
+DEAD_BYTES_MIN = 1024
 """Stripes with less that is dead are not worn: nothing worth the work fits there."""
 
 CLASSES = 16

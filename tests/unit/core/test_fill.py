@@ -71,7 +71,7 @@ async def wear(world: SimVolume, volume: Volume, contents: Contents) -> None:
 
 async def compare(volume: Volume, contents: Contents) -> None:
     for ino, expected in contents.items():
-        assert await volume.read(ino, 0, 2 * SIZE) == expected
+        assert await volume.read(ino, 0, 4 * SIZE) == expected
 
 
 Body = Callable[[SimVolume, Volume], Awaitable[None]]
@@ -100,6 +100,34 @@ def test_what_settles_on_a_full_pool_goes_to_dead_places() -> None:
         assert len(list(space.stripes(volume.ledger.store))) == stripes
         assert volume.ledger.stripes.space().raw_used_bytes == used, "old parity came back"
         assert list(space.fills(volume.ledger.store)) == []
+        await compare(volume, contents)
+        assert await fsck(volume, deep=True) == []
+
+    with_volume(body)
+
+
+def test_a_little_that_is_dead_in_every_stripe_is_used_before_anything_is_relocated() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        contents: Contents = {}
+        for number in range(FILES):
+            await write(volume, contents, number, 14_800)
+            await write(volume, contents, 1000 + number, 1400)
+        await volume.settle()
+        for number in range(FILES):
+            contents.pop(volume.lookup(ROOT_INO, b"%d" % (1000 + number)).ino)
+            await volume.unlink(ROOT_INO, b"%d" % (1000 + number))
+        await volume.sync()
+        big = (await volume.create(ROOT_INO, b"big", mode=0o100644, uid=0, gid=0)).ino
+        await volume.write(big, 0, bytes(512 * KIB))
+        await volume.sync()
+        for number in range(FILES // 2):
+            await write(volume, contents, 2000 + number, 1300)
+        make_tight(world)
+        await volume.ledger.pool.probe()
+        assert volume.ledger.is_cramped
+        await volume.settle()
+        assert volume.status().filled_bytes == FILES // 2 * 1300
+        assert volume.relocator.relocated_bytes == 0
         await compare(volume, contents)
         assert await fsck(volume, deep=True) == []
 
@@ -601,4 +629,13 @@ def test_a_run_that_finds_places_for_a_part_only_is_left_out() -> None:
 
 def test_a_place_that_would_hold_too_little_for_its_parity_is_left_alone() -> None:
     hole = Candidate(StripeId(7), ROW_BYTES, [(0, 12 * KIB)])
-    assert plan_fills([fill_bytes_min(ROW_BYTES) - 1], [hole], stripes_max=4) == []
+    for is_cramped in (False, True):
+        enough = fill_bytes_min(ROW_BYTES, is_cramped=is_cramped)
+        assert plan_fills([enough - 1], [hole], stripes_max=4, is_cramped=is_cramped) == []
+        assert len(plan_fills([enough], [hole], stripes_max=4, is_cramped=is_cramped)) == 1
+
+
+def test_where_rows_would_have_to_be_made_small_places_are_filled_as_well() -> None:
+    hole = Candidate(StripeId(7), ROW_BYTES, [(0, 1536)])
+    assert plan_fills([1500], [hole], stripes_max=4) == []
+    assert len(plan_fills([1500], [hole], stripes_max=4, is_cramped=True)) == 1

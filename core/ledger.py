@@ -345,12 +345,7 @@ class Ledger:
     def is_cramped(self) -> bool:
         """Whether there are so few rows for stripes that reclaim has to make some."""
         now = self.stripes.space()
-        return (now.usable_free_bytes + self.lent_bytes) * CRAMPED_SHARE < now.usable_total_bytes
-
-    @property
-    def wants_rows(self) -> bool:
-        """Whether writers wait for room, and not for what the log gives back: that costs nothing but settling it."""
-        return self.waiting_for_room > 0 and not self.lent_bytes
+        return now.usable_free_bytes * CRAMPED_SHARE < now.usable_total_bytes
 
     def _is_reclaimable(self) -> bool:
         """Whether dead bytes, or what the log gives back, are worth waiting for; a little always is dead."""

@@ -97,7 +97,7 @@ class Relocator:
         """Relocate what should be, for ever."""
         await self._ledger.worn.complete()
         while True:
-            await self._ledger.clock.sleep(HURRIED_SECONDS if self._ledger.wants_rows else LOOK_SECONDS)
+            await self._ledger.clock.sleep(HURRIED_SECONDS if self._ledger.waiting_for_room else LOOK_SECONDS)
             try:
                 async with self._lock:
                     self._ledger.worn.look()
@@ -122,13 +122,13 @@ class Relocator:
         earned = max(idle, (others - self._seen_raw) * BANDWIDTH_SHARE)
         self._seen_raw, self._seen_ns = others, now_ns
         self._tokens = min(TOKENS_MAX, self._tokens + earned)
-        if self._ledger.wants_rows:
+        if self._ledger.waiting_for_room:
             self._tokens = max(self._tokens, 1.0)  # users would wait for the tokens as well
 
     async def _step(self) -> None:
         if self._ledger.clock.monotonic_ns() < self._blocked_until_ns:
             return
-        if not await self._rewiden() and (self._ledger.is_cramped or self._ledger.wants_rows):
+        if not await self._rewiden() and (self._ledger.is_cramped or self._ledger.waiting_for_room):
             await self._relocate()
 
     # --- making room -----------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class Relocator:
                 return  # as many rows would be written as become free
             await self._ledger.admit()
             self._tokens -= size
-            is_needed = self._ledger.wants_rows or self._ledger.room_bytes == 0
+            is_needed = self._ledger.waiting_for_room > 0 or self._ledger.room_bytes == 0
             carried = await self._carrier.carry(
                 in_order_of_locality(chunk), Place.STRIPE, Tier.RELOCATE, use_reserve=is_needed
             )

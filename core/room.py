@@ -23,9 +23,10 @@ write again than punched ones."""
 RECLAIM_SHARE = 128
 """One part in so many of the pool is for relocation alone: it cannot make room without any."""
 
-LOG_SHARE_MAX = 64
+LOG_SHARE_MAX = 32
 """The files of the log have room of their own up to its high-water mark, but no more than one part in so many of the
-pool. What they take beyond that is lent by users, who wait for it where they need it: settling gives it back."""
+pool: users must not take it meanwhile, or there is no room to settle the log into (with 1/64 the log took what it was
+to be settled into, and then nothing moved). What the files take beyond that is lent: settling gives it back."""
 
 SCARCE_SHARE = 8
 """They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""

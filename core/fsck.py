@@ -321,12 +321,12 @@ def _check_space(walk: _Walk) -> None:
 
 def _check_snapshots(walk: _Walk) -> None:
     snapshots = [item for item in walk.volume.snapshots.files.snapshots if not item.is_rotten]
-    log_start = walk.volume.ledger.log.segments()[0].start
+    log_start = walk.volume.ledger.log.unbroken_start
     if not plan_snapshots(snapshots, snapshots, log_start).bases:
         walk.report(
             "I13",
             "snapshots",
-            f"none leads up to LSN {log_start}, where the log begins: were HOME lost now, the volume would be lost",
+            f"none leads up to LSN {log_start}, where the log goes on: were HOME lost, the volume would be",
         )
 
 

@@ -78,8 +78,8 @@ def chain_of(usable: Iterable[Snapshot], start: Lsn) -> list[Snapshot]:
 
 
 def plan_snapshots(snapshots: Sequence[Snapshot], usable: Sequence[Snapshot], log_start: Lsn) -> SnapshotPlan:
-    """``usable``: those of the snapshots that are on enough disks and not rotten. ``log_start``: where the log
-    begins."""
+    """``usable``: those of the snapshots that are on enough disks and not rotten. ``log_start``: the log has everything
+    from there on."""
     connected = [base for base in bases_of(usable) if base.covered >= log_start][:2]
     if not connected:
         return SnapshotPlan((), Lsn(0), (), ())

@@ -112,7 +112,7 @@ class Snapshots:
         """What leads to the present state."""
         snapshots = self.files.snapshots
         usable = [snapshot for snapshot in snapshots if self.files.is_safe(snapshot)]
-        return plan_snapshots(snapshots, usable, self._ledger.log.segments()[0].start)
+        return plan_snapshots(snapshots, usable, self._ledger.log.unbroken_start)
 
     @property
     def covered_lsn(self) -> Lsn:

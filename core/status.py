@@ -278,6 +278,8 @@ def _warnings(parts: Parts) -> list[str]:
         warnings.append(f"the last move of a chunk file failed: {mover.last_error}")
     if parts.relocator.last_error:
         warnings.append(f"relocation stopped: {parts.relocator.last_error}")
+    if parts.snapshots.status().is_degraded:
+        warnings.append("snapshots of the metadata have fewer copies than they should; they are made as disks allow")
     if parts.snapshots.last_error:
         warnings.append(f"the last snapshot of the metadata failed: {parts.snapshots.last_error}")
     scrub = parts.scrubber.status()

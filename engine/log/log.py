@@ -201,6 +201,16 @@ class Log:
         return self._files.segment_bytes * (self._replicas + FREE_FILES_MAX * len(self._pool.placeable()))
 
     @property
+    def unbroken_start(self) -> Lsn:
+        """From here on the log has everything; of what is before, segments in between may have been retired."""
+        start = self._active.start
+        for segment in reversed(self._sealed):
+            if segment.end != start:
+                break
+            start = segment.start
+        return start
+
+    @property
     def replicas(self) -> int:
         """Copies that each segment should have."""
         return self._replicas

@@ -138,10 +138,9 @@ class SnapshotFiles:
         return snapshot
 
     async def give_up(self, writer: SnapshotWriter) -> None:
-        """Take away what was written of one."""
-        with trio.CancelScope(shield=True):
-            await self._delete(writer.file, writer.begun)
+        """Take away what was written of one. Cut short, it is left to the next look at the disks."""
         self._in_hand.discard(writer.file)
+        await self._delete(writer.file, writer.begun)
 
     async def _read_back(self, file: str, snapshot: Snapshot) -> None:
         """Look at every copy of what was written; those that are not whole do not count. Raises TooFewDisks."""

@@ -10,6 +10,7 @@ import trio
 
 from siltstone.config import VolumeConfig
 from siltstone.core.fsck import fsck
+from siltstone.core.snapshots import SEGMENTS_MAX
 from siltstone.core.volume import Volume
 from siltstone.engine.format.snapshot import SnapshotKind
 from siltstone.engine.pool import DiskRole
@@ -156,9 +157,9 @@ def test_a_rotten_newest_snapshot_is_passed_over_and_nothing_is_lost() -> None:
         assert restored.full is not None and str(restored.full.name) == older
         assert len(world.damaged) == 1
         async with world.opened() as volume:
-            await files.compare(volume)
             await volume.scrub()
             await trio.sleep(60)
+            await files.compare(volume)
             assert newest not in fulls(world), "another one was taken in its place"
             assert len(fulls(world)) == 2
 
@@ -320,5 +321,34 @@ def test_names_that_were_removed_do_not_come_back() -> None:
                 with pytest.raises(NotFound):
                     await volume.lookup(ROOT_INO, name)
             await files.compare(volume)
+
+    run(body)
+
+
+def test_where_the_log_has_a_gap_a_snapshot_that_ends_before_it_does_not_count() -> None:
+    async def body(world: SimVolume) -> None:
+        files = Files()
+        async with world.opened() as volume:
+            await files.write(volume, 1)  # its bytes keep the first segment
+            for number in range(SEGMENTS_MAX + 2):
+                name = b"dir%d" % number
+                await volume.mkdir(ROOT_INO, name, mode=0o755, uid=0, gid=0)
+                await volume.sync()
+                await volume.ledger.log.seal()
+            await trio.sleep(5)
+            log, snapshots = volume.ledger.log, volume.snapshots
+            assert log.segments()[0].start < log.unbroken_start, "there is no gap"
+            assert snapshots.covered_lsn >= log.unbroken_start
+            (increment,) = snapshots.files.snapshots
+            for index in increment.disks:
+                world.disks[index].rot(str(increment.name), 100, 3)
+            await volume.scrub()
+            assert not snapshots.plan().bases
+            await trio.sleep(30)
+            assert snapshots.covered_lsn >= log.unbroken_start
+        await world.lose_home()
+        async with world.opened() as volume:
+            assert len(volume.list_directory(ROOT_INO, after=None, limit=100)) == SEGMENTS_MAX + 3
+            assert await fsck(volume, deep=True) == []
 
     run(body)

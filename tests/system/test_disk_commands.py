@@ -172,9 +172,11 @@ def test_what_is_refused_changes_nothing(place: Place) -> None:
 def test_a_directory_that_a_crash_left_formatted_is_added_again(place: Place) -> None:
     settings = (place.home / "volume.json").read_bytes()
     succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
-    shutil.rmtree(place.spare / "six" / "log", ignore_errors=True)
-    shutil.rmtree(place.spare / "six" / "slab", ignore_errors=True)
-    (place.home / "volume.json").write_bytes(settings)  # the crash came before it was written
+    for folder in ("log", "slab", "snapshot"):
+        shutil.rmtree(place.spare / "six" / folder, ignore_errors=True)
+    (place.home / "volume.json").write_bytes(settings)  # the crash came before it was written, and the labels after it
+    for disk in (*place.disks, place.spare / "six"):
+        (disk / "label").unlink(missing_ok=True)
     assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
     assert sorted(disks_of(place)) == [0, 1, 2, 3, 4, 5, 6]
 

@@ -12,7 +12,6 @@ import trio
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.snapshot_plan import SnapshotPlan, plan_snapshots
-from siltstone.core.types import Progress, ProgressListener
 from siltstone.engine.format.snapshot import SnapshotKind
 from siltstone.engine.snapshot.copies import CopiesChecked, Snapshot
 from siltstone.engine.snapshot.files import SnapshotFiles, SnapshotWriter
@@ -168,7 +167,7 @@ class Snapshots:
             plan = self.plan()
             if not plan.bases:
                 # From before there were snapshots, or they rot: nothing that there is leads up to where the log begins.
-                await self.take()
+                await self.take(is_hurried=True)
                 plan = self.plan()
             if plan.covered >= end:
                 return
@@ -201,8 +200,11 @@ class Snapshots:
 
     # --- full snapshots --------------------------------------------------------------------------------------------
 
-    async def take(self, progress: ProgressListener | None = None) -> Snapshot:
-        """Take a full snapshot of what LMDB has now, and drop what it makes superfluous."""
+    async def take(self, *, is_hurried: bool = False) -> Snapshot:
+        """Take a full snapshot of what LMDB has now, and drop what it makes superfluous. Without rests if hurried.
+
+        Raises TooFewDisks, NoSpace; then nothing has changed.
+        """
         async with self._full_lock:
             store, clock = self._ledger.store, self._ledger.clock
             self._done_bytes, self._total_bytes = 0, store.statistics().space.used_bytes
@@ -210,7 +212,7 @@ class Snapshots:
                 SnapshotKind.FULL, store.applied_lsn, created_ns=clock.now_ns(), size=self._expected_bytes()
             )
             try:
-                await self._write_entries(writer, progress, is_hurried=progress is not None)
+                await self._write_entries(writer, is_hurried=is_hurried)
             except BaseException:
                 await self.files.give_up(writer)
                 raise
@@ -220,9 +222,7 @@ class Snapshots:
             self._hold_room_back()
             return snapshot
 
-    async def _write_entries(
-        self, writer: SnapshotWriter, progress: ProgressListener | None, *, is_hurried: bool
-    ) -> None:
+    async def _write_entries(self, writer: SnapshotWriter, *, is_hurried: bool) -> None:
         """Every key of LMDB, in slices. What is applied meanwhile may be in it or not: the log has it."""
         store, clock = self._ledger.store, self._ledger.clock
         cursor = b""
@@ -239,8 +239,6 @@ class Snapshots:
             await writer.add(pack_entries(entries), len(entries))
             self._done_bytes = min(self._done_bytes + gathered, self._total_bytes)
             entries, gathered = [], 0
-            if progress is not None:
-                progress(Progress(self._done_bytes, self._total_bytes, "bytes"))
             elapsed = (clock.monotonic_ns() - begun_ns) / 1e9
             if not is_hurried and elapsed > 0:
                 await clock.sleep(elapsed * REST_SHARE)

@@ -522,7 +522,7 @@ class Volume:
         for snapshot in list(self.snapshots.files.snapshots):
             await self.snapshots.check(snapshot)
         if any(snapshot.is_rotten for snapshot in self.snapshots.files.snapshots):
-            await self.snapshots.take()
+            await self.snapshots.take(is_hurried=True)
 
     def status(self) -> VolumeStatus:
         """A picture of the volume now."""

@@ -77,15 +77,16 @@ class SnapshotFiles:
                 snapshot.disks.remove(disk_id)
         for name, entry in entries.items():
             parsed = parse_name(name)
-            if is_unfinished(name) and name not in self._in_hand:
-                await disk.delete(name)
-            elif parsed is not None and name not in known:
+            if parsed is not None and name not in known:
                 created_ns = await self._created_ns(disk_id, name)
                 self.snapshots.append(Snapshot(parsed, entry.size, [disk_id], created_ns))
             elif parsed is not None and disk_id not in known[name].disks:
                 known[name].disks.append(disk_id)
                 known[name].is_verified = known[name].is_rotten = False
         self.snapshots = [snapshot for snapshot in self.snapshots if snapshot.disks]
+        for name in entries:
+            if is_unfinished(name) and name not in self._in_hand:
+                await disk.delete(name)
 
     async def _created_ns(self, disk_id: DiskId, name: str) -> int:
         read = DiskRead(self._pool.disk(disk_id), name, 0, SNAPSHOT_HEADER_BYTES)
@@ -104,8 +105,7 @@ class SnapshotFiles:
     # --- making one ------------------------------------------------------------------------------------------------
 
     async def begin(self, kind: SnapshotKind, start: Lsn, *, created_ns: int, size: int) -> SnapshotWriter:
-        """Start a snapshot that will take ``size`` bytes, about. Raises TooFewDisks, NoSpace; DiskError if too many
-        fail."""
+        """Start a snapshot that will take ``size`` bytes, about. Raises TooFewDisks, NoSpace."""
         disks = self._with_room(size)
         header = SnapshotHeader(
             kind, int.from_bytes(self._random.bytes(4), "little"), self._volume_uuid, start, created_ns

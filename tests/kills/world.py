@@ -2,7 +2,8 @@
 
 A round: serve, compare everything with the promises, let clients write while the volume settles, fills holes,
 relocates, scrubs, drains, rebuilds, and kill -9 the daemon at some instant of that (or already while it opens). Between
-rounds, and within them, directories of disks are moved away and brought back, as many as may be lost at once.
+rounds, and within them, directories of disks are moved away and brought back, as many as may be lost at once; now and
+then HOME is deleted, and the volume is imported from the disks that are there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +44,9 @@ BUCKETS = ("objects-a", "objects-b")
 LOG_BYTES_HIGH = 24 << 20
 LOG_BYTES_LOW = 6 << 20
 """So low that settling, and writers that wait for it, are under way all the time."""
+
+SNAPSHOT_BYTES_MIN = 20_000
+"""So that full snapshots are taken all the time, too."""
 
 FULL_FREE_SHARE = 0.02
 ROOMY_FREE_SHARE = 0.35
@@ -76,6 +82,7 @@ class KilledVolume:
             "log_bytes_low": LOG_BYTES_LOW,
             "rebuild_grace": 3.0,
             "scrub_interval": 20.0,
+            "snapshot_bytes_min": SNAPSHOT_BYTES_MIN,
         }
         (self.home / "volume.json").write_text(json.dumps(settings))
         self._succeed("key", "add", self.home, "--access", LOGIN[0], "--secret", LOGIN[1], "--owner", "kills")
@@ -95,6 +102,8 @@ class KilledVolume:
         self._move_disks()
         if self.random.random() < 0.08:
             self._kill_while_opening()
+        if self.random.random() < 0.15:
+            self._lose_home()
         self.serve()
         self.compare()
         self._fill()
@@ -246,6 +255,23 @@ class KilledVolume:
         self._succeed("settle", self.home)
         self.check()
         self.compare()
+
+    def _lose_home(self) -> None:
+        """HOME is gone, and the volume is imported from the disks that are there: those that it says are not its own
+        any more are left out."""
+        shutil.rmtree(self.home)
+        disks = sorted(path.parent for path in self.place.glob("disk*/superblock") if path.parent.suffix != ".away")
+        while True:
+            done = self._run("import", self.home, *(argument for disk in disks for argument in ("--disk", disk)))
+            if done.returncode == 0:
+                break
+            refused = re.match(r"siltstone: (\S+) .*leave it out", done.stderr)
+            if refused is None or Path(refused[1]) not in disks:
+                raise BrokenPromise(f"the volume cannot be imported: {done.stderr}")
+            disks.remove(Path(refused[1]))
+            self.counts["disks left out of an import"] += 1
+        self.counts["homes lost"] += 1
+        self.counts["disks away while HOME was lost"] += len(self.away)
 
     # --- disks -----------------------------------------------------------------------------------------------------
 

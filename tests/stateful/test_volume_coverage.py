@@ -105,7 +105,7 @@ DIRECTED: dict[str, list[Step]] = {
     ],
     "power lost in a fill": [*thinned_and_tight(0), Step("crash", 88), Step("settle")],
     "power lost in a move": [*WRITTEN, Step("crash", 86), Step("replace disk", 0, 1), *WAITED],
-    "power lost in a relocation": [Step("crash", 811), *worn_long_and_tight(), Step("sync"), *WAITED],
+    "power lost in a relocation": [Step("crash", 760), *worn_long_and_tight(), Step("sync"), *WAITED],
     "power lost in a scrub": [*WRITTEN, Step("crash", 26), Step("scrub")],
     "relocated": [*worn_long_and_tight(), Step("sync"), *WAITED],
     "stripe split": [*holey_long_and_tight(), Step("settle"), *WAITED],
@@ -116,7 +116,12 @@ DIRECTED: dict[str, list[Step]] = {
     "degraded read": [*WRITTEN, Step("lose disk", 0, 1)],
     "fill redone": [*worn_and_tight(0, 1), Step("crash", 43), Step("settle")],
     "hole filled": [*worn_and_tight(0, 1), Step("settle")],
-    "hedge lost": [*WRITTEN, *(Step("slow disk", index, index + 1, 1) for index in range(6))],
+    "hedge lost": [
+        *WRITTEN,
+        Step("write", 1, 0, 8),
+        Step("fsync", 1),
+        *(Step("slow disk", index, index + 1, 1) for index in range(6)),
+    ],
     "hedge won": [*WRITTEN, *(Step("slow disk", index) for index in range(6))],
     "hedged log read": [
         Step("write", 0, 0, 3),
@@ -151,7 +156,14 @@ DIRECTED: dict[str, list[Step]] = {
         *(Step("rot", i, 900, 5) for i in range(6)),
     ],
     "rot in slab/": [*WRITTEN, Step("rot", 0, 1, 1), Step("check")],
-    "log formed again": [*WRITTEN, *(Step("fault", index, 4) for index in (0, 1)), *WRITTEN, *WRITTEN, Step("heal")],
+    "log formed again": [
+        *WRITTEN,
+        Step("wait"),  # until the files of the next segment are written ahead: they would take the faults
+        *(Step("fault", index, 4) for index in (0, 1)),
+        *WRITTEN,
+        *WRITTEN,
+        Step("heal"),
+    ],
     "narrow slab": [Step("lose disk", 0, 1), *WRITTEN, Step("return disk"), Step("return disk"), Step("settle")],
     "scrub mended": [*WRITTEN, *(Step("rot", 0, place * 4097, 1) for place in range(9)), Step("scrub"), Step("check")],
     "segment retired": [*WRITTEN, Step("write", 0, 0, 3), Step("sync"), Step("settle"), Step("wait")],

@@ -191,3 +191,21 @@ def test_settling_ends_when_a_reference_has_no_extent() -> None:
                 await volume.settle()
 
     trio.run(main, clock=autojump())
+
+
+def test_a_log_that_begins_where_no_snapshot_leads_to_is_named() -> None:
+    async def main() -> None:
+        world = SimVolume(small_config())
+        await world.create()
+        async with world.opened() as volume:
+            await make(volume)
+            await volume.settle()
+            assert await fsck(volume, deep=True) == []
+            (increment,) = volume.snapshots.files.snapshots
+            for index in increment.disks:
+                world.disks[index].rot(str(increment.name), 100, 1)
+            assert [finding.invariant for finding in await fsck(volume, deep=True)] == ["I13"]
+            volume.snapshots.files.snapshots.clear()
+            assert [finding.invariant for finding in await fsck(volume)] == ["I13"]
+
+    trio.run(main, clock=autojump())

@@ -8,11 +8,11 @@ from siltstone.engine.log.segment import Segment
 from siltstone.engine.log.sound import read_sound
 from siltstone.engine.pool import Pool
 from siltstone.errors import DiskError, LogDamaged
-from siltstone.limits import MIB
+from siltstone.limits import KIB
 from siltstone.ports import DiskRead, Lane
-from siltstone.types import Lsn
+from siltstone.types import DiskId, Lsn
 
-READ_BYTES = 1 * MIB
+READ_BYTES = 256 * KIB
 """Some milliseconds of the loop's time, if all of it is small frames."""
 
 
@@ -23,16 +23,8 @@ async def frames_from(pool: Pool, segment: Segment, lsn: Lsn, seed: int) -> list
     """
     assert segment.start <= lsn < segment.end
     place = Place(segment.epoch, segment.end, seed)
-    size = min(READ_BYTES, segment.end - lsn)
     for disk_id in segment.disks:
-        if not pool.is_up(disk_id):
-            continue
-        read = DiskRead(pool.disk(disk_id), segment.name, segment.offset_of(lsn), size)
-        (data,) = await pool.fanout.read([read], Lane.BULK)
-        if isinstance(data, DiskError):
-            pool.report(data)
-            continue
-        frames = scan_window(Window(lsn, [data]), place).frames
+        frames = await _frames_on(pool, disk_id, segment, lsn, place)
         if frames:
             return frames
     try:
@@ -44,3 +36,19 @@ async def frames_from(pool: Pool, segment: Segment, lsn: Lsn, seed: int) -> list
     if not frames:
         raise LogDamaged(lsn, f"the frame of the log at LSN {lsn} is whole on no disk that is up")
     return frames
+
+
+async def _frames_on(pool: Pool, disk_id: DiskId, segment: Segment, lsn: Lsn, place: Place) -> list[Frame]:
+    """What one replica has there; nothing if it cannot be read or the first frame is not whole."""
+    size = min(READ_BYTES, segment.end - lsn)
+    while pool.is_up(disk_id):
+        read = DiskRead(pool.disk(disk_id), segment.name, segment.offset_of(lsn), size)
+        (data,) = await pool.fanout.read([read], Lane.BULK)
+        if isinstance(data, DiskError):
+            pool.report(data)
+            break
+        scan = scan_window(Window(lsn, [data]), place)
+        if scan.frames or scan.wanted_bytes <= size:
+            return scan.frames
+        size = scan.wanted_bytes
+    return []

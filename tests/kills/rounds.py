@@ -21,5 +21,8 @@ def run_rounds(
         volume.round()
         rounds += 1
         kept, served = volume.promises.acknowledged, volume.seconds_to_serve[-1]
-        tell(f"{volume.counts['kills']} of {kills} kills, {kept} promises kept, served again after {served:.1f} s")
+        tell(
+            f"{volume.counts['kills']} of {kills} kills, HOME lost {volume.counts['homes lost']} times, "
+            f"{kept} promises kept, served again after {served:.1f} s"
+        )
     volume.finish()

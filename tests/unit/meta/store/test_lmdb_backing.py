@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from siltstone.errors import FormatInvalid, Unavailable
 from siltstone.meta.store.lmdb_backing import LmdbBacking
+from siltstone.meta.store.memtable import Memtable
+from siltstone.types import Lsn
 
 BYTES_MAX = 1 << 26
 
@@ -63,3 +66,20 @@ def test_a_process_killed_while_it_applies_leaves_a_whole_state(tmp_path: Path) 
         entries = backing.scan(b"", b"\xff", reverse=False, limit=1000)
         assert entries == [(b"%03d" % index, b"%d" % backing.applied_lsn) for index in range(300)]
         backing.close()
+
+
+def test_keys_that_come_in_order_in_many_places_do_not_leave_pages_half_empty(tmp_path: Path) -> None:
+    """As files of many directories do that are filled at the same time."""
+
+    async def used_bytes(name: str, is_sorted: bool) -> int:
+        backing = LmdbBacking(str(tmp_path / name), bytes_max=BYTES_MAX, create=True)
+        for batch in range(1, 11):
+            table = Memtable(Lsn(batch))
+            numbers = range(200 * batch, 200 * batch + 200)
+            table.update({b"%02d/%06d" % (place, n): bytes(40) for place in range(16) for n in numbers}, Lsn(batch))
+            await backing.apply(sorted(table.items()) if is_sorted else table.items(), Lsn(batch))
+        used = backing.space().used_bytes
+        backing.close()
+        return used
+
+    assert trio.run(used_bytes, "passes", False) < 0.9 * trio.run(used_bytes, "sorted", True)

@@ -3,8 +3,8 @@
 64 writers make directories of 1,000 files, 100 of them in one of their own; every second directory has names that
 ascend (a camera's), the others names in no order (hashes). At 1, 2, 5 times each power of ten the writers pause, what
 they made is applied to LMDB, and files picked at random among all are looked up by directory and name, then by number.
-Then the kernel is told to take LMDB's pages back, and some are looked up cold: that is what a machine gives that has no
-memory to spare. What is known of the files is computed, so that the memory is the volume's own.
+At the end the kernel is told to take LMDB's pages back, and some are looked up cold: that is what a machine gives that
+has no memory to spare. What is known of the files is computed, so that the memory is the volume's own.
 """
 
 from __future__ import annotations
@@ -45,9 +45,6 @@ class Point(NamedTuple):
     lookup_p50_us: float
     lookup_p99_us: float
     """By directory and name."""
-    cold_p50_us: float
-    cold_p99_us: float
-    """The same with nothing of LMDB in memory."""
     lmdb_bytes: int
     """Pages in use."""
     lmdb_bytes_per_file: float
@@ -70,12 +67,18 @@ def name_of(serial: int) -> bytes:
     return b"IMG_%06d.jpg" % index
 
 
+class Cold(NamedTuple):
+    """Lookups by directory and name with nothing of LMDB in memory; microseconds."""
+
+    p50_us: float
+    p99_us: float
+
+
 class Latencies(NamedTuple):
     """Microseconds of each operation, in order of size."""
 
     stats: list[float]
     lookups: list[float]
-    cold_lookups: list[float]
 
 
 class Filling:
@@ -128,15 +131,22 @@ class Filling:
 
     async def measure(self) -> Latencies:
         """Look files up, picked at random."""
-        picked = [self._source.randrange(self._files) for _ in range(STATS)]
-        places = [(self._directories[serial // FILES_PER_DIRECTORY], name_of(serial)) for serial in picked]
-        look_up, attributes = self._volume.lookup, self._volume.attributes
+        look_up, places = self._volume.lookup, self._pick(STATS)
         lookups = await latencies(lambda place: look_up(*place), places)
         found = [(await look_up(*place)).ino for place in places]
         self._source.shuffle(found)
-        stats = await latencies(attributes, found)
+        return Latencies(await latencies(self._volume.attributes, found), lookups)
+
+    async def measure_cold(self) -> Cold:
+        """Look files up when LMDB's pages have been taken away: last, since the next ones would feel it, too."""
+        places = self._pick(COLD_STATS)
         drop_mapped("data.mdb")
-        return Latencies(stats, lookups, await latencies(lambda place: look_up(*place), places[:COLD_STATS]))
+        found = await latencies(lambda place: self._volume.lookup(*place), places)
+        return Cold(percentile(found, 50), percentile(found, 99))
+
+    def _pick(self, count: int) -> list[tuple[Ino, bytes]]:
+        picked = [self._source.randrange(self._files) for _ in range(count)]
+        return [(self._directories[serial // FILES_PER_DIRECTORY], name_of(serial)) for serial in picked]
 
 
 async def latencies(operation: Callable[[T], Awaitable[object]], items: Sequence[T]) -> list[float]:
@@ -151,7 +161,7 @@ async def latencies(operation: Callable[[T], Awaitable[object]], items: Sequence
     return sorted(found)
 
 
-async def measure_scale(volume: Volume, files: int) -> list[Point]:
+async def measure_scale(volume: Volume, files: int) -> tuple[list[Point], Cold]:
     """Fill an empty volume and measure on the way."""
     filling = Filling(volume, seed=1)
     points: list[Point] = []
@@ -170,8 +180,6 @@ async def measure_scale(volume: Volume, files: int) -> list[Point]:
                 stat_p99_us=percentile(found.stats, 99),
                 lookup_p50_us=percentile(found.lookups, 50),
                 lookup_p99_us=percentile(found.lookups, 99),
-                cold_p50_us=percentile(found.cold_lookups, 50),
-                cold_p99_us=percentile(found.cold_lookups, 99),
                 lmdb_bytes=used_bytes,
                 lmdb_bytes_per_file=round(used_bytes / mark, 1),
                 own_mib=now.own,
@@ -181,7 +189,7 @@ async def measure_scale(volume: Volume, files: int) -> list[Point]:
         )
         print(points[-1], file=sys.stderr, flush=True)
         before = mark
-    return points
+    return points, await filling.measure_cold()
 
 
 def percentile(found: list[float], percent: int) -> float:
@@ -201,7 +209,7 @@ def plot(path: Path, points: list[Point]) -> None:
     files = [point.files for point in points]
     pictures = {
         "creates/s": ("creates_per_second", "creates_per_processor_second"),
-        "latency, us": ("stat_p50_us", "stat_p99_us", "lookup_p50_us", "lookup_p99_us", "cold_p50_us", "cold_p99_us"),
+        "latency, us": ("stat_p50_us", "stat_p99_us", "lookup_p50_us", "lookup_p99_us"),
         "LMDB, bytes per file": ("lmdb_bytes_per_file",),
         "resident memory, MiB": ("own_mib", "mapped_mib"),
     }

@@ -88,16 +88,16 @@ def document_of(measured: Measured) -> dict[str, Any]:
             | ({} if figure.target is None else {"target_per_second": figure.target})
             for figure in figures
         ],
+        "ratios": {
+            "64 writers in one directory over 64": measured.contention.ratio,
+            "ten levels over one": measured.depths.ratio,
+            "ten levels over one, an entry at a time": measured.depths.ratio_one_by_one,
+        },
         "contention": {
-            "ratio": measured.contention.ratio,
             "apart": shown(measured.contention.apart),
             "together": shown(measured.contention.together),
         },
-        "depth": {
-            "ratio": measured.depths.ratio,
-            "ratio_one_by_one": measured.depths.ratio_one_by_one,
-            **{f"{name}_us": value for name, value in measured.depths._asdict().items()},
-        },
+        "depth_us": measured.depths._asdict(),
         "index": measured.index._asdict(),
         "bytes": [found._asdict() | {"fill": found.fill} for found in measured.sizes],
         "targets": TARGETS,

@@ -24,7 +24,7 @@ from siltstone.meta.store.port import Reader
 from siltstone.types import Ino
 
 DIRECTORIES_MAX = 65_536
-"""Directories that are kept: some 30 MB (bench/meta.py measures it)."""
+"""Directories that are kept: some 25 MiB (bench/meta.py measures it)."""
 
 _GONE: Final = -1
 

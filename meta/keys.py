@@ -145,6 +145,11 @@ def answer(partition: PartitionId, client: bytes, number: int) -> bytes:
     return _ANSWER.pack(b"p", partition, b"q", client, number)
 
 
+def answer_client(key: bytes) -> bytes:
+    """The client in an answer key."""
+    return key[3:19]
+
+
 def part_number(key: bytes) -> int:
     """The part number in a part key."""
     return int.from_bytes(key[-2:], "big")
@@ -281,6 +286,7 @@ def all_of(kind: bytes, partition: PartitionId) -> bytes:
     return b"p" + bytes((partition,)) + kind
 
 
+ANSWER = b"q"
 COUNTERS = b"c"
 DENTRY = b"d"
 EXTENT = b"e"

@@ -4,26 +4,37 @@ A client that gets no answer (the shard died, the connection broke) sends the re
 answer is a record of the batch that the request made, so that it is there exactly if the request was carried out, in
 this life of the shard or an earlier one. A request that failed has no record: it changed nothing. That it is not tried
 once more by an earlier sending that is still under way, ``Requests`` sees to, which a shard has for the length of its
-life. Answers are forgotten when the client says that it has them; a request from before that is refused.
+life. Answers are forgotten when the client says that it has them; a request from before that is refused. Those of a
+client that is gone are forgotten after a while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import trio
 
 from siltstone.errors import InvalidArgument
+from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import keys
 from siltstone.meta.store.transaction import Transaction
+from siltstone.ports import Clock
 from siltstone.types import PartitionId
 
 T = TypeVar("T")
 
 FORGET_STEP = 32
 """Answers are forgotten so many at a time."""
+
+FORGET_SECONDS = 600.0
+"""A client that sends nothing for so long has no request under way, and its answers are forgotten: far longer than one
+waits for a shard to come back (core/caller.py)."""
+
+FORGET_BATCH = 256
+"""Records that are deleted together."""
 
 WATERMARK_NUMBER = 0
 
@@ -45,10 +56,12 @@ class Requests:
 
     def __init__(self) -> None:
         self._clients: dict[bytes, _Client] = {}
+        self._heard: set[bytes] = set()
 
     async def carry_out(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
         """Do ``work`` unless that request is being worked on, or was; return or raise what came of it."""
         client = self._clients.setdefault(request.client, _Client())
+        self._heard.add(request.client)
         client.forget_below(request.answered_below)
         while True:
             if request.number < client.below:
@@ -73,9 +86,39 @@ class Requests:
             sending.ended.set()
         return cast(T, sending.result)
 
-    def forget(self, client: bytes) -> None:
-        """The client is gone for good."""
-        self._clients.pop(client, None)
+    def living(self) -> set[bytes]:
+        """The clients that were heard of since this was asked before, or have something under way; forgets others."""
+        living = self._heard | {client for client, known in self._clients.items() if known.is_waited_for}
+        self._heard = set()
+        for client in self._clients.keys() - living:
+            del self._clients[client]
+        return living
+
+
+async def forget_gone(
+    requests: Requests, begin: Callable[[], Transaction], commit: Callable[[Transaction], object], clock: Clock
+) -> None:
+    """Forget the answers of clients that are gone, of earlier lives of the shard included, for ever."""
+    while True:
+        await clock.sleep(FORGET_SECONDS)
+        living = requests.living()
+        for partition in range(PARTITION_COUNT):
+            while _forget_others(begin(), PartitionId(partition), living, commit):
+                await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+
+
+def _forget_others(
+    transaction: Transaction, partition: PartitionId, living: set[bytes], commit: Callable[[Transaction], object]
+) -> bool:
+    """Forget some of the answers to clients that are not living; whether there may be more."""
+    found = transaction.scan(*keys.prefix_range(keys.all_of(keys.ANSWER, partition)))
+    gone = list(islice((key for key, _ in found if keys.answer_client(key) not in living), FORGET_BATCH))
+    for key in gone:
+        transaction.delete(key)
+    if gone:
+        commit(transaction)
+    return len(gone) == FORGET_BATCH
 
 
 class _Sending:
@@ -103,6 +146,11 @@ class _Client:
     def __init__(self) -> None:
         self.below = 1
         self.sendings: dict[int, _Sending] = {}
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a request of it is under way."""
+        return any(not sending.ended.is_set() for sending in self.sendings.values())
 
     def forget_below(self, number: int) -> None:
         for old in range(self.below, number):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from siltstone.meta import keys
-from siltstone.meta.shards.answers import Requests
+from siltstone.meta.shards.answers import Requests, forget_gone
 from siltstone.meta.shards.coordinator import Coordinator
 from siltstone.meta.shards.locks import LockTable
 from siltstone.meta.shards.map import PartitionMap
@@ -58,6 +58,7 @@ class Node:
         self.look = self.coordinator.look
         nursery.start_soon(self.participant.run)
         nursery.start_soon(self.coordinator.run)
+        nursery.start_soon(forget_gone, self.requests, store.begin, commit, clock)
 
     def owns(self, ino: Ino) -> bool:
         """Whether an inode is one of this shard's."""

@@ -21,8 +21,11 @@ from siltstone.errors import (
     SiltstoneError,
     Unavailable,
 )
+from siltstone.limits import PARTITION_COUNT
+from siltstone.meta import keys
+from siltstone.meta.shards.answers import FORGET_SECONDS, FORGET_STEP
 from siltstone.meta.shards.messages import Failed, PeerLost
-from siltstone.types import ROOT_INO, DiskId, Ino, ShardId, partition_of
+from siltstone.types import ROOT_INO, DiskId, Ino, PartitionId, ShardId, partition_of
 from sim.clock import autojump
 from sim.shard_volumes import SimShardVolumes
 
@@ -233,3 +236,41 @@ def test_errors_travel_by_their_class_or_the_nearest_that_is_a_text(
     assert type(received) is kind
     assert str(received) == str(error)
     assert type(error_of(Failed("os", "not a class of errors"))) is Unavailable
+
+
+def marks(world: SimShardVolumes) -> int:
+    """The marks of calls that the shards keep."""
+    return sum(
+        1
+        for volume in world.volumes.values()
+        for partition in range(PARTITION_COUNT)
+        for _ in volume.ledger.store.scan(*keys.prefix_range(keys.all_of(keys.ANSWER, PartitionId(partition))))
+    )
+
+
+def test_the_marks_of_front_ends_that_are_gone_are_dropped_those_of_others_stay_as_long_as_needed() -> None:
+    async def body(world: SimShardVolumes, caller: Caller) -> None:
+        here = await directories(world, caller)
+        gone = world.caller(seed=7)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gone.run)
+            for directory in here.values():
+                await gone.call("create", directory, b"of one that is gone", mode=0o100644, **OWNER)
+            nursery.cancel_scope.cancel()
+        before = marks(world)
+        await trio.sleep(FORGET_SECONDS / 2)
+        assert marks(world) == before
+        for shard in world.shards:
+            await world.restart(shard)
+        for number in range(30):
+            for directory in here.values():
+                await caller.call("create", directory, b"%d" % number, mode=0o100644, **OWNER)
+            await trio.sleep(FORGET_SECONDS / 10)
+        mine = marks(world)
+        assert 0 < mine <= 2 * (FORGET_STEP + 2), "only what the front-end that goes on may ask again"
+        await trio.sleep(3 * FORGET_SECONDS)
+        assert marks(world) == 0
+        await caller.call("unlink", here[ShardId(0)], b"7")
+        assert marks(world) > 0
+
+    run(body)

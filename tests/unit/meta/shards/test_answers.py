@@ -41,7 +41,7 @@ def test_answers_that_the_client_has_are_forgotten_and_their_requests_refused() 
         transaction = store.begin()
         once(count, Request(CLIENT, number, number), PARTITION, int)(transaction)
         transaction.commit()
-    kept = list(store.scan(*keys.prefix_range(keys.all_of(b"q", PARTITION))))
+    kept = list(store.scan(*keys.prefix_range(keys.all_of(keys.ANSWER, PARTITION))))
     assert len(kept) <= FORGET_STEP + 1
     with pytest.raises(InvalidArgument, match="was answered"):
         once(count, Request(CLIENT, 3, 3), PARTITION, int)(store.begin())

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from churn import opened
+from churn import config_for
+from local.volume import opened
 from metadata.host import Rate, load
 from metadata.operations import Contention, Figure, measure_contention, measure_names, measure_store
 from metadata.paths import Depths, IndexCost, measure_depths, measure_index
@@ -54,7 +55,7 @@ class Measured:
 async def measure(folder: Path, is_quick: bool) -> Measured:
     """All but the scale, each on what the one before left, which is little."""
     count = 20_000 if is_quick else 100_000
-    async with opened(folder, DISK_BYTES) as volume:
+    async with opened(folder, config_for(folder, DISK_BYTES)) as (volume, _):
         measured = Measured(
             [figure async for figure in measure_store(volume, folder, count)],
             [figure async for figure in measure_names(volume, folder, count // 2)],
@@ -68,7 +69,7 @@ async def measure(folder: Path, is_quick: bool) -> Measured:
 
 async def fill(folder: Path, files: int) -> tuple[list[Point], Cold]:
     """The scale run."""
-    async with opened(folder, DISK_BYTES) as volume:
+    async with opened(folder, config_for(folder, DISK_BYTES)) as (volume, _):
         return await measure_scale(volume, files)
 
 

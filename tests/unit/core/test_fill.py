@@ -114,7 +114,7 @@ def test_a_little_that_is_dead_in_every_stripe_is_used_before_anything_is_reloca
             await write(volume, contents, 1000 + number, 1400)
         await volume.settle()
         for number in range(FILES):
-            contents.pop(volume.lookup(ROOT_INO, b"%d" % (1000 + number)).ino)
+            contents.pop((await volume.lookup(ROOT_INO, b"%d" % (1000 + number))).ino)
             await volume.unlink(ROOT_INO, b"%d" % (1000 + number))
         await volume.sync()
         big = (await volume.create(ROOT_INO, b"big", mode=0o100644, uid=0, gid=0)).ino

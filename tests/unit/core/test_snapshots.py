@@ -348,7 +348,7 @@ def test_where_the_log_has_a_gap_a_snapshot_that_ends_before_it_does_not_count()
             assert snapshots.covered_lsn >= log.unbroken_start
         await world.lose_home()
         async with world.opened() as volume:
-            assert len(volume.list_directory(ROOT_INO, after=None, limit=100)) == SEGMENTS_MAX + 3
+            assert len(await volume.list_directory(ROOT_INO, after=None, limit=100)) == SEGMENTS_MAX + 3
             assert await fsck(volume, deep=True) == []
 
     run(body)

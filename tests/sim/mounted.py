@@ -25,6 +25,9 @@ SHARDS = 3
 KIND = os.environ.get("SILTSTONE_MOUNT", "disks")
 """What tests mount that do not say."""
 
+KINDS = [KIND] if "SILTSTONE_MOUNT" in os.environ else ["disks", "shards"]
+"""What tests mount that are about what programs see."""
+
 TESTS = Path(__file__).resolve().parent.parent
 SILTSTONE = [sys.executable, "-P", "-m", "siltstone"]
 

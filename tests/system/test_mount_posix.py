@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.mounted import KIND, MountedVolume, MountFailed, is_mounted, mounted
+from sim.mounted import KIND, KINDS, MountedVolume, MountFailed, is_mounted, mounted
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 AT_FDCWD = -100
@@ -37,10 +37,10 @@ ACCESS_LIST = struct.pack("<I" + "HHI" * 3, 2, *(1, 7, 2**32 - 1), *(4, 5, 2**32
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-@pytest.fixture(scope="module")
-def volume(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
+@pytest.fixture(scope="module", params=KINDS)
+def volume(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[MountedVolume]:
     """One mount for all tests that leave it as they found it."""
-    with mounted(tmp_path_factory.mktemp("posix"), kind=KIND) as volume:
+    with mounted(tmp_path_factory.mktemp("posix"), kind=request.param) as volume:
         yield volume
 
 

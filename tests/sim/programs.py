@@ -101,9 +101,9 @@ def thinned_and_tight(p: int) -> list[Step]:
 
 
 def worn_long_and_tight() -> list[Step]:
-    """Long stripes of which the most is dead, and no room: what lives in them is relocated."""
+    """Long stripes of which the most is dead, and hardly any room: what lives in them is relocated."""
     files = [step for path in range(5) for step in (Step("write", path, 0, 8), Step("fsync", path))]
-    return [*files, Step("full", 1), Step("write", 6, 0, 9), *(Step("write", path, 7, 8) for path in range(5))]
+    return [*files, Step("full", 1, 500_000), Step("write", 6, 0, 9), *(Step("write", path, 7, 8) for path in range(5))]
 
 
 def holey_long_and_tight() -> list[Step]:

@@ -125,3 +125,13 @@ def test_a_list_that_begins_deep_in_the_tree_lists_what_has_the_prefix(found: li
             assert sorted([entry.key for entry in listed.entries] + listed.common_prefixes) == sorted(expected)
 
     in_bucket(body)
+
+
+def test_what_is_folded_may_end_where_its_directory_ends() -> None:
+    async def body(_volume: Volume, store: ObjectStore) -> None:
+        for key in (b"a/\xff\xff", b"a/\xff\xff\xff", b"b"):
+            await put(store, key)
+        listed = await store.list_keys("bucket", prefix=b"a/\xff", delimiter=b"\xff", limit=9)
+        assert (listed.entries, listed.common_prefixes) == ([], [b"a/\xff\xff"])
+
+    in_bucket(body)

@@ -61,7 +61,7 @@ async def measure(folder: Path, is_quick: bool) -> Measured:
             [figure async for figure in measure_names(volume, folder, count // 2)],
             await measure_contention(volume, count // 4, rounds=3),
         )
-        measured.depths = await measure_depths(volume, 2 if is_quick else 20)
+        measured.depths = await measure_depths(volume, 5 if is_quick else 20)
         measured.index = measure_index()
         measured.sizes = await measure_sizes(volume, 1_000 if is_quick else 10_000)
     return measured

@@ -31,19 +31,27 @@ class Shards:
 
     def status(self) -> dict[str, Any]:
         """As JSON has it."""
-        own = self._shown(ONLY_SHARD, os.getpid(), ProcessState.SERVING, 0, self.own_meter)
+        own = self._shown(ONLY_SHARD, self.own_meter)
         others = [
-            self._shown(process.shard, process.pid, process.state, process.restarts, process.meter)
+            self._shown(process.shard, process.meter)
+            | {
+                "pid": process.pid,
+                "state": process.state.value,
+                "reason": process.reason,
+                "restarts": process.restarts,
+            }
             for process in self.processes
         ]
         return {"map_version": self._partitions.version, "shards": [own, *others]}
 
-    def _shown(self, shard: ShardId, pid: int, state: ProcessState, restarts: int, meter: Meter) -> dict[str, Any]:
+    def _shown(self, shard: ShardId, meter: Meter) -> dict[str, Any]:
+        """What is shown of every shard, as of the owner's."""
         return {
             "shard": shard,
-            "pid": pid,
-            "state": state.value,
-            "restarts": restarts,
+            "pid": os.getpid(),
+            "state": ProcessState.SERVING.value,
+            "reason": "",
+            "restarts": 0,
             "partitions": len(self._partitions.partitions_of(shard)),
             **meter.shown(),
         }

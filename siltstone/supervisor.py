@@ -39,6 +39,9 @@ STOP_SECONDS = 90.0
 LOOK_SECONDS = 1.0
 """How often shards are asked for their load."""
 
+SILENT_SECONDS = 5.0
+"""One that does not say it within so long is silent. It is left alone: its loop may be busy, or its process stopped."""
+
 _ask = msgspec.msgpack.encode(AskLoad())
 _decode = msgspec.msgpack.Decoder(Load).decode
 
@@ -46,10 +49,12 @@ logger = logging.getLogger("siltstone.shards")
 
 
 class ProcessState(enum.Enum):
-    """Where a shard's process stands: starting -> serving -> pausing -> starting ..., and from each to ended."""
+    """Where a shard's process stands: starting -> serving <-> silent, from each of these -> pausing -> starting, and
+    from all -> ended."""
 
     STARTING = "starting"
     SERVING = "serving"
+    SILENT = "silent"
     PAUSING = "pausing"
     """It died, and is started again soon."""
     ENDED = "ended"
@@ -62,6 +67,8 @@ class ShardProcess:
         self.shard = shard
         self.state = ProcessState.STARTING
         self.restarts = 0
+        self.reason = ""
+        """Why it does not serve, or did not before it was started again."""
         self.meter = Meter()
         self._home = home
         self._clock = clock
@@ -82,32 +89,21 @@ class ShardProcess:
             self.state = ProcessState.STARTING
             failure = await self._start()
             begun_ns = self._clock.monotonic_ns()
-            process = self._process
-            assert process is not None
             if not failure:
                 self.state = ProcessState.SERVING
                 if not has_served:
                     has_served = True
                     task_status.started()
-            status = await process.wait()
-            self._process = None
-            assert process.stdin is not None
-            await process.stdin.aclose()
+            ended = await self._wait_end()
             if self._stopping:
                 break
+            self.reason = failure or ended
             if not has_served:
-                raise Unavailable(f"shard {self.shard} does not start: {failure or f'it ended with status {status}'}")
+                raise Unavailable(f"shard {self.shard} does not start: {self.reason}")
             self.state = ProcessState.PAUSING
             if not failure and self._clock.monotonic_ns() - begun_ns > SOUND_SECONDS * 1e9:
                 pause = PAUSE_SECONDS
-            logger.warning(
-                "shard %d: process %d ended with status %d%s; it is started again in %g s",
-                self.shard,
-                process.pid,
-                status,
-                f" ({failure})" if failure else "",
-                pause,
-            )
+            logger.warning("shard %d: %s; it is started again in %g s", self.shard, self.reason, pause)
             self.restarts += 1
             await self._clock.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
@@ -119,11 +115,13 @@ class ShardProcess:
             nursery.start_soon(self._link.run)
             while True:
                 try:
-                    load = _decode(await self._link.call(_ask))
+                    with trio.move_on_after(SILENT_SECONDS) as asking:
+                        load = _decode(await self._link.call(_ask))
+                        self.meter.note(load, self._clock.monotonic_ns(), processor_seconds(self.pid))
                 except PeerLost:
                     self.meter.lose()
                 else:
-                    self.meter.note(load, self._clock.monotonic_ns(), processor_seconds(self.pid))
+                    self._note_silence(is_silent=asking.cancelled_caught)
                 await self._clock.sleep(LOOK_SECONDS)
 
     async def stop(self) -> None:
@@ -146,13 +144,38 @@ class ShardProcess:
         if self._process is not None:
             self._process.kill()
 
+    def _note_silence(self, *, is_silent: bool) -> None:
+        if is_silent and self.state is ProcessState.SERVING:
+            self.state = ProcessState.SILENT
+            self.reason = f"process {self.pid} gives no answer for {SILENT_SECONDS:g} s"
+            self.meter.lose()
+            logger.warning("shard %d: %s", self.shard, self.reason)
+        elif not is_silent and self.state is ProcessState.SILENT:
+            self.state = ProcessState.SERVING
+            self.reason = ""
+            logger.info("shard %d: process %d answers again", self.shard, self.pid)
+
+    async def _wait_end(self) -> str:
+        """Return when the process is gone, with how it went."""
+        process = self._process
+        if process is None:  # it could not be started
+            return ""
+        status = await process.wait()
+        self._process = None
+        assert process.stdin is not None
+        await process.stdin.aclose()
+        return f"process {process.pid} ended with status {status}"
+
     async def _start(self) -> str:
         """Start a process; returns when it serves, with nothing, or has failed, with why."""
         # -P: a directory called siltstone where the user happens to stand is not the package.
         command = [sys.executable, "-P", "-m", "siltstone.shard_process", str(self._home.path), str(self.shard)]
-        process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+            )
+        except OSError as error:
+            return f"no process can be started: {error.strerror}"
         self._process = process
         assert process.stdout is not None
         received = b""

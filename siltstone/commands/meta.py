@@ -55,5 +55,5 @@ def describe_shards(meta: dict[str, Any]) -> list[str]:
                 f"; {load['inodes']:,} inodes, {shard['calls_per_second']:,.0f} calls/s, "
                 f"{100 * shard['processor_share']:.0f} % of a processor"
             )
-        lines.append(line)
+        lines.append(f"{line}; {shard['reason']}" if shard["reason"] else line)
     return lines

@@ -221,6 +221,30 @@ def test_a_shard_that_is_killed_under_load_is_a_delay_and_all_that_was_answered_
     place.stop()
 
 
+def test_a_shard_that_gives_no_answer_is_said_to_be_silent_until_it_does(place: Place) -> None:
+    place.start()
+    (pid,) = place.pids()
+
+    def wait_state(state: str) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (shown := place.shards()[1])["state"] != state:
+            assert time.monotonic() < deadline, shown
+        return shown
+
+    async def ask(caller: Caller) -> None:
+        assert (await caller.call("attributes", ROOT_INO)).ino == ROOT_INO
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert "gives no answer" in wait_state("silent")["reason"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert wait_state("serving")["reason"] == ""
+    place.ask(ask)
+    assert place.pids() == {pid}
+    place.stop()
+
+
 def test_when_the_owner_is_killed_no_process_stays_and_all_that_was_answered_is_there(place: Place) -> None:
     place.start()
     kept: dict[ShardId, Ino] = {}

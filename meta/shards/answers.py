@@ -20,6 +20,7 @@ import trio
 from siltstone.errors import InvalidArgument
 from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import keys
+from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.ports import Clock
 from siltstone.types import PartitionId
@@ -184,6 +185,11 @@ def once(
         return result
 
     return change_once
+
+
+def is_carried_out(reader: Reader, request: Request, partition: PartitionId) -> bool:
+    """Whether there is an answer to a request."""
+    return reader.get(keys.answer(partition, request.client, request.number)) is not None
 
 
 def _watermark(transaction: Transaction, request: Request, partition: PartitionId) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import msgspec
 import trio
@@ -54,7 +55,7 @@ class SimShardVolumes:
         self.volumes: dict[ShardId, Volume] = {}
         self._scopes: dict[ShardId, trio.CancelScope] = {}
         self.is_losing_answers = False
-        """Requests are carried out, and nobody hears of it."""
+        """Requests of front-ends are carried out, and none of them hears of it."""
         self.answers_lost = trio.Event()
 
     def disks(self, shard: ShardId) -> list[Disk]:
@@ -100,7 +101,7 @@ class SimShardVolumes:
             join=join,
         )
 
-    def make_link(self, shard: ShardId) -> Link:
+    def make_link(self, shard: ShardId, *, is_for_front_end: bool = False) -> Link:
         """A connection to a shard, whenever it lives."""
 
         async def connect() -> trio.abc.Stream:
@@ -114,7 +115,7 @@ class SimShardVolumes:
                 await trio.sleep(self._chance.random() * TRIP_SECONDS)
                 answer = await served.handle(payload)
                 await trio.sleep(self._chance.random() * TRIP_SECONDS)
-                if self.is_losing_answers:
+                if self.is_losing_answers and is_for_front_end:
                     self.answers_lost.set()
                     await trio.sleep_forever()
                 return answer
@@ -156,7 +157,8 @@ class SimShardVolumes:
 
     def caller(self, seed: int = 0) -> Caller:
         """A front-end."""
-        return Caller(self.partitions, self.make_link, self.world.clock, SimRandom(seed))
+        make_link = partial(self.make_link, is_for_front_end=True)
+        return Caller(self.partitions, make_link, self.world.clock, SimRandom(seed))
 
     async def wait_quiet(self) -> None:
         """Return when every transaction is over everywhere, and every orphan purged."""

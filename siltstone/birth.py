@@ -14,9 +14,9 @@ import trio
 
 from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.errors import ConfigInvalid, Unavailable
-from siltstone.geometry import Code, code_for, log_replicas_for, sizes_for
+from siltstone.geometry import DISK_BYTES_MIN, Code, code_for, log_replicas_for, sizes_for
 from siltstone.home import Home, sync_directory
-from siltstone.limits import DISK_TIMEOUT_SECONDS, SHARDS_MAX
+from siltstone.limits import DISK_TIMEOUT_SECONDS, MIB, SHARDS_MAX
 from siltstone.meta.shards.map import even_map
 from siltstone.owner import in_time, lay_volume
 
@@ -81,6 +81,11 @@ def plan_volume(
     if not 1 <= shards <= SHARDS_MAX:
         raise ConfigInvalid(f"--shards {shards}: want 1 to {SHARDS_MAX}")
     # Each shard has a log and slabs of its own on all disks.
+    if shards > 1 and (bytes_max or room) // shards < DISK_BYTES_MIN:
+        raise ConfigInvalid(
+            f"--shards {shards}: the smallest disk has {(bytes_max or room) // shards} bytes for each, want at least "
+            f"{DISK_BYTES_MIN // MIB} MiB; give larger disks or fewer shards"
+        )
     sizes = sizes_for((bytes_max or room) // shards, len(paths), replicas)
     config = VolumeConfig(
         uuid=uuid.uuid4().hex,

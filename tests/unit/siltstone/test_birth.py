@@ -66,6 +66,20 @@ def test_a_disk_size_that_is_too_small_or_more_than_there_is_is_refused(tmp_path
     assert "has room for" in refusal(tmp_path, [], size=2**60)
 
 
+def test_shards_share_the_disks_evenly_and_each_must_have_enough(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    size = 4 * DISK_BYTES_MIN
+    one = plan_volume(home, [], code=None, bytes_max=size, few_disks_allowed=False).config
+    four = plan_volume(home, [], code=None, bytes_max=size, few_disks_allowed=False, shards=4).config
+    assert four.shards == 4
+    assert sorted(set(four.owners)) == [0, 1, 2, 3]
+    assert four.chunk_bytes < one.chunk_bytes
+    with pytest.raises(ConfigInvalid, match=r"--shards 5: .* for each"):
+        plan_volume(home, [], code=None, bytes_max=size, few_disks_allowed=False, shards=5)
+    with pytest.raises(ConfigInvalid, match="--shards 0: want 1 to"):
+        plan_volume(home, [], code=None, bytes_max=size, few_disks_allowed=False, shards=0)
+
+
 def test_the_same_disk_twice_is_refused_also_by_another_name(tmp_path: Path) -> None:
     disks = some_disks(tmp_path, 3)
     (tmp_path / "link").symlink_to("disk0")

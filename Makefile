@@ -7,7 +7,7 @@ EXAMPLES ?=
 KILLS ?= 200
 PROFILE ?= default
 
-.PHONY: help setup check test demo bench sim soak kills clean
+.PHONY: help setup check test demo bench sim soak kills kills-shards clean
 
 help:
 	@echo "make setup            system packages (as root), .venv, the package with its test tools; the others run it first"
@@ -19,6 +19,7 @@ help:
 	@echo "make soak MINUTES=30  the simulated volume on new seeds until the time is up"
 	@echo "make soak EXAMPLES=10000  the same until so many examples of the volume machine ran"
 	@echo "make kills KILLS=200  kill -9 of a real daemon under writing clients; what it promised is compared"
+	@echo "make kills-shards MINUTES=5  the same of shards and owner of a volume of three shards"
 
 setup:
 	@tools/setup.sh
@@ -45,6 +46,9 @@ soak: setup
 
 kills: setup
 	$(PY) tools/kills.py --kills $(KILLS)
+
+kills-shards: setup
+	$(PY) tools/kill_shards.py --minutes $(MINUTES)
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -2,118 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from kills.sharded import OWNER, PATIENCE_SECONDS, ShardedPlace, siltstone
 from siltstone.core.caller import Caller
-from siltstone.engine.disk.system import SystemClock, SystemRandom
-from siltstone.home import Home
-from siltstone.meta.shards.map import map_of
-from siltstone.shard_service import link_to
-from siltstone.types import ROOT_INO, Ino, ShardId, partition_of
-
-PATIENCE_SECONDS = 60
-OWNER = {"uid": 0, "gid": 0}
-
-
-def siltstone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    command = [sys.executable, "-P", "-m", "siltstone", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-
-
-class Place:
-    """A volume of two shards, and who serves it."""
-
-    def __init__(self, path: Path) -> None:
-        self.home = Home(path / "volume")
-        self.process: subprocess.Popen[str] | None = None
-        made = siltstone("init", self.home.path, "--shards", "2", "--disk-size", "256M")
-        assert made.returncode == 0, made
-
-    def start(self) -> None:
-        """Serve, and return when it does."""
-        command = [sys.executable, "-P", "-m", "siltstone", "serve", str(self.home.path), "--detached"]
-        with self.home.log_file.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self.process.stdout is not None
-        with self.process.stdout:
-            assert self.process.stdout.readline() == "ready\n", self.home.log_file.read_text()
-
-    def shards(self) -> list[dict[str, Any]]:
-        """What `siltstone meta status` says."""
-        shown = siltstone("meta", "status", self.home.path, "--json")
-        assert shown.returncode == 0, shown
-        shards: list[dict[str, Any]] = json.loads(shown.stdout)["shards"]
-        return shards
-
-    def pids(self) -> set[int]:
-        """The processes of shards of this volume, by what the kernel says."""
-        found = set()
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with contextlib.suppress(OSError):
-                    arguments = (folder / "cmdline").read_bytes().split(b"\0")
-                    if b"siltstone.shard_process" in arguments and os.fsencode(self.home.path) in arguments:
-                        found.add(int(folder.name))
-        return found
-
-    def wait_no_process(self) -> None:
-        """Return when none is left, and fail if one stays."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.pids():
-            assert time.monotonic() < deadline, f"left behind: {self.pids()}"
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        """End it in order."""
-        stopped = siltstone("stop", self.home.path)
-        assert stopped.returncode == 0, stopped
-        assert self.process is not None
-        assert self.process.wait(PATIENCE_SECONDS) == 0, self.home.log_file.read_text()
-
-    def ask(self, body: Callable[[Caller], Awaitable[None]]) -> None:
-        """Run a front-end."""
-
-        async def main() -> None:
-            clock, partitions = SystemClock(), map_of(self.home.load_config())
-            caller = Caller(lambda: partitions, partial(link_to, self.home, clock), clock, SystemRandom())
-            with trio.fail_after(2 * PATIENCE_SECONDS):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(caller.run)
-                    await body(caller)
-                    nursery.cancel_scope.cancel()
-
-        trio.run(main)
-
-    def owner_of(self, ino: Ino) -> ShardId:
-        """The shard that has an inode."""
-        return map_of(self.home.load_config()).owner(partition_of(ino))
+from siltstone.types import ROOT_INO, Ino, ShardId
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[ShardedPlace]:
+    place = ShardedPlace(tmp_path, 2)
     yield place
-    if place.process is not None and place.process.poll() is None:
-        place.process.kill()
-        place.process.wait()
+    place.kill()
     place.wait_no_process()
 
 
-async def directories(place: Place, caller: Caller) -> dict[ShardId, Ino]:
+async def directories(place: ShardedPlace, caller: Caller) -> dict[ShardId, Ino]:
     """A directory on each shard."""
     found: dict[ShardId, Ino] = {}
     number = 0
@@ -129,7 +41,7 @@ async def names(caller: Caller, directory: Ino) -> set[bytes]:
     return {entry.name for entry in await caller.call("list_directory", directory, after=None, limit=10_000)}
 
 
-def test_a_tree_over_two_processes_is_one_tree_and_all_end_with_the_owner(place: Place) -> None:
+def test_a_tree_over_two_processes_is_one_tree_and_all_end_with_the_owner(place: ShardedPlace) -> None:
     place.start()
     assert len(place.pids()) == 1
     kept: dict[ShardId, Ino] = {}
@@ -170,7 +82,7 @@ def test_a_tree_over_two_processes_is_one_tree_and_all_end_with_the_owner(place:
     assert "error" not in place.home.log_file.read_text().lower()
 
 
-def test_a_shard_that_is_killed_under_load_is_a_delay_and_all_that_was_answered_is_there(place: Place) -> None:
+def test_a_shard_that_is_killed_under_load_is_a_delay_and_all_that_was_answered_is_there(place: ShardedPlace) -> None:
     place.start()
     kept: dict[ShardId, Ino] = {}
     expected: dict[ShardId, set[bytes]] = {ShardId(0): set(), ShardId(1): set()}
@@ -221,7 +133,7 @@ def test_a_shard_that_is_killed_under_load_is_a_delay_and_all_that_was_answered_
     place.stop()
 
 
-def test_a_shard_that_gives_no_answer_is_said_to_be_silent_until_it_does(place: Place) -> None:
+def test_a_shard_that_gives_no_answer_is_said_to_be_silent_until_it_does(place: ShardedPlace) -> None:
     place.start()
     (pid,) = place.pids()
 
@@ -245,7 +157,7 @@ def test_a_shard_that_gives_no_answer_is_said_to_be_silent_until_it_does(place: 
     place.stop()
 
 
-def test_when_the_owner_is_killed_no_process_stays_and_all_that_was_answered_is_there(place: Place) -> None:
+def test_when_the_owner_is_killed_no_process_stays_and_all_that_was_answered_is_there(place: ShardedPlace) -> None:
     place.start()
     kept: dict[ShardId, Ino] = {}
     created: list[tuple[ShardId, bytes]] = []
@@ -282,7 +194,7 @@ def test_when_the_owner_is_killed_no_process_stays_and_all_that_was_answered_is_
     place.wait_no_process()
 
 
-def test_a_shard_that_does_not_start_is_an_error_that_says_why(place: Place) -> None:
+def test_a_shard_that_does_not_start_is_an_error_that_says_why(place: ShardedPlace) -> None:
     (place.home.shard_meta(ShardId(1)) / "data.mdb").write_bytes(b"not a database" * 1000)
     served = siltstone("serve", place.home.path)
     assert served.returncode == 1
@@ -292,12 +204,11 @@ def test_a_shard_that_does_not_start_is_an_error_that_says_why(place: Place) -> 
     place.wait_no_process()
 
 
-def test_what_does_not_work_over_shards_says_so(place: Place, tmp_path: Path) -> None:
+def test_what_does_not_work_over_shards_says_so(place: ShardedPlace) -> None:
     for command in (["fsck"], ["settle"], ["disk", "list"]):
         refused = siltstone(*command, place.home.path)
         assert refused.returncode == 1
         assert "2 shards" in refused.stderr and refused.stderr.count("\n") == 1, refused
-    (tmp_path / "mount").mkdir()
-    refused = siltstone("mount", place.home.path, tmp_path / "mount")
+    refused = siltstone("s3", place.home.path, "--listen", "127.0.0.1:0")
     assert refused.returncode == 1
     assert "has 2 shards" in refused.stderr, refused

@@ -64,8 +64,10 @@ async def serve_control(
 
         async def answer(stream: trio.SocketStream) -> None:
             async with stream:
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                try:
                     await _answer(stream, handler)
+                except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass  # whoever asked is gone; before Python 3.12 `suppress` does not look into groups
 
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, answer, [listener])

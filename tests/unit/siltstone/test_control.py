@@ -135,6 +135,35 @@ def test_a_client_that_hangs_up_cancels_its_operation(tmp_path: Path) -> None:
     assert outcome == ["cancelled"]
 
 
+@pytest.mark.parametrize("is_telling", [False, True])
+def test_a_client_that_is_gone_when_its_answer_comes_disturbs_nobody(tmp_path: Path, is_telling: bool) -> None:
+    """Nor one that goes while it is told of the progress."""
+    home = Home(tmp_path)
+
+    async def main() -> object:
+        clients: list[trio.SocketStream] = []
+        gone = trio.Event()
+
+        async def handler(operation: str, arguments: Mapping[str, Any], report: Callable[[Progress], None]) -> object:
+            if clients:
+                clients.pop().socket.close()  # nobody has noticed yet when the answer is sent
+                gone.set()
+                if is_telling:
+                    report(Progress(1, 2, "steps"))
+            return operation
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, home, handler)
+            clients.append(await trio.open_unix_socket(str(home.control_socket)))
+            await clients[0].send_all(b'{"operation": "go"}\n')
+            await gone.wait()
+            answer = await trio.to_thread.run_sync(request, home, "status")
+            nursery.cancel_scope.cancel()
+        return answer
+
+    assert [trio.run(main) for _ in range(20)] == ["status"] * 20
+
+
 def test_an_answer_that_is_there_arrives_even_if_it_ends_the_owner(tmp_path: Path) -> None:
     home = Home(tmp_path)
 

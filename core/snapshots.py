@@ -230,6 +230,7 @@ class Snapshots:
     async def _write_entries(self, writer: SnapshotWriter, *, is_hurried: bool) -> None:
         """Every key of LMDB, in slices. What is applied meanwhile may be in it or not: the log has it."""
         clock = self._ledger.clock
+        await self._ledger.store.warm()
         cursor: bytes | None = b""
         while cursor is not None:
             entries: list[tuple[bytes, bytes]] = []

@@ -19,6 +19,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 
@@ -34,6 +35,11 @@ T = TypeVar("T")
 
 FORMAT = b"1"
 SLICE_ITEMS = 64
+WARM_BYTES_MAX = 4 << 30
+"""A longer file is not read through: it would push out of memory what is in use."""
+
+WARM_STEP_BYTES = 1 << 20
+
 BULK_ENTRIES = 128
 """From so many on the entries of a scan are fetched in one go."""
 
@@ -216,6 +222,10 @@ class LmdbBacking:
         await done.wait()
         return future.result()
 
+    async def warm(self) -> None:
+        """Read the file through in a thread, which fetches pages in order and not one by one."""
+        await trio.to_thread.run_sync(_read_through, os.path.join(self._path, "data.mdb"), abandon_on_cancel=True)
+
     def space(self) -> BackingSpace:
         """How full it is: pages that the records are in, without those that became free for the next applies."""
         records = self._read.stat(self._records)
@@ -265,6 +275,15 @@ def _change(transaction: lmdb.Transaction[bytes], items: Sequence[tuple[bytes, b
             transaction.delete(group_key)
         else:
             transaction.put(group_key, group)
+
+
+def _read_through(path: str) -> None:
+    with suppress(OSError), open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size > WARM_BYTES_MAX:
+            return
+        buffer = bytearray(WARM_STEP_BYTES)
+        while file.readinto(buffer):
+            pass
 
 
 def _flush_directory(path: str) -> None:

@@ -100,6 +100,10 @@ class Backing(Protocol):
         Raises NoSpace when there is no room, Unavailable when the host fails; the old state stays in both cases.
         """
 
+    async def warm(self) -> None:
+        """Have it in memory, if it is worth it: whoever is about to read all of it must not keep the loop waiting for
+        the host's disk at every page. Raises nothing."""
+
     def space(self) -> BackingSpace:
         """How full it is."""
 

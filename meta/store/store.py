@@ -170,6 +170,10 @@ class Store:
         where there are fewer."""
         return self._backing.scan(start, end, reverse=False, limit=limit)
 
+    async def warm(self) -> None:
+        """Before ``read_applied`` of everything: see Backing."""
+        await self._backing.warm()
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def begin(self) -> Transaction:

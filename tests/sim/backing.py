@@ -80,6 +80,10 @@ class SimBacking:
         """Let one apply finish: the one under way, or the next."""
         self._gate.set()
 
+    async def warm(self) -> None:
+        """It is in memory."""
+        await trio.lowlevel.checkpoint()
+
     def space(self) -> BackingSpace:
         """How full it is."""
         return BackingSpace(sum(len(key) + len(value) for key, value in self.holds.items()), self.bytes_max)

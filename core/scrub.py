@@ -313,7 +313,7 @@ class _Pass:
                 if snapshot in self._snapshots.files.snapshots:
                     self._tallies.add_lost(f"{snapshot.name} is whole on no disk that is up; another one is taken")
                 continue
-            size = self._tallies.add_snapshot(checked)
+            size = self._tallies.add_log(checked)
             for disk_id in {*checked.mended_bytes, *checked.unmended_bytes}:
                 self._ledger.pool.report_mismatch(disk_id)
             await self._step(size)

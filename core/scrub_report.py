@@ -113,20 +113,8 @@ class Tallies:
             tally.unreadable_units += unit.kind is DamageKind.UNREADABLE
             tally.misplaced_units += unit.kind is DamageKind.MISPLACED
 
-    def add_log(self, checked: LogChecked) -> int:
-        """Count a look at the log; the bytes that were read."""
-        for disk_id, size in checked.read_bytes.items():
-            self.of(disk_id).read_bytes += size
-        for disk_id, size in checked.mended_bytes.items():
-            self.of(disk_id).mended_log_bytes += size
-        for disk_id, size in checked.unmended_bytes.items():
-            self.of(disk_id).unmended_log_bytes += size
-        for disk_id in checked.missing:
-            self.of(disk_id).recreated_files += 1
-        return sum(checked.read_bytes.values())
-
-    def add_snapshot(self, checked: CopiesChecked) -> int:
-        """Count a look at the copies of a snapshot, with those of the log; the bytes that were read."""
+    def add_log(self, checked: LogChecked | CopiesChecked) -> int:
+        """Count a look at the log, or at the copies of a snapshot, which count with it; the bytes that were read."""
         for disk_id, size in checked.read_bytes.items():
             self.of(disk_id).read_bytes += size
         for disk_id, size in checked.mended_bytes.items():

@@ -97,11 +97,6 @@ def orphan(ino: Ino) -> bytes:
     return _HEAD.pack(b"p", ino & 0xFF, b"o", ino)
 
 
-def is_orphan(key: bytes) -> bool:
-    """Whether a key is that of an orphan mark."""
-    return key[:1] == b"p" and key[2:3] == b"o"
-
-
 def orphan_ino(key: bytes) -> Ino:
     """The inode in an orphan key."""
     return Ino(int.from_bytes(key[3:11], "big"))

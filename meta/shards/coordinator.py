@@ -9,9 +9,8 @@ transaction says so (presumed abort; Mohan, Lindsay, Obermarck, ACM TODS 11, 198
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -269,7 +268,9 @@ class Coordinator:
         finally:
             if not is_decided:
                 self._open.discard(transaction)
-                self._nursery.start_soon(self._send, transaction, list(attempt.parts), Decide(transaction, False))
+                for shard in attempt.parts:
+                    # Once: who does not hear of it asks.
+                    self._nursery.start_soon(self._send, shard, Decide(transaction, False))
         await durable.wait()
         return outcome
 
@@ -305,24 +306,23 @@ class Coordinator:
             durable.set()
             async with trio.open_nursery() as nursery:
                 for shard in self._decided.get(transaction, ()):
-                    nursery.start_soon(partial(self._send, again=True), transaction, [shard], Decide(transaction, True))
+                    nursery.start_soon(self._send_commit, transaction, shard)
 
         self._nursery.start_soon(tell)
         return durable
 
-    async def _send(
-        self, transaction: TransactionId, shards: Iterable[ShardId], message: Decide, *, again: bool = False
-    ) -> None:
-        """Send a decision; one to commit until it is answered or settled, others once: who does not hear of it asks."""
-        for shard in shards:
-            while True:
-                try:
-                    await self._peers.call(shard, message)
-                except PeerLost:
-                    if again and transaction in self._decided:
-                        await self._clock.sleep(RESEND_SECONDS)
-                        continue
-                break
+    async def _send(self, shard: ShardId, message: Decide) -> bool:
+        """Send a decision; whether it was answered."""
+        try:
+            await self._peers.call(shard, message)
+        except PeerLost:
+            return False
+        return True
+
+    async def _send_commit(self, transaction: TransactionId, shard: ShardId) -> None:
+        """Send a decision to commit until it is answered, or known to be carried out."""
+        while not await self._send(shard, Decide(transaction, True)) and transaction in self._decided:
+            await self._clock.sleep(RESEND_SECONDS)
 
     async def _settle(self, transactions: list[TransactionId]) -> None:
         waiting = {transaction: set(self._decided[transaction]) for transaction in transactions}
@@ -355,14 +355,11 @@ class Coordinator:
                 continue  # it asks after a while
 
 
-class _Attempt:
+class _Attempt(NamedTuple):
     """A transaction's name, and what it needs of others."""
 
-    __slots__ = ("parts", "transaction")
-
-    def __init__(self, transaction: TransactionId, parts: dict[ShardId, ForeignPart]) -> None:
-        self.transaction = transaction
-        self.parts = parts
+    transaction: TransactionId
+    parts: dict[ShardId, ForeignPart]
 
 
 class _Outcome(Generic[T]):

@@ -87,7 +87,7 @@ class Participant:
         self._on_applied = on_applied
         self._since: dict[TransactionId, int] = {}
         """The transactions that are prepared here and have not ended, and since when (monotonic)."""
-        self._passing: dict[TransactionId, Intent] = {}
+        self._passing: set[TransactionId] = set()
         """Those of them that end with this process: they change nothing, anywhere."""
         self._made: dict[TransactionId, int] = {}
         """Marks of transactions whose changes were made, and since when."""
@@ -122,15 +122,16 @@ class Participant:
             return Vote(prepared=False)  # a request that was sent twice, and the transaction is over
         if transaction not in self._since:
             intent = _intent_of(message, self._store.get)
-            if not self._holds(message) or self._locks.rival(_claim_of(intent)) is not None:
+            claim = _claim_of(intent)
+            if not self._holds(message) or self._locks.rival(claim) is not None:
                 return Vote(prepared=False)
             if message.lasting:
                 batch = self._store.begin()
                 batch.put(keys.intent(transaction), encode(intent))
                 self._commit(batch)
             else:
-                self._passing[transaction] = intent
-            self._locks.take(transaction, _claim_of(intent))
+                self._passing.add(transaction)
+            self._locks.take(transaction, claim)
             self._since[transaction] = self._clock.monotonic_ns()
         if message.lasting:
             await self._store.log.wait_durable(self._store.last_lsn)
@@ -141,7 +142,9 @@ class Participant:
         transaction = TransactionId(message.transaction)
         if transaction not in self._since:
             return Done()
-        if self._passing.pop(transaction, None) is None:
+        if transaction in self._passing:
+            self._passing.remove(transaction)
+        else:
             self._end(transaction, commit=message.commit)
         del self._since[transaction]
         self._locks.release(transaction)

@@ -75,6 +75,22 @@ def test_a_sending_that_is_under_way_is_joined_and_one_that_failed_is_not_tried_
     trio.run(main)
 
 
+def test_a_client_that_is_new_to_the_shard_may_have_any_number() -> None:
+    async def main() -> None:
+        requests = Requests()
+
+        async def work() -> int:
+            return 7
+
+        assert await requests.carry_out(Request(CLIENT, 3, 1), work) == 7
+        number = 1 << 62
+        assert await requests.carry_out(Request(CLIENT, number, number), work) == 7
+        with pytest.raises(InvalidArgument):
+            await requests.carry_out(Request(CLIENT, 3, number), work)
+
+    trio.run(main)
+
+
 def test_a_sending_that_was_cancelled_is_carried_out_by_the_next() -> None:
     async def main() -> None:
         requests = Requests()

@@ -16,13 +16,19 @@ class Subscribers:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._waits: dict[Listener, WaitSeen] = {}
+        self._missed: dict[Listener, Callable[[], None]] = {}
 
-    def subscribe(self, listener: Listener, *, wait_seen: WaitSeen | None = None) -> None:
+    def subscribe(
+        self, listener: Listener, *, wait_seen: WaitSeen | None = None, on_missed: Callable[[], None] | None = None
+    ) -> None:
         """Call ``listener(origin, change)`` after each change from now on.
 
-        ``wait_seen``: how to wait for a listener that needs time to act on what it hears.
+        ``wait_seen``: how to wait for a listener that needs time to act on what it hears. ``on_missed``: called when
+        changes were missed, so that whatever was cached may be old; must not block.
         """
         self._listeners.append(listener)
+        if on_missed is not None:
+            self._missed[listener] = on_missed
         if wait_seen is not None:
             self._waits[listener] = wait_seen
 
@@ -30,11 +36,17 @@ class Subscribers:
         """Stop calling it."""
         self._listeners.remove(listener)
         self._waits.pop(listener, None)
+        self._missed.pop(listener, None)
 
     async def wait_seen(self) -> None:
         """Return when every front-end shows the changes published so far: before a change is answered as done."""
         for wait_seen in list(self._waits.values()):
             await wait_seen()
+
+    def missed(self) -> None:
+        """Changes were lost on their way here: tell everybody."""
+        for on_missed in self._missed.values():
+            on_missed()
 
     def publish(self, origin: object, change: Change) -> None:
         """Tell everybody. ``origin`` is the front-end that made the change, None for the volume itself."""

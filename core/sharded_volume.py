@@ -37,7 +37,6 @@ T = TypeVar("T")
 LOOKUP_ATTEMPTS_MAX = 100
 """How often a name is looked up again because what it led to was gone by the time it was asked for."""
 
-
 CHANGED_MAX = 4096
 """Inodes of which it is remembered when they changed."""
 
@@ -48,10 +47,6 @@ POLL_AGAIN_SECONDS = 0.1
 def _none(answer: object) -> Iterable[Ino]:
     """It says nothing of inodes."""
     return ()
-
-
-def ignore_missed() -> None:
-    """Nothing is cached."""
 
 
 class Calls(Protocol):
@@ -92,8 +87,6 @@ class ShardedVolume:
         self._changed: dict[Ino, int] = {}
         """Which of them was the last of an inode, in order; up to ``_forgotten`` it is not known of which they were."""
         self._forgotten = 0
-        self.on_missed: Callable[[], None] = ignore_missed
-        """Called when changes were missed: whatever was cached may be old."""
         self.subscribe = self._subscribers.subscribe
         self.unsubscribe = self._subscribers.unsubscribe
         self.register_holder = self._holders.append
@@ -320,7 +313,7 @@ class ShardedVolume:
                 continue
             if news.session != session:
                 if session:
-                    self.on_missed()
+                    self._subscribers.missed()
                 session = news.session
                 self._held[shard].clear()
             for item in news.items:

@@ -126,6 +126,10 @@ class Handles:
         """Whether the kernel has looked the inode up and not forgotten it."""
         return ino in self._lookups
 
+    def known(self) -> list[Ino]:
+        """Every inode that the kernel has looked up and not forgotten."""
+        return list(self._lookups)
+
     # --- lookups ---------------------------------------------------------------------------------------------------
 
     def looked_up(self, ino: Ino) -> None:

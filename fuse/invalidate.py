@@ -9,7 +9,7 @@ change came is in the kernel's cache before it is invalidated there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import trio
@@ -115,6 +115,12 @@ class Invalidator:
                 self._drop()
             self._heard += 1
             self._wakeup.set()
+
+    def miss(self, known: Iterable[Ino]) -> None:
+        """Changes were missed: any of the inodes that the kernel knows may have changed. Its names time out soon, where
+        that can happen."""
+        for ino in known:
+            self.hear(None, DataChanged(ino, 0, 0))
 
     async def wait_seen(self) -> None:
         """Return when the kernel has taken in every change heard of so far, or after PATIENCE_SECONDS.

@@ -61,7 +61,11 @@ async def serve_mount(
         raise Refused(f"cannot mount on {mountpoint}: {error}; libfuse has told why on stderr") from error
     reader.attach(*(fuse_descriptors() - sessions))
     volume.register_holder(handles)
-    volume.subscribe(invalidator.hear, wait_seen=invalidator.wait_seen)
+    volume.subscribe(
+        invalidator.hear,
+        wait_seen=invalidator.wait_seen,
+        on_missed=lambda: invalidator.miss(handles.known()),
+    )
     try:
         with taking_turns(reader):
             async with trio.open_nursery() as nursery:

@@ -289,7 +289,13 @@ class MemoryVolume:
 
     # --- holders and listeners -------------------------------------------------------------------------------------
 
-    def subscribe(self, listener: Listener, *, wait_seen: Callable[[], Awaitable[None]] | None = None) -> None:
+    def subscribe(
+        self,
+        listener: Listener,
+        *,
+        wait_seen: Callable[[], Awaitable[None]] | None = None,
+        on_missed: Callable[[], None] | None = None,
+    ) -> None:
         self._listeners.append(listener)
         if wait_seen is not None:
             self._waits[listener] = wait_seen

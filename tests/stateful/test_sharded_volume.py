@@ -235,7 +235,8 @@ def test_front_ends_hear_of_each_other_s_changes_and_not_of_their_own() -> None:
             nursery.start_soon(other.run)
             heard: list[Change] = []
             own: list[Change] = []
-            other.subscribe(lambda _, change: heard.append(change))
+            missed: list[int] = []
+            other.subscribe(lambda _, change: heard.append(change), on_missed=lambda: missed.append(1))
             volume.subscribe(lambda _, change: own.append(change))
             await trio.sleep(1)
             directory = (await volume.mkdir(ROOT_INO, b"d", mode=0o755, uid=0, gid=0)).ino
@@ -253,8 +254,7 @@ def test_front_ends_hear_of_each_other_s_changes_and_not_of_their_own() -> None:
                 assert heard.count(expected) == 1, expected
             assert not [change for change in own if not isinstance(change, AttributesChanged)]
             shard = world.partitions().owner(partition_of(ROOT_INO))
-            missed: list[int] = []
-            other.on_missed = lambda: missed.append(1)
+            assert not missed
             await world.restart(shard)
             await trio.sleep(10)
             assert missed, "changes may have been missed, and nobody was told"

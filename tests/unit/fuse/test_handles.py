@@ -129,7 +129,7 @@ def test_an_inode_is_let_go_of_exactly_when_its_last_use_ends(steps: list[tuple[
             lookups[number] -= 1
         after = bool(open_files[number]) or lookups[number] > 0
         assert handles.holds(ino) == after
-        assert handles.knows(ino) == (lookups[number] > 0)
+        assert handles.knows(ino) == (ino in handles.known()) == (lookups[number] > 0)
         assert released == ([number] if before and not after else [])
     held = {number for number in (1, 2) if handles.holds(Ino(number))}
     released.clear()

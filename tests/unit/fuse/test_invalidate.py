@@ -104,6 +104,13 @@ def test_an_inode_that_the_kernel_is_just_taking_in_is_told_once_more() -> None:
     assert kernel.told == [("data", 3), ("data", 3)]
 
 
+def test_when_changes_were_missed_all_that_the_kernel_knows_is_taken_for_changed() -> None:
+    async def body(invalidator: Invalidator) -> None:
+        invalidator.miss(sorted(KNOWN))
+
+    assert while_blocked(body)[1:] == [("data", ino) for ino in sorted(KNOWN)]
+
+
 def while_blocked(body: Callable[[Invalidator], Awaitable[None]]) -> list[tuple[str, object]]:
     """Run ``body`` while the kernel is held up in its first invalidation."""
     kernel = FakeKernel()

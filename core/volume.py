@@ -8,7 +8,7 @@ names the front-end that asks, so that it can ignore the news of its own changes
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -137,13 +137,10 @@ class Volume:
         """The same of up to ``limit`` entries of a directory, in the order of their names, behind ``after``."""
 
         def question(reader: StoreReader) -> list[tuple[bytes, Ino, Inode | None]]:
+            owns = self.ledger.owns
             return [
-                (
-                    name,
-                    Ino(dentry.ino),
-                    inodes.get_inode(reader, Ino(dentry.ino)) if self.ledger.owns(Ino(dentry.ino)) else None,
-                )
-                for name, dentry in names.list_directory(reader, ino, after=after, limit=limit)
+                (name, entry, inodes.get_inode(reader, entry) if owns(entry) else None)
+                for name, entry in _entries(reader, ino, after, limit)
             ]
 
         return [(name, self._found(ino, inode)) for name, ino, inode in await self.ledger.look(question)]
@@ -179,10 +176,8 @@ class Volume:
         """Up to ``limit`` entries in the order of their names, from behind ``after`` on; without . and .. ."""
 
         def question(reader: StoreReader) -> list[tuple[bytes, Ino, Inode]]:
-            return [
-                (name, Ino(dentry.ino), inodes.get_inode(reader, Ino(dentry.ino)))
-                for name, dentry in names.list_directory(reader, ino, after=after, limit=limit)
-            ]
+            entries = _entries(reader, ino, after, limit)
+            return [(name, entry, inodes.get_inode(reader, entry)) for name, entry in entries]
 
         return [DirEntry(name, ino, self._seen(ino, inode)) for name, ino, inode in await self.ledger.look(question)]
 
@@ -590,6 +585,12 @@ class Volume:
         """The batch that took the name away was committed."""
         if unlinked.dies:
             self.orphans.lost_its_name(unlinked.ino, purged=unlinked.purged)
+
+
+def _entries(reader: StoreReader, ino: Ino, after: bytes | None, limit: int) -> Iterator[tuple[bytes, Ino]]:
+    """Names of a directory and where they lead."""
+    for name, dentry in names.list_directory(reader, ino, after=after, limit=limit):
+        yield name, Ino(dentry.ino)
 
 
 __all__ = ["ROOT_INO", "Volume"]

@@ -18,7 +18,7 @@ import trio
 
 from siltstone.birth import check_apart, check_home
 from siltstone.config import DiskConfig
-from siltstone.core.opening import open_volume, snapshot_files
+from siltstone.core.opening import snapshot_files
 from siltstone.core.restore import Restored, restore
 from siltstone.core.types import ProgressListener
 from siltstone.core.volume import Volume
@@ -42,7 +42,7 @@ from siltstone.errors import (
 from siltstone.home import Home, Ownership, sync_directory
 from siltstone.keys import KeyRing
 from siltstone.limits import DISK_TIMEOUT_SECONDS
-from siltstone.owner import in_time, metadata, opened_disks, read_newest_label
+from siltstone.owner import in_time, metadata, open_here, opened_disks, read_newest_label
 from siltstone.settings import Settings, label_of, settings_in
 from siltstone.types import DiskId
 
@@ -161,8 +161,8 @@ async def _settings_on(superblocks: Mapping[Path, Superblock]) -> Settings:
                 await disk.close()
     if label is None:
         raise ConfigInvalid(
-            "none of the disks has the settings of its volume (a sound file `label`): give more of its disks; volumes "
-            "that were last used before version 0.2 cannot be imported"
+            "none of the disks has the settings of its volume (a sound file `label`): give more of its disks; a volume "
+            "that was never open since siltstone keeps labels cannot be imported"
         )
     settings = settings_in(label)
     if any(superblock.volume_uuid != label.volume_uuid for superblock in superblocks.values()):
@@ -221,15 +221,7 @@ async def _fill(home: Home, plan: ImportPlan, ownership: Ownership, progress: Pr
             await pool.probe()
             restored = await restore(snapshot_files(config, pool, random, workers), backing, damaged.append, progress)
             try:
-                async with open_volume(
-                    config,
-                    disks=disks,
-                    fanout=LocalFanout(),
-                    backing=backing,
-                    clock=clock,
-                    random=random,
-                    workers=workers,
-                ) as volume:
+                async with open_here(config, disks, backing, clock, workers) as volume:
                     return await _look_at_volume(volume, plan, restored, damaged)
             except LogDamaged as error:
                 raise Corrupt(

@@ -33,6 +33,7 @@ from siltstone.errors import ConfigInvalid, DiskError, FormatInvalid, TooFewDisk
 from siltstone.home import Home, Ownership
 from siltstone.keys import KeyRing
 from siltstone.meta.store.lmdb_backing import LmdbBacking
+from siltstone.meta.store.port import Backing
 from siltstone.ports import Disk, Fanout
 from siltstone.roster import check_roster
 from siltstone.settings import Settings, label_of
@@ -132,21 +133,13 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
         found = await _look_at_disks(config)
         for warning in check_roster(config, found):
             logger.warning(warning)
-        clock, random, workers = SystemClock(), SystemRandom(), TrioWorkers()
+        clock, workers = SystemClock(), TrioWorkers()
         async with opened_disks(config, ownership) as disks:
             config = await _compare_with_labels(home, config, disks)
             own_shard = ShardService(home, config, ONLY_SHARD) if config.shards > 1 else None
             with metadata(str(home.meta), config) as backing:
-                async with open_volume(
-                    config,
-                    disks=disks,
-                    fanout=LocalFanout(),
-                    backing=backing,
-                    clock=clock,
-                    random=random,
-                    workers=workers,
-                    join=None if own_shard is None else own_shard.join,
-                ) as volume:
+                join = None if own_shard is None else own_shard.join
+                async with open_here(config, disks, backing, clock, workers, join=join) as volume:
                     async with running_shards(home, config, own_shard, clock) as shards:
                         owner = Owner(home, config, volume, clock, workers, disks, shards)
                         volume.mover.on_role(owner.remember_role)
@@ -275,6 +268,30 @@ def local_disk(config: VolumeConfig, disk: DiskConfig, shard: ShardId = ONLY_SHA
         disk.bytes_max,
         part=shard if config.shards > 1 else None,
         limit_seconds=config.disk_timeout,
+    )
+
+
+def open_here(
+    config: VolumeConfig,
+    disks: Sequence[LocalDisk],
+    backing: Backing,
+    clock: SystemClock,
+    workers: TrioWorkers,
+    *,
+    shard: ShardId = ONLY_SHARD,
+    join: Callable[[Volume, trio.Nursery], object] | None = None,
+) -> contextlib.AbstractAsyncContextManager[Volume]:
+    """``open_volume`` on this machine: its clock, its randomness, its threads, and a shard's part of the disks."""
+    return open_volume(
+        config,
+        disks=part_of_disks(disks, shard),
+        fanout=fanout_of(shard),
+        backing=backing,
+        clock=clock,
+        random=SystemRandom(),
+        workers=workers,
+        shard=shard,
+        join=join,
     )
 
 

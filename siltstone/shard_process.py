@@ -16,12 +16,11 @@ import threading
 
 import trio
 
-from siltstone.core.opening import open_volume
-from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
+from siltstone.engine.disk.system import SystemClock, TrioWorkers
 from siltstone.failure import describe
 from siltstone.home import Home, Ownership
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
-from siltstone.owner import fanout_of, metadata, opened_disks, part_of_disks
+from siltstone.owner import metadata, open_here, opened_disks
 from siltstone.shard_lock import hold_shard
 from siltstone.shard_service import ShardService
 from siltstone.types import ShardId
@@ -59,17 +58,8 @@ async def _serve(home: Home, shard: ShardId) -> None:
     async with opened_disks(config, Ownership(), shard) as disks:
         with metadata(str(home.shard_meta(shard)), config) as backing:
             service = ShardService(home, config, shard)
-            async with open_volume(
-                config,
-                disks=part_of_disks(disks, shard),
-                fanout=fanout_of(shard),
-                backing=backing,
-                clock=SystemClock(),
-                random=SystemRandom(),
-                workers=TrioWorkers(),
-                shard=shard,
-                join=service.join,
-            ), service.serving():
+            opening = open_here(config, disks, backing, SystemClock(), TrioWorkers(), shard=shard, join=service.join)
+            async with opening, service.serving():
                 gc.collect()
                 gc.freeze()  # see the daemon
                 print("ready", flush=True)

@@ -6,7 +6,7 @@ The processes of the shards can die and come back; the disks and the metadata ou
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -28,9 +28,9 @@ from siltstone.meta.shards.link import Link
 from siltstone.meta.shards.map import PartitionMap, even_map, map_of
 from siltstone.meta.shards.peers import LinkedPeers
 from siltstone.meta.shards.service import serve
-from siltstone.meta.store.port import Reader
 from siltstone.ports import Disk, Fanout
 from siltstone.types import ShardId
+from sim.all_records import AllRecords
 from sim.backing import SimBacking
 from sim.fanout import SimFanout
 from sim.randomness import SimRandom
@@ -169,33 +169,6 @@ class SimShardVolumes:
                 return
             await trio.sleep(0.1)
 
-    def reader(self) -> Reader:
+    def reader(self) -> AllRecords:
         """The records of all shards together."""
-        return _AllRecords(self)
-
-
-class _AllRecords:
-    """What belongs to a partition is read where that is; everything else of all shards."""
-
-    is_settled = True
-
-    def __init__(self, world: SimShardVolumes) -> None:
-        self._partitions = world.partitions()
-        self._stores = {shard: volume.ledger.store for shard, volume in world.volumes.items()}
-
-    def owns(self, key: bytes) -> bool:
-        return True
-
-    def get(self, key: bytes) -> bytes | None:
-        owner = self._partitions.owner_of_key(key)
-        stores = self._stores.values() if owner is None else [self._stores[owner]]
-        return next((value for store in stores if (value := store.get(key)) is not None), None)
-
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        found = [
-            entry
-            for shard, store in self._stores.items()
-            for entry in store.scan(start, end)
-            if self._partitions.owner_of_key(entry[0]) in (None, shard)
-        ]
-        return iter(sorted(found, reverse=reverse))
+        return AllRecords(self.partitions(), {shard: volume.ledger.store for shard, volume in self.volumes.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import BATCH_KIND
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.types import ROOT_INO, Lsn, ShardId, partition_of
+from sim.all_records import AllRecords
 from sim.backing import SimBacking
 from sim.clock import SimClock
 from sim.fake_log import FakeLog
@@ -164,26 +165,9 @@ class SimShards:
                 return
             await trio.sleep(0.1)
 
-    is_settled = True
-
-    def owns(self, key: bytes) -> bool:
-        """All of them."""
-        return True
-
-    def get(self, key: bytes) -> bytes | None:
-        """A record, wherever it is."""
-        owner = self.partitions.owner_of_key(key)
-        return None if owner is None else self.shards[owner].store.get(key)
-
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """All records in a range."""
-        found = [
-            entry
-            for shard in self.shards
-            for entry in shard.store.scan(start, end, reverse=reverse)
-            if self.partitions.owner_of_key(entry[0]) == shard.shard
-        ]
-        return iter(sorted(found, reverse=reverse))
+    def reader(self) -> AllRecords:
+        """The records of all shards together."""
+        return AllRecords(self.partitions, {shard.shard: shard.store for shard in self.shards})
 
 
 class _Network:

@@ -138,7 +138,7 @@ async def _run(world: SimShards, clients: int, operations: int, crash_rate: floa
         await trio.sleep(0.01)
         with trio.fail_after(60):
             await world.wait_quiet()
-        problems = list(check_metadata(world))
+        problems = list(check_metadata(world.reader()))
         assert not problems, problems
         for shard in world.shards:
             left = [key for key, value in shard.store.scan(b"x", b"y") if value or key[:2] == keys.DECISIONS]

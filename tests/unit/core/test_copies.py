@@ -15,8 +15,7 @@ from siltstone.core.object_types import ObjectInfo, PutAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import Conflict
 from siltstone.types import Ino
-from sim.clock import autojump
-from sim.volume import SimVolume, small_config
+from sim.bucket import in_bucket
 
 OLD, NEW = Random(1).randbytes(200_000), Random(2).randbytes(200_000)
 
@@ -26,31 +25,26 @@ def with_object(
 ) -> None:
     """Run ``body`` with an object of OLD bytes, to which the mount writes NEW ones while it is shared; so often."""
 
-    async def main() -> None:
-        world = SimVolume(small_config())
-        await world.create()
-        async with world.opened() as volume:
-            store = ObjectStore(volume)
-            await store.create_bucket("bucket", owner="me")
-            put = await store.begin_put("bucket", b"a")
-            await put.write(OLD)
-            info = await put.commit(PutAttributes(etag=hashlib.md5(OLD).hexdigest()))
-            append, left = SharedBytes.append, times
+    async def whole(volume: Volume, store: ObjectStore) -> None:
+        put = await store.begin_put("bucket", b"a")
+        await put.write(OLD)
+        info = await put.commit(PutAttributes(etag=hashlib.md5(OLD).hexdigest()))
+        append, left = SharedBytes.append, times
 
-            async def overwritten_first(self: SharedBytes, source: Ino, offset: int, size: int) -> None:
-                nonlocal left
-                if left:
-                    left -= 1
-                    await volume.write(info.ino, 0, NEW)
-                    await volume.flush(info.ino)
-                await append(self, source, offset, size)
+        async def overwritten_first(self: SharedBytes, source: Ino, offset: int, size: int) -> None:
+            nonlocal left
+            if left:
+                left -= 1
+                await volume.write(info.ino, 0, NEW)
+                await volume.flush(info.ino)
+            await append(self, source, offset, size)
 
-            monkeypatch.setattr(SharedBytes, "append", overwritten_first)
-            await body(volume, store)
-            await trio.sleep(3)
-            assert not volume.status().orphans
+        monkeypatch.setattr(SharedBytes, "append", overwritten_first)
+        await body(volume, store)
+        await trio.sleep(3)
+        assert not volume.status().orphans
 
-    trio.run(main, clock=autojump())
+    in_bucket(whole)
 
 
 async def content(store: ObjectStore, key: bytes) -> tuple[ObjectInfo, bytes]:

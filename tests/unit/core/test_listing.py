@@ -15,26 +15,11 @@ from siltstone.core.object_types import PutAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import IsADirectory, NotADirectory
 from siltstone.types import ROOT_INO
-from sim.clock import autojump
-from sim.volume import SimVolume, small_config
+from sim.bucket import in_bucket
 
 elements = st.sampled_from([b"a", b"b", b"a!", b"a.b", b"aa", b"\xff"])
 keys = st.lists(elements, min_size=1, max_size=4).map(b"/".join)
 delimiters = st.sampled_from([b"", b"/", b"a", b"!", b"/a", b"\xff"])
-
-
-def in_bucket(body) -> None:  # type: ignore[no-untyped-def]
-    """Run ``body(volume, store)`` on a fresh volume with a bucket."""
-
-    async def main() -> None:
-        world = SimVolume(small_config())
-        await world.create()
-        async with world.opened() as volume:
-            store = ObjectStore(volume)
-            await store.create_bucket("bucket", owner="me")
-            await body(volume, store)
-
-    trio.run(main, clock=autojump())
 
 
 async def put(store: ObjectStore, key: bytes) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +12,7 @@ from siltstone.core.object_types import PutAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, NameTooLong, NotADirectory, NotFound
 from siltstone.types import ROOT_INO
-from sim.clock import autojump
-from sim.volume import SimVolume, small_config
+from sim.bucket import in_bucket
 
 elements = st.sampled_from([b"", b".", b"..", b"...", b"a", b".a", b"a.", b"\0", b"n" * 255, b"n" * 256, b"\xff"])
 
@@ -32,20 +28,6 @@ def test_a_key_has_a_place_if_every_element_could_be_a_name(key: bytes) -> None:
             split_key(key)
     else:
         assert split_key(key) == KeyPath(b"/".join(parts[:-1]), parts[-1], key.endswith(b"/"))
-
-
-def in_bucket(body: Callable[[Volume, ObjectStore], Awaitable[None]]) -> None:
-    """Run ``body(volume, store)`` on a fresh volume with a bucket."""
-
-    async def main() -> None:
-        world = SimVolume(small_config())
-        await world.create()
-        async with world.opened() as volume:
-            store = ObjectStore(volume)
-            await store.create_bucket("bucket", owner="me")
-            await body(volume, store)
-
-    trio.run(main, clock=autojump())
 
 
 async def put(store: ObjectStore, key: bytes) -> None:

@@ -28,20 +28,14 @@ from siltstone.home import Home
 from siltstone.meta.shards.map import map_of
 from siltstone.shard_service import link_to
 from siltstone.types import ROOT_INO, Ino, ShardId, partition_of
+from sim.command import PATIENCE_SECONDS, siltstone
 
-PATIENCE_SECONDS = 60
 OWNER = {"uid": 0, "gid": 0}
 
 CLIENTS = 10
 DIRECTORIES = 9
 PAUSE_SECONDS = (0.5, 4.0)
 """Between two kills."""
-
-
-def siltstone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    command = [sys.executable, "-P", "-m", "siltstone", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 class ShardedPlace:

@@ -23,23 +23,10 @@ import trio
 from siltstone.birth import check_answers
 from siltstone.errors import Unavailable
 from siltstone.home import Home
+from sim.command import PATIENCE_SECONDS, siltstone, succeed
 
-PATIENCE_SECONDS = 60.0
 LIMIT_SECONDS = 2.0
 MEMORY_FILES = Path(__file__).parents[2] / "bench" / "ceiling" / "memfs.py"
-
-
-def siltstone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    command = [sys.executable, "-P", "-m", "siltstone", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
-
-
-def succeed(*arguments: str | Path) -> str:
-    """Run a command that must work; what it printed."""
-    done = siltstone(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def started(command: list[str | Path], ready: str) -> subprocess.Popen[str]:

@@ -17,20 +17,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-PATIENCE_SECONDS = 60.0
-
-
-def siltstone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    command = [sys.executable, "-P", "-m", "siltstone", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
-
-
-def succeed(*arguments: str | Path) -> str:
-    """Run a command that must work; what it printed."""
-    done = siltstone(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from sim.command import PATIENCE_SECONDS, siltstone, succeed
 
 
 class Place(NamedTuple):

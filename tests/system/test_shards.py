@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import trio
 
-from kills.sharded import OWNER, PATIENCE_SECONDS, ShardedPlace, siltstone
+from kills.sharded import OWNER, ShardedPlace
 from siltstone.core.caller import Caller
 from siltstone.types import ROOT_INO, Ino, ShardId
+from sim.command import PATIENCE_SECONDS, siltstone
 
 
 @pytest.fixture

@@ -13,20 +13,18 @@ ratio: over `siltstone serve` of an empty volume on the same disks, which has to
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
+from local.report import folder_for, options_of, show
 
 from siltstone.core.volume import Volume
 from siltstone.home import Home
@@ -157,12 +155,7 @@ def measure(folder: Path, files: int, size: int, rounds: int) -> dict[str, objec
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{FILES_QUICK} files, under a minute")
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--folder", default=None, help="where to write (default: a new temporary directory)")
-    parser.add_argument("--files", type=int, default=0, help="how many files")
-    parser.add_argument("--bytes", type=int, default=1024, help="bytes of each file")
+    parser = options_of(__doc__, files_quick=FILES_QUICK)
     parser.add_argument("--keep", action="store_true", help="leave the volume there")
     parser.add_argument("--fill", default="", help=argparse.SUPPRESS)
     parser.add_argument("--prefix", default="", help=argparse.SUPPRESS)
@@ -171,19 +164,9 @@ def main() -> None:
     if options.fill:
         trio.run(fill, Path(options.fill), files, options.bytes, options.prefix.encode())
         return
-    folder = Path(tempfile.mkdtemp(prefix="restart.", dir=options.folder))
-    try:
+    with folder_for("restart", options.folder, keep=options.keep) as folder:
         result = measure(folder, files, options.bytes, 3)
-    finally:
-        if options.keep:
-            print(f"kept {folder}", file=sys.stderr)
-        else:
-            shutil.rmtree(folder)
-    if options.json:
-        print(json.dumps({"bench": "restart", "results": [result]}))
-        return
-    for name, value in result.items():
-        print(f"{name:20} {value}")
+    show("restart", result, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,17 @@ ratio_import: the time of the import over that of putting the same keys and valu
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import lmdb
 import trio
+from local.report import folder_for, options_of, show
 from restart import FILES, FILES_QUICK, TASKS, create_file, siltstone
 
 from siltstone.core.types import Progress
@@ -195,24 +193,11 @@ def measure(folder: Path, files: int, size: int, seconds: float) -> dict[str, ob
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{FILES_QUICK} files, under a minute")
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--folder", default=None, help="where to write (default: a new temporary directory)")
-    parser.add_argument("--files", type=int, default=0, help="how many files")
-    parser.add_argument("--bytes", type=int, default=1024, help="bytes of each file")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="snapshot.", dir=options.folder))
-    try:
-        files = options.files or (FILES_QUICK if options.quick else FILES)
+    options = options_of(__doc__, files_quick=FILES_QUICK).parse_args()
+    files = options.files or (FILES_QUICK if options.quick else FILES)
+    with folder_for("snapshot", options.folder) as folder:
         result = measure(folder, files, options.bytes, 2.0 if options.quick else 8.0)
-    finally:
-        shutil.rmtree(folder)
-    if options.json:
-        print(json.dumps({"bench": "snapshot", "results": [result]}))
-        return
-    for name, value in result.items():
-        print(f"{name:32} {value}")
+    show("snapshot", result, as_json=options.json)
 
 
 if __name__ == "__main__":

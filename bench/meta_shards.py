@@ -33,7 +33,7 @@ from siltstone.core.caller import Caller
 from siltstone.engine.disk.system import SystemClock, SystemRandom
 from siltstone.home import Home
 from siltstone.limits import GIB, PARTITION_COUNT
-from siltstone.meta.shards.map import map_of
+from siltstone.meta.shards.map import MapView, map_of
 from siltstone.operations import perform
 from siltstone.shard_service import link_to
 from siltstone.supervisor import processor_seconds
@@ -86,8 +86,8 @@ def run_client(home: Home, client: int, tasks: int, directories: list[Ino], seco
 
 async def with_caller(home: Home, body: Any) -> None:
     """Run something with a front-end."""
-    clock, partitions = SystemClock(), map_of(home.load_config())
-    caller = Caller(lambda: partitions, partial(link_to, home, clock), clock, SystemRandom())
+    clock, partitions = SystemClock(), MapView(map_of(home.load_config()))
+    caller = Caller(partitions, partial(link_to, home, clock), clock, SystemRandom())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(caller.run)
         await body(caller)

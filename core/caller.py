@@ -6,7 +6,6 @@ so that nothing is carried out twice. Only when a shard stays away for long do t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,11 +13,11 @@ import trio
 
 from siltstone.core.calls import METHODS, Answered, Call, News, Poll, error_of, subject_of
 from siltstone.meta.shards.link import Link
-from siltstone.meta.shards.map import PartitionMap
-from siltstone.meta.shards.messages import Failed, PeerLost
+from siltstone.meta.shards.map import MapView
+from siltstone.meta.shards.messages import Failed, NotMine, PeerLost
 from siltstone.meta.shards.peers import MakeLink
 from siltstone.ports import Clock, Random
-from siltstone.types import Ino, ShardId, partition_of
+from siltstone.types import Ino, PartitionId, ShardId, partition_of
 
 PATIENCE_SECONDS = 60.0
 """How long a shard may be away before its callers are told."""
@@ -26,7 +25,12 @@ PATIENCE_SECONDS = 60.0
 CLIENT_BYTES = 16
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Answered | News | Failed).decode
+_decode = msgspec.msgpack.Decoder(Answered | News | NotMine | Failed).decode
+
+MOVED_SECONDS = 0.002
+MOVED_SECONDS_MAX = 0.05
+"""How long is waited where it is said that another shard has a partition which says that it has not: a time that
+doubles. Either is about to hear."""
 
 
 class Caller:
@@ -34,31 +38,37 @@ class Caller:
 
     def __init__(
         self,
-        partitions: Callable[[], PartitionMap],
+        partitions: MapView,
         make_link: MakeLink,
         clock: Clock,
         random: Random,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        self._partitions = partitions
+        self.partitions = partitions
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._client = random.bytes(CLIENT_BYTES)
         self._number = 0
         self._unanswered: dict[int, None] = {}
         """The numbers that are under way, in order."""
-        self._links = {shard: make_link(shard) for shard in partitions().shards()}
-        # Of their own: a poll waits, and calls must not wait behind it.
-        self._polling = {shard: make_link(shard) for shard in self._links}
+        self._make_link = make_link
+        self._nursery: trio.Nursery | None = None
+        self._links: dict[ShardId, Link] = {}
+        self._polling: dict[ShardId, Link] = {}
+        """Of their own: a poll waits, and calls must not wait behind it."""
         self.resent = 0
         """Calls that were sent again."""
+        self.moved = 0
+        """Calls that went to a shard which had given their partition away."""
 
     async def run(self) -> None:
         """Keep the connections, for ever."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for link in (*self._links.values(), *self._polling.values()):
                 nursery.start_soon(link.run)
+            await trio.sleep_forever()
 
     async def call(self, name: str, *arguments: Any, **named: Any) -> Any:
         """Have a method of the volume carried out; returns, or raises, what it does. Raises PeerLost, too."""
@@ -66,20 +76,21 @@ class Caller:
         encoded = method.encode_arguments(*arguments, **named)
         subject = subject_of(arguments or list(named.values()))
         assert subject is not None, f"{name} is about no inode"
-        shard = self._partitions().owner(partition_of(subject))
+        partition = partition_of(subject)
         if not method.is_once:
-            return method.decode_result(await self._send(shard, name, encoded, 0))
+            return method.decode_result(await self._send(partition, name, encoded, 0))
         self._number += 1
         number = self._number
         self._unanswered[number] = None
         try:
-            return method.decode_result(await self._send(shard, name, encoded, number))
+            return method.decode_result(await self._send(partition, name, encoded, number))
         finally:
             del self._unanswered[number]
 
     async def poll(self, shard: ShardId, session: int, seen: int, let_go: list[Ino]) -> News:
         """Hear from a shard what has changed there (see calls.Poll). Raises PeerLost at once."""
-        answer = _decode(await self._polling[shard].call(_encode(Poll(self._client, session, seen, let_go))))
+        link = self._link(self._polling, shard)
+        answer = _decode(await link.call(_encode(Poll(self._client, session, seen, let_go))))
         assert isinstance(answer, News)
         return answer
 
@@ -87,22 +98,37 @@ class Caller:
         """Have one shard carry out a method that is about no inode, and may be carried out twice."""
         method = METHODS[name]
         assert not method.is_once
-        return method.decode_result(await self._send(shard, name, method.encode_arguments(), 0))
+        answer = await self._ask(shard, name, method.encode_arguments(), 0)
+        assert isinstance(answer, Answered)
+        return method.decode_result(answer.result)
 
     async def call_all(self, name: str) -> None:
         """Have every shard carry out a method that is about no inode, and may be carried out twice."""
         async with trio.open_nursery() as nursery:
-            for shard in self._links:
+            for shard in self.partitions().shards():
                 nursery.start_soon(self.call_on, shard, name)
 
-    async def _send(self, shard: ShardId, name: str, arguments: msgspec.Raw, number: int) -> msgspec.Raw:
-        link = self._links[shard]
+    async def _send(self, partition: PartitionId, name: str, arguments: msgspec.Raw, number: int) -> msgspec.Raw:
+        """What the shard answers that has a partition, whichever that is by then."""
+        pause = MOVED_SECONDS
+        while True:
+            answer = await self._ask(self.partitions().owner(partition), name, arguments, number)
+            if isinstance(answer, Answered):
+                return answer.result
+            self.moved += 1
+            if not self.partitions.learn(answer.placements):
+                await self._clock.sleep(pause)
+                pause = min(2 * pause, MOVED_SECONDS_MAX)
+
+    async def _ask(self, shard: ShardId, name: str, arguments: msgspec.Raw, number: int) -> Answered | NotMine:
+        """What a shard answers, in whichever of its lives."""
+        link = self._link(self._links, shard)
         lost_ns: int | None = None
         while True:
             answered_below = next(iter(self._unanswered), self._number + 1)
             call = _encode(Call(name, arguments, self._client, number, answered_below))
             try:
-                answer: Answered | News | Failed = _decode(await link.call(call))
+                answer: Answered | News | NotMine | Failed = _decode(await link.call(call))
             except PeerLost:
                 now_ns = self._clock.monotonic_ns()
                 lost_ns = now_ns if lost_ns is None else lost_ns
@@ -114,7 +140,16 @@ class Caller:
             assert not isinstance(answer, News)
             if isinstance(answer, Failed):
                 raise error_of(answer)
-            return answer.result
+            return answer
+
+    def _link(self, links: dict[ShardId, Link], shard: ShardId) -> Link:
+        """The connection to a shard, from when it is first asked for."""
+        link = links.get(shard)
+        if link is None:
+            link = links[shard] = self._make_link(shard)
+            if self._nursery is not None:
+                self._nursery.start_soon(link.run)
+        return link
 
     async def _wait_connected(self, link: Link, lost_ns: int) -> None:
         """Return when there is a connection again, or patience is at its end."""

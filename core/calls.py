@@ -73,6 +73,13 @@ class AskLoad(msgspec.Struct, array_like=True, tag="ask-load", frozen=True):
     """How much is there to do?"""
 
 
+class Give(msgspec.Struct, array_like=True, tag="give", frozen=True):
+    """Make this partition that shard's."""
+
+    partition: int
+    to: int
+
+
 class Load(msgspec.Struct, array_like=True, tag="load", frozen=True):
     """What a shard has done since it began, and what it is at."""
 

@@ -110,9 +110,7 @@ def check_replaceable(path: KeyPath, inode: Inode | None, key: bytes) -> None:
         raise NotADirectory(f"{key!r} is an object, not a directory")
 
 
-def prune(
-    transaction: Transaction, directory: Ino, path: bytes, now_ns: int
-) -> tuple[list[EntryChanged], list[Ino]]:
+def prune(transaction: Transaction, directory: Ino, path: bytes, now_ns: int) -> tuple[list[EntryChanged], list[Ino]]:
     """Remove directories that keys had made and that are empty now: ``directory``, which is at ``path`` below its
     bucket, and upwards from it. The bucket (an empty path) stays.
 

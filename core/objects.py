@@ -209,9 +209,7 @@ class Objects:
         """The object as it is now. Raises NoSuchBucket, NotFound."""
         path = split_key(key)
         await self.flush_key(bucket, path)
-        info = await self.volume.ledger.look(
-            lambda reader: self._look(reader, find_bucket(reader, bucket), key, path)
-        )
+        info = await self.volume.ledger.look(lambda reader: self._look(reader, find_bucket(reader, bucket), key, path))
         if info is None:
             raise NotFound(f"there is no key {key!r} in bucket {bucket!r}")
         return info

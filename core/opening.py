@@ -39,6 +39,7 @@ from siltstone.engine.stripe.store import StripeStore
 from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import RESERVE_CHUNKS
 from siltstone.meta import inodes, keys, space
+from siltstone.meta.shards.handover import get_moved
 from siltstone.meta.shards.map import map_of
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
@@ -140,7 +141,8 @@ async def open_volume(
         # All shards take from the same disks, and each must be able to count on its reserve.
         reserve_bytes=config.shards * RESERVE_CHUNKS * max(config.chunk_bytes, config.segment_bytes),
     )
-    if _has_root(config, shard) and store.get(keys.inode(ROOT_INO)) is None:
+    gone = get_moved(store, partition_of(ROOT_INO))
+    if _has_root(config, shard) and gone is None and store.get(keys.inode(ROOT_INO)) is None:
         raise Corrupt("the metadata has no root directory: this is not a volume, or its set-up was cut short")
     totals = SpaceTotals()
     totals.log_live_bytes = space.log_live_bytes(store)
@@ -255,6 +257,7 @@ def _assemble(
         ledger,
         write_back,
         reader,
+        carrier,
         orphans,
         settler,
         cleaner,

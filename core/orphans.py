@@ -16,7 +16,7 @@ from siltstone.core.write_back import TRUNCATE_STEP_EXTENTS, WriteBack
 from siltstone.meta import extents, inodes, keys
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.store.store import Transaction
-from siltstone.types import Ino
+from siltstone.types import Ino, PartitionId, partition_of
 
 INLINE_PURGE_EXTENTS = 16
 """A file of at most this many extents is purged in the batch that takes its last name away."""
@@ -111,13 +111,15 @@ class Orphans:
             self._wakeup = trio.Event()
             while self._queue:
                 await self._ledger.admit()
+                if not self._queue:
+                    break  # its partition has gone meanwhile
                 ino = self._queue.popleft()
                 if self.is_held(ino):
                     self._waiting.add(ino)
                     continue
                 self._write_back.discard(ino)
                 await self._ledger.wait_unclaimed(ino)
-                while not self._commit_step(ino):
+                while self._ledger.owns(ino) and not self._commit_step(ino):
                     await trio.lowlevel.checkpoint()
                     await self._ledger.admit()
                     await self._ledger.wait_unclaimed(ino)
@@ -126,9 +128,20 @@ class Orphans:
     def find_all(self) -> None:
         """Queue every orphan that the metadata knows; called once, when the volume opens."""
         for ino in list(inodes.orphans(self._ledger.store)):
-            self._queue.append(ino)
+            if self._ledger.owns(ino):
+                self._queue.append(ino)
         if self._queue:
             self._wakeup.set()
+
+    def take(self, partition: PartitionId) -> None:
+        """A partition has come from another shard, with inodes that may be held by whoever held them there."""
+        for ino in list(inodes.orphans_in(self._ledger.store, partition)):
+            self.add(ino)
+
+    def leave(self, partition: PartitionId) -> None:
+        """A partition has gone to another shard, and its orphans with it."""
+        self._waiting = {ino for ino in self._waiting if partition_of(ino) != partition}
+        self._queue = deque(ino for ino in self._queue if partition_of(ino) != partition)
 
     def _has_many_extents(self, transaction: Transaction, ino: Ino) -> bool:
         found = transaction.scan(*keys.prefix_range(keys.extents(ino)))

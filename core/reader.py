@@ -6,7 +6,7 @@ fenced, so that the places it looks at are not used again under it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -17,7 +17,7 @@ from siltstone.errors import Corrupt, SiltstoneError
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.meta import extents
 from siltstone.meta.records import Extent, Place
-from siltstone.types import Buffer, Ino, Lsn, StripeId
+from siltstone.types import Buffer, Ino, Lsn, ShardId, StripeId
 
 CHECKSUM_BYTES = 8
 
@@ -77,6 +77,8 @@ class Reader:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.borrow: Callable[[ShardId, Ino, int, int], Awaitable[bytes]] | None = None
+        """How bytes are read that another shard still has (meta/shards/borrowing.py)."""
 
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
         """``size`` bytes at ``offset``; holes are zeros. The caller has clipped the range to the file's size.
@@ -123,6 +125,10 @@ class Reader:
         if info is not None:
             stripe_id, at = StripeId(extent.address), extent.skip + offset
             return await self._ledger.stripes.read(info.slab, stripe_id, info.stripe, info.checksums, at, size)
+        if extent.place == Place.REMOTE:
+            if self.borrow is None:
+                raise Corrupt(f"an extent record names shard {extent.address}, and there are no shards; run fsck")
+            return await self.borrow(ShardId(extent.address), Ino(extent.span), extent.skip + offset, size)
         piece = LogSlice(extent, offset, size)
         return piece.cut(await self._ledger.log.read(piece.address, piece.size, piece.verify))
 
@@ -139,6 +145,8 @@ class Reader:
             return piece.cut(data) if data is not None and piece.verify(data) else None
         if extent.place == Place.INLINE:
             return extent.blob[offset : offset + size]
+        if extent.place == Place.REMOTE:
+            return None
         raise Corrupt(f"an extent record names place {extent.place}, which this version does not know; run fsck")
 
     async def _assemble(self, places: Sequence[tuple[int, Extent, StripeInfo | None]], offset: int, size: int) -> bytes:

@@ -15,14 +15,29 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
-from siltstone.core.calls import METHODS, Answered, AskLoad, Call, Load, News, Poll, encode_result, failed, subject_of
+from siltstone.core.bringing import Bringer
+from siltstone.core.calls import (
+    METHODS,
+    Answered,
+    AskLoad,
+    Call,
+    Give,
+    Load,
+    Method,
+    News,
+    Poll,
+    encode_result,
+    failed,
+    subject_of,
+)
+from siltstone.core.gates import Gates
 from siltstone.core.sessions import Sessions
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, SiltstoneError
 from siltstone.meta import counters
 from siltstone.meta.shards.answers import Request, is_carried_out, once
-from siltstone.meta.shards.map import PartitionMap
-from siltstone.meta.shards.messages import Failed, Message, Peers, Reply
+from siltstone.meta.shards.map import MapView
+from siltstone.meta.shards.messages import Done, Failed, Message, NotMine, Peers, Reply
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
@@ -34,7 +49,10 @@ _Function = Callable[..., Awaitable[object]]
 """A method of the volume."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message | Call | Poll | AskLoad).decode
+_Request = Message | Call | Poll | AskLoad | Give
+_Answer = Reply | Answered | News | Load | Failed
+
+_decode = msgspec.msgpack.Decoder(_Request).decode
 
 logger = logging.getLogger("siltstone.shards")
 
@@ -108,13 +126,17 @@ class Shard:
         self,
         shard: ShardId,
         volume: Volume,
-        partitions: Callable[[], PartitionMap],
+        partitions: MapView,
         peers: Peers,
         nursery: trio.Nursery,
     ) -> None:
+        """``partitions``: made for this shard."""
         ledger = volume.ledger
         self._volume = volume
         self._shard = shard
+        self.partitions = partitions
+        self._gates = Gates(volume)
+        self._bringer = Bringer(ledger, volume.carrier)
         self._node = Node(
             shard,
             ledger.store,
@@ -123,9 +145,13 @@ class Shard:
             ledger.clock,
             ledger.random,
             nursery,
+            self._gates,
+            read=volume.reader.read,
+            bring=self._bringer.bring,
             commit=ledger.commit,
             on_applied=volume.applied,
         )
+        volume.reader.borrow = self._node.borrowing.read
         ledger.spread(MarkedOperations(self._node))
         self._sessions = Sessions(volume)
         nursery.start_soon(self._sessions.run)
@@ -157,7 +183,11 @@ class Shard:
             log_bytes=ledger.log.kept_bytes,
         )
 
-    async def _answer(self, request: Message | Call | Poll | AskLoad) -> Reply | Answered | News | Load | Failed:
+    async def give(self, partition: PartitionId, to: ShardId) -> None:
+        """Make a partition another shard's; durable on return. Raises InvalidArgument, HandoverFailed."""
+        await self._node.give(partition, to)
+
+    async def _answer(self, request: _Request) -> _Answer:
         if isinstance(request, AskLoad):
             return self.load()
         if isinstance(request, Poll):
@@ -166,12 +196,15 @@ class Shard:
             if isinstance(request, Call):
                 self._calls += 1
                 return await self._carry_out(request)
+            if isinstance(request, Give):
+                await self.give(PartitionId(request.partition), ShardId(request.to))
+                return Done()
             self._messages += 1
             return await self._node.answer(request)
         except SiltstoneError as error:
             return failed(error)
 
-    async def _carry_out(self, call: Call) -> Answered | Failed:
+    async def _carry_out(self, call: Call) -> Answered | NotMine | Failed:
         method = METHODS.get(call.method)
         if method is None:
             raise InvalidArgument(f"shard {self._shard} has no method {call.method!r}")
@@ -180,18 +213,27 @@ class Shard:
         except msgspec.DecodeError as error:
             raise InvalidArgument(f"arguments of {call.method}: {error}") from error
         subject = subject_of(list(arguments.values()))
-        if subject is not None and not self._node.owns(subject):
-            raise InvalidArgument(f"shard {self._shard} does not have inode {subject}, which {call.method} is about")
-        function: _Function = getattr(self._volume, call.method)
         if method.has_origin:
             arguments["origin"] = call.client
+        if subject is None:
+            return await self._run(call, method, arguments, None)
+        partition = partition_of(subject)
+        async with self._gates.passing(partition):
+            if not self._node.owns(subject):
+                return NotMine([self.partitions().placement(partition)])
+            return await self._run(call, method, arguments, partition)
+
+    async def _run(
+        self, call: Call, method: Method, arguments: dict[str, Any], partition: PartitionId | None
+    ) -> Answered | Failed:
+        function: _Function = getattr(self._volume, call.method)
         try:
-            if not method.is_once or subject is None:
+            if not method.is_once or partition is None:
                 return Answered(encode_result(await function(**arguments)))
             request = Request(call.client, call.number, call.answered_below)
 
             async def work() -> object:
-                return await self._change(function, arguments, _Mark(request, partition_of(subject)))
+                return await self._change(function, arguments, _Mark(request, partition))
 
             return Answered(encode_result(await self._node.requests.carry_out(request, work)))
         except SiltstoneError:

@@ -27,7 +27,7 @@ from siltstone.core.types import (
     VolumeSpace,
 )
 from siltstone.errors import NotFound, SiltstoneError
-from siltstone.meta.shards.map import PartitionMap
+from siltstone.meta.shards.map import MapView, PartitionMap
 from siltstone.meta.shards.messages import PeerLost
 from siltstone.ports import Clock
 from siltstone.types import Buffer, Ino, ShardId, partition_of
@@ -71,16 +71,17 @@ class ShardedVolume:
     ``origin`` says nothing here: the shards know each front-end, and tell it only what others do.
     """
 
-    def __init__(self, calls: Calls, partitions: Callable[[], PartitionMap], clock: Clock) -> None:
+    def __init__(self, calls: Calls, partitions: MapView, clock: Clock) -> None:
         self._calls = calls
         self._call = calls.call
         self._partitions = partitions
         self._clock = clock
         self._subscribers = Subscribers()
         self._holders: list[Holder] = []
-        self._held: dict[ShardId, set[Ino]] = {shard: set() for shard in partitions().shards()}
+        self._held: dict[ShardId, set[Ino]] = {}
         """Nameless inodes that a shard has asked about, and that were held then."""
-        self._let_go: dict[ShardId, list[Ino]] = {shard: [] for shard in self._held}
+        self._let_go: dict[ShardId, list[Ino]] = {}
+        self._nursery: trio.Nursery | None = None
         self._letting_go: dict[ShardId, trio.CancelScope] = {}
         self._changes = 0
         """Changes heard of."""
@@ -94,8 +95,10 @@ class ShardedVolume:
     async def run(self) -> None:
         """Hear of what others change, for ever."""
         async with trio.open_nursery() as nursery:
-            for shard in self._held:
-                nursery.start_soon(self._listen, shard)
+            self._nursery = nursery
+            self._partitions.listen(self._listen_to_all)
+            self._listen_to_all(self._partitions())
+            await trio.sleep_forever()
 
     def unregister_holder(self, holder: Holder) -> None:
         """See Volume."""
@@ -105,13 +108,13 @@ class ShardedVolume:
                 self.released(ino)
 
     def released(self, ino: Ino) -> None:
-        """See Volume. The shard that has it is told, if it has asked."""
-        shard = self._owner(ino)
-        if ino in self._held[shard] and not self._holds(ino):
-            self._held[shard].discard(ino)
-            self._let_go[shard].append(ino)
-            if shard in self._letting_go:
-                self._letting_go[shard].cancel()  # the poll that waits there is sent anew, with this
+        """See Volume. Shards that have asked are told: the one that has it now, and perhaps another that had it."""
+        for shard, held in self._held.items():
+            if ino in held and not self._holds(ino):
+                held.discard(ino)
+                self._let_go[shard].append(ino)
+                if shard in self._letting_go:
+                    self._letting_go[shard].cancel()  # the poll that waits there is sent anew, with this
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -292,6 +295,15 @@ class ShardedVolume:
 
     def _holds(self, ino: Ino) -> bool:
         return any(holder.holds(ino) for holder in self._holders)
+
+    def _listen_to_all(self, partitions: PartitionMap) -> None:
+        """Before a shard has anything that could change."""
+        assert self._nursery is not None
+        for shard in partitions.shards():
+            if shard not in self._held:
+                self._held[shard] = set()
+                self._let_go[shard] = []
+                self._nursery.start_soon(self._listen, shard)
 
     async def _listen(self, shard: ShardId) -> None:
         session = seen = 0

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import trio
 
+from siltstone.core.carrier import Carrier
 from siltstone.core.dirty import read_run_into
 from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
@@ -73,6 +74,7 @@ class Volume:
         ledger: Ledger,
         write_back: WriteBack,
         reader: Reader,
+        carrier: Carrier,
         orphans: Orphans,
         settler: Settler,
         upload_cleaner: UploadCleaner,
@@ -99,7 +101,8 @@ class Volume:
         self.snapshots = snapshots
         self.labels = labels
         self._checking = trio.Lock()
-        self._reader = reader
+        self.reader = reader
+        self.carrier = carrier
         self._subscribers = subscribers
         self.subscribe = subscribers.subscribe
         self.unsubscribe = subscribers.unsubscribe
@@ -450,14 +453,14 @@ class Volume:
         if size <= 0:
             return b""
         if file is None or not self.write_back.covers(file, offset, offset + size):
-            return await self._reader.read(ino, offset, size)
+            return await self.reader.read(ino, offset, size)
         # The layers are taken before the committed bytes are looked up, without an await between: what lands while
         # the read waits is in the layers, so the result is the file as it was at this moment.
         layers = self.write_back.layers(file, offset, offset + size)
         if file.dirty.holds(offset, offset + size):
             target = bytearray(size)
         else:
-            target = bytearray(await self._reader.read(ino, offset, size))
+            target = bytearray(await self.reader.read(ino, offset, size))
         for run in layers:
             read_run_into(run, target, offset)
         return bytes(target)

@@ -116,6 +116,16 @@ class DirectoryIndex:
             if found is not None:
                 self._drop(found)
 
+    def clear(self) -> None:
+        """Forget all: some of it is another shard's from now on, whose batches are not heard of here."""
+        for entry in self._by_path.values():
+            entry.checked, entry.above = _GONE, None
+        self._by_path.clear()
+        self._by_dentry.clear()
+        self._clock.clear()
+        self._hand = 0
+        self._moves += 1
+
     def _still_holds(self, found: IndexedDirectory) -> bool:
         """Whether all above an entry is still in the index; what hangs on something that went, goes."""
         way: list[IndexedDirectory] = []

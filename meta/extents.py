@@ -1,8 +1,8 @@
 """Extents: where the bytes of a file are. One file's extents never overlap, and none ends beyond the file's size.
 
-A LOG or STRIPE extent has one back reference, in the same batch, always: (address, skip, ino, offset) -> length. So a
-clip that moves an extent's start moves its reference too. A stripe whose last reference goes is forgotten in the same
-batch and reported as freed: the caller may use its rows again when the batch is durable and no read looks at it.
+A LOG, STRIPE or REMOTE extent has one back reference, in the same batch, always: (where, skip, ino, offset) -> length.
+So a clip that moves an extent's start moves its reference too. A stripe whose last reference goes is forgotten in the
+same batch and reported as freed: the caller may use its rows again when the batch is durable and no read looks at it.
 
 Functions that take an ``inode`` change it (size, allocated_bytes, version) and leave it to the caller to put it, with
 the times, once, with inodes.put_inode: the batch must hold that, or be dropped. Those that read before they change
@@ -19,7 +19,7 @@ from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.errors import FileTooLarge, InvalidArgument
 from siltstone.limits import FILE_BYTES_MAX
 from siltstone.meta import counters, keys, space
-from siltstone.meta.keys import Reference
+from siltstone.meta.keys import Borrowed, Reference
 from siltstone.meta.records import Extent, Inode, Place, decode_extent, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
@@ -218,6 +218,8 @@ def _put(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> Non
     elif extent.place == Place.STRIPE:
         key = keys.stripe_reference(Reference(extent.address, extent.skip, ino, offset))
         transaction.put(key, keys.encode_length(extent.length))
+    elif extent.place == Place.REMOTE:
+        transaction.put(borrowed_key(ino, offset, extent), keys.encode_length(extent.length))
     else:
         assert len(extent.blob) == extent.length, "an inline extent's length is that of its bytes"
 
@@ -229,6 +231,13 @@ def _delete(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> 
         _count_log(transaction, extent, -1)
     elif extent.place == Place.STRIPE:
         transaction.delete(keys.stripe_reference(Reference(extent.address, extent.skip, ino, offset)))
+    elif extent.place == Place.REMOTE:
+        transaction.delete(borrowed_key(ino, offset, extent))
+
+
+def borrowed_key(ino: Ino, offset: int, extent: Extent) -> bytes:
+    """The back reference of a REMOTE extent."""
+    return keys.borrowed_reference(Borrowed(Ino(extent.span), extent.skip, ino, offset))
 
 
 def _count_log(transaction: Transaction, extent: Extent, sign: int) -> None:

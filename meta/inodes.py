@@ -91,9 +91,13 @@ def mark_orphan(transaction: Transaction, ino: Ino) -> None:
 def orphans(reader: Reader) -> Iterator[Ino]:
     """Every inode without a name."""
     for partition in counters.partitions_in_use(reader):
-        start, end = keys.prefix_range(keys.all_of(keys.ORPHAN, partition))
-        for key, _ in reader.scan(start, end):
-            yield keys.orphan_ino(key)
+        yield from orphans_in(reader, partition)
+
+
+def orphans_in(reader: Reader, partition: PartitionId) -> Iterator[Ino]:
+    """The same of one partition."""
+    for key, _ in reader.scan(*keys.prefix_range(keys.all_of(keys.ORPHAN, partition))):
+        yield keys.orphan_ino(key)
 
 
 def remove_inode(transaction: Transaction, ino: Ino) -> None:

@@ -24,8 +24,13 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``s`` ``c`` | ScrubRecord: how far scrubbing has come |
 | ``s`` ``l`` log address (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the log here |
 | ``s`` ``r`` stripe id (8) skip (4) ino (8) file offset (8) | length (4): an extent refers to the stripe here |
+| ``s`` ``m`` partition, lent ino (8) offset in it (8) ino (8) file offset (8) | length (4): an extent of REMOTE bytes |
 | ``x`` ``i`` transaction (16) | Intent: what a transaction of another shard may change here; empty once it has |
 | ``x`` ``d`` transaction (16) | Decision: a transaction of this shard is committed, others may not have heard |
+| ``x`` ``p`` partition | Moved: where a partition is that has come or gone |
+| ``x`` ``s`` partition | Staged: a partition that is on its way here |
+| ``x`` ``l`` partition | Placement: the shard that still has bytes of a partition of this one, and as of which move |
+| ``x`` ``n`` | how often this shard has begun to give a partition away (8) |
 
 A directory's entries and the inodes of its files are in the directory's partition; all keys of one inode are in the
 partition that its number names. Uploads and parts are in the partition of their bucket's directory.
@@ -46,6 +51,7 @@ _ANSWER = Struct(">cBc16sQ")
 _SLAB = Struct(">2sI")
 _STRIPE = Struct(">2sQ")
 _REFERENCE = Struct(">2sQIQQ")
+_BORROWED = Struct(">2sBQQQQ")
 _LENGTH = Struct(">I")
 
 INO_KEY_BYTES = _HEAD.size
@@ -205,6 +211,32 @@ def parse_reference(key: bytes) -> Reference:
     return Reference(address, skip, Ino(ino), offset)
 
 
+class Borrowed(NamedTuple):
+    """Who refers to bytes that another shard has: the back reference of one REMOTE extent record."""
+
+    lent_ino: Ino
+    """The inode there whose bytes they are, and the offset in it."""
+    lent_offset: int
+    ino: Ino
+    offset: int
+
+
+def borrowed_reference(borrowed: Borrowed) -> bytes:
+    """Key of the back reference of a REMOTE extent."""
+    return _BORROWED.pack(b"sm", borrowed.lent_ino & 0xFF, *borrowed)
+
+
+def parse_borrowed(key: bytes) -> Borrowed:
+    """The back reference of a key."""
+    _, _, lent_ino, lent_offset, ino, offset = _BORROWED.unpack(key)
+    return Borrowed(Ino(lent_ino), lent_offset, Ino(ino), offset)
+
+
+def borrowed_of(partition: PartitionId, lent_ino: Ino | None = None) -> bytes:
+    """Prefix of the references to bytes of a partition, or of one inode of it, that another shard has."""
+    return b"sm" + bytes((partition,)) + (b"" if lent_ino is None else lent_ino.to_bytes(8, "big"))
+
+
 def encode_length(length: int) -> bytes:
     """Value of a back reference."""
     return _LENGTH.pack(length)
@@ -289,6 +321,7 @@ INODE = b"i"
 OBJECT = b"b"
 BUCKET = b"k"
 UPLOAD = b"m"
+PART = b"n"
 ORPHAN = b"o"
 XATTR = b"x"
 
@@ -305,6 +338,33 @@ def intent(transaction: TransactionId) -> bytes:
 def decision(transaction: TransactionId) -> bytes:
     """Key of the commit of a transaction that this shard coordinates."""
     return DECISIONS + transaction
+
+
+MOVED = b"xp"
+STAGED = b"xs"
+LENDERS = b"xl"
+HANDOVERS = b"xn"
+"""Key of how often the shard has begun to give a partition away."""
+
+
+def moved(partition: PartitionId) -> bytes:
+    """Key of where a partition is that came to this shard or went from it."""
+    return MOVED + bytes((partition,))
+
+
+def staged(partition: PartitionId) -> bytes:
+    """Key of a partition that is on its way here."""
+    return STAGED + bytes((partition,))
+
+
+def lender(partition: PartitionId) -> bytes:
+    """Key of the shard that still has bytes of a partition of this one."""
+    return LENDERS + bytes((partition,))
+
+
+def partition_of_move(key: bytes) -> PartitionId:
+    """The partition of one of these three."""
+    return PartitionId(key[2])
 
 
 def transaction_id(key: bytes) -> TransactionId:
@@ -324,6 +384,7 @@ FILLS = b"sf"
 STRIPE_CHECKSUMS = b"sK"
 LOG_REFERENCES = b"sl"
 STRIPE_REFERENCES = b"sr"
+BORROWED = b"sm"
 
 
 def log_references_from(address: int) -> bytes:

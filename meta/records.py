@@ -77,6 +77,7 @@ class Place(enum.IntEnum):
     INLINE = 0
     LOG = 1
     STRIPE = 2
+    REMOTE = 3
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -85,6 +86,7 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, tag=1):
     INLINE: ``blob`` is the bytes. LOG: the payload of ``span`` bytes that was logged together starts at LSN
     ``address``; the extent is the part from ``skip`` on; ``blob`` holds the xxh3-64 of every 16 KiB of the payload.
     STRIPE: ``address`` is the stripe id, ``skip`` the offset in the stripe's data; checksums are the stripe's.
+    REMOTE: the shard ``address`` still has them (core/borrowing.py): the bytes from ``skip`` on of its inode ``span``.
     """
 
     length: int

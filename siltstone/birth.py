@@ -101,7 +101,7 @@ def plan_volume(
         log_bytes_high=sizes.log_bytes_high,
         log_bytes_low=sizes.log_bytes_low,
         shards=shards,
-        partition_owners=even_map(shards).setting if shards > 1 else "",
+        partition_owners=even_map(shards).settings["partition_owners"] if shards > 1 else "",
     )
     config.check()
     return Plan(

@@ -77,9 +77,12 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shards: int = 1
     """Processes that the metadata is spread over."""
     map_version: int = 1
-    """Grows with every change of ``partition_owners``."""
+    """Of no use any more: volumes of version 0.1 have it."""
     partition_owners: str = ""
-    """The shard of each partition, two hexadecimal digits each; empty: shard 0 has all."""
+    """The shard of each partition, two hexadecimal digits each; empty: shard 0 has all. Where a partition has moved
+    since, the shards know (meta/shards/map.py)."""
+    partition_generations: str = ""
+    """How often each partition has moved, eight hexadecimal digits each; empty: never."""
 
     def check(self) -> None:
         """Raise ConfigInvalid with what is wrong and what to do, if anything is."""
@@ -126,11 +129,23 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"partition_owners: want {PARTITION_COUNT} times two hexadecimal digits, each less than shards, "
                 f"which is {self.shards}"
             )
+        try:
+            generations = self.generations
+        except ValueError as error:
+            raise ConfigInvalid(f"partition_generations is not hexadecimal: {error}") from error
+        if len(generations) != PARTITION_COUNT:
+            raise ConfigInvalid(f"partition_generations: want {PARTITION_COUNT} times eight hexadecimal digits")
 
     @property
     def owners(self) -> bytes:
         """The shard of each partition. Raises ValueError unless the setting is hexadecimal."""
         return bytes.fromhex(self.partition_owners) if self.partition_owners else bytes(PARTITION_COUNT)
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """How often each partition has moved. Raises ValueError unless the setting is hexadecimal."""
+        data = bytes.fromhex(self.partition_generations) if self.partition_generations else bytes(4 * PARTITION_COUNT)
+        return tuple(int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data), 4))
 
     @property
     def log_copies_min(self) -> int:

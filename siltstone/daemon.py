@@ -31,7 +31,7 @@ from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import serve_mount
 from siltstone.home import Home
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
-from siltstone.meta.shards.map import map_of
+from siltstone.meta.shards.map import MapView, map_of
 from siltstone.mounts import source_of
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
@@ -159,10 +159,10 @@ class Daemon:
     ) -> None:
         """A mount over all shards, this process's own included."""
         clock = self._owner.clock
-        partitions = map_of(self._owner.config)
+        partitions = MapView(map_of(self._owner.config))
         make_link = functools.partial(link_to, self._owner.home, clock)
-        caller = Caller(lambda: partitions, make_link, clock, SystemRandom())
-        tree = ShardedVolume(caller, lambda: partitions, clock)
+        caller = Caller(partitions, make_link, clock, SystemRandom())
+        tree = ShardedVolume(caller, partitions, clock)
         links = trio.CancelScope()
 
         async def keep_links() -> None:

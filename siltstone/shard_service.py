@@ -13,7 +13,7 @@ from siltstone.core.shard import Shard
 from siltstone.core.volume import Volume
 from siltstone.home import Home
 from siltstone.meta.shards.link import Link
-from siltstone.meta.shards.map import map_of
+from siltstone.meta.shards.map import MapView, map_of
 from siltstone.meta.shards.peers import LinkedPeers
 from siltstone.meta.shards.service import serve
 from siltstone.ports import Clock
@@ -33,14 +33,13 @@ class ShardService:
         self.side: Shard
         self._home = home
         self._shard = shard
-        self._partitions = map_of(config)
-        self._others = [other for other in self._partitions.shards() if other != shard]
+        self.partitions = MapView(map_of(config), shard)
 
     def join(self, volume: Volume, nursery: trio.Nursery) -> None:
         """Make what was opened a shard among others (``open_volume``'s ``join``)."""
-        peers = LinkedPeers(self._others, partial(link_to, self._home, volume.ledger.clock))
+        peers = LinkedPeers(partial(link_to, self._home, volume.ledger.clock))
         nursery.start_soon(peers.run)
-        self.side = Shard(self._shard, volume, lambda: self._partitions, peers, nursery)
+        self.side = Shard(self._shard, volume, self.partitions, peers, nursery)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:

@@ -97,14 +97,22 @@ class Requests:
 
 
 async def forget_gone(
-    requests: Requests, begin: Callable[[], Transaction], commit: Callable[[Transaction], object], clock: Clock
+    requests: Requests,
+    begin: Callable[[], Transaction],
+    commit: Callable[[Transaction], object],
+    clock: Clock,
+    may_change: Callable[[PartitionId], bool],
 ) -> None:
-    """Forget the answers of clients that are gone, of earlier lives of the shard included, for ever."""
+    """Forget the answers of clients that are gone, of earlier lives of the shard included, for ever.
+
+    ``may_change``: whether records of a partition are this shard's to change at the moment.
+    """
     while True:
         await clock.sleep(FORGET_SECONDS)
         living = requests.living()
         for partition in range(PARTITION_COUNT):
-            while _forget_others(begin(), PartitionId(partition), living, commit):
+            wanted = PartitionId(partition)
+            while may_change(wanted) and _forget_others(begin(), wanted, living, commit):
                 await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 

@@ -18,7 +18,7 @@ import trio
 from siltstone.meta import keys
 from siltstone.meta.records import encode
 from siltstone.meta.shards.locks import KeyLocked, LockTable
-from siltstone.meta.shards.map import PartitionMap
+from siltstone.meta.shards.map import MapView
 from siltstone.meta.shards.merging import is_mergeable
 from siltstone.meta.shards.messages import (
     Change,
@@ -26,6 +26,7 @@ from siltstone.meta.shards.messages import (
     Fetch,
     Fetched,
     Forget,
+    NotMine,
     PeerLost,
     Peers,
     Prepare,
@@ -73,7 +74,7 @@ class Coordinator:
         shard: ShardId,
         store: Store,
         locks: LockTable,
-        partitions: Callable[[], PartitionMap],
+        partitions: MapView,
         peers: Peers,
         clock: Clock,
         random: Random,
@@ -135,7 +136,8 @@ class Coordinator:
                         committed(outcome.value)
                     return outcome.result()
             except NeedsForeign as needs:
-                await self._fetch(needs, foreign, exact=False)
+                if not await self._fetch(needs, foreign, exact=False):
+                    backoff = await self._back_off(backoff)
                 continue
             except KeyLocked as locked:
                 await self._locks.wait(locked.transaction)
@@ -146,8 +148,7 @@ class Coordinator:
                 return done.result()
             self.retries += 1
             foreign.clear()
-            await self._clock.sleep(backoff * self._random.below(1 << 16) / (1 << 16))
-            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+            backoff = await self._back_off(backoff)
 
     async def look(self, question: Callable[[Reader], T]) -> T:
         """Run ``question``, which only reads; returns, or raises, what it does. It may run several times.
@@ -156,13 +157,15 @@ class Coordinator:
         same both times.
         """
         foreign = Foreign()
+        backoff = BACKOFF_SECONDS
         seen: Mapping[bytes, bytes | None] | None = None
         while True:
             view = self._begin(foreign, exact=True)
             try:
                 outcome = _outcome(question, view)
             except NeedsForeign as needs:
-                await self._fetch(needs, foreign, exact=True)
+                if not await self._fetch(needs, foreign, exact=True):
+                    backoff = await self._back_off(backoff)
                 seen = None
                 continue
             except KeyLocked as locked:
@@ -195,21 +198,34 @@ class Coordinator:
         self._serial += 1
         return TransactionId(self._prefix + self._serial.to_bytes(8, "big"))
 
-    async def _fetch(self, needs: NeedsForeign, foreign: Foreign, *, exact: bool) -> None:
+    async def _back_off(self, seconds: float) -> float:
+        """Wait a random time up to a bound; returns the next bound."""
+        await self._clock.sleep(seconds * self._random.below(1 << 16) / (1 << 16))
+        return min(2 * seconds, BACKOFF_SECONDS_MAX)
+
+    async def _fetch(self, needs: NeedsForeign, foreign: Foreign, *, exact: bool) -> bool:
+        """Fetch what is needed. False if it is elsewhere by now: then everything is to be fetched anew, from there."""
         wanted = needs.wanted
-        if isinstance(wanted, bytes):
-            fetched = await self._call_until_answered(needs.shard, Fetch([wanted], [], exact))
+        fetched = await self._ask(
+            needs.shard, Fetch([wanted], [], exact) if isinstance(wanted, bytes) else Fetch([], [wanted], exact)
+        )
+        if fetched is None:
+            foreign.clear()
+        elif isinstance(wanted, bytes):
             foreign.values[wanted] = fetched.values[0]
         else:
-            fetched = await self._call_until_answered(needs.shard, Fetch([], [wanted], exact))
             foreign.chunks[wanted] = Chunk(*fetched.chunks[0])
+        return fetched is not None
 
     async def _is_still_so(self, parts: Mapping[ShardId, ForeignPart], foreign: Foreign) -> bool:
         """Whether others still have what was fetched of them; what they have by now is taken over."""
         is_same = True
         for shard, part in parts.items():
             ranges = [wanted for wanted, _ in part.scans]
-            fetched = await self._call_until_answered(shard, Fetch([*part.reads], [*ranges], True))
+            fetched = await self._ask(shard, Fetch([*part.reads], [*ranges], True))
+            if fetched is None:
+                foreign.clear()
+                return False
             now = dict(zip(part.reads, fetched.values, strict=True))
             chunks = {wanted: Chunk(*found) for wanted, found in zip(ranges, fetched.chunks, strict=True)}
             is_same = is_same and now == part.reads and all(foreign.chunks.get(key) == chunks[key] for key in chunks)
@@ -217,13 +233,17 @@ class Coordinator:
             foreign.chunks |= chunks
         return is_same
 
-    async def _call_until_answered(self, shard: ShardId, message: Fetch) -> Fetched:
+    async def _ask(self, shard: ShardId, message: Fetch) -> Fetched | None:
+        """What a shard answers, however long it takes; None if it does not have that (any more)."""
         while True:
             try:
                 fetched = await self._peers.call(shard, message)
             except PeerLost:
                 await self._clock.sleep(RESEND_SECONDS)
             else:
+                if isinstance(fetched, NotMine):
+                    self._partitions.learn(fetched.placements)
+                    return None
                 assert isinstance(fetched, Fetched)
                 return fetched
 
@@ -284,6 +304,10 @@ class Coordinator:
             except PeerLost:
                 votes.append(False)
             else:
+                if isinstance(vote, NotMine):
+                    self._partitions.learn(vote.placements)
+                    votes.append(False)
+                    return
                 assert isinstance(vote, Vote)
                 votes.append(vote.prepared)
 

@@ -4,17 +4,23 @@ A *held* key is about to change: nobody may read or write it. A *kept* key must 
 may read it and change what is merged. A kept key that will change in what is merged is *pending* too: who wants to know
 its counts and times waits. Nothing here waits: readers are told whom to wait for, and other transactions of this kind
 are refused, so that nobody who holds locks ever waits for some.
+
+A *frozen* partition is about to go to another shard: for some milliseconds nothing in it changes (handover.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import trio
 
 from siltstone.meta.shards.merging import identity
 from siltstone.meta.store.port import Reader
-from siltstone.types import TransactionId
+from siltstone.types import PartitionId, TransactionId
+
+_PARTITION_KEY = ord("p")
+_NOTHING: frozenset[bytes] = frozenset()
 
 
 class KeyLocked(Exception):
@@ -56,6 +62,8 @@ class LockTable:
         self._kept: dict[bytes, list[TransactionId]] = {}
         self._pending: dict[bytes, list[TransactionId]] = {}
         self._ranges: dict[TransactionId, Claim] = {}
+        self._frozen: dict[int, TransactionId] = {}
+        """Partitions in which nothing may change, and who waits for that finds under which name."""
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -69,6 +77,8 @@ class LockTable:
         """A transaction whose claim this one cannot stand beside, or None."""
         if not self._claims:
             return None
+        if self._frozen and (frozen := self._frozen_by(claim)) is not None:
+            return frozen
         for key in claim.held:
             other = self._held.get(key) or next(iter(self._kept.get(key, ())), None)
             if other is not None:
@@ -120,8 +130,36 @@ class LockTable:
 
     async def wait_unclaimed(self, key: bytes) -> None:
         """Return when nobody speaks for a key; nothing was awaited since."""
-        while (other := self._held.get(key) or next(iter(self._kept.get(key, ())), None)) is not None:
+        while (other := self._speaker(key)) is not None:
             await self.wait(other)
+
+    # --- for a partition that goes to another shard ----------------------------------------------------------------
+
+    @contextmanager
+    def frozen(self, partition: PartitionId) -> Iterator[None]:
+        """As long as the context lasts nothing in a partition changes, and nobody speaks for any of it anew."""
+        name = TransactionId(b"frozen" + bytes(9) + bytes((partition,)))
+        self.take(name, Claim(_NOTHING, _NOTHING, _NOTHING, ()))
+        self._frozen[partition] = name
+        try:
+            yield
+        finally:
+            del self._frozen[partition]
+            self.release(name)
+
+    def speaker_in(self, partition: PartitionId) -> TransactionId | None:
+        """A transaction that speaks for something in a partition, or None."""
+        prefix = bytes((_PARTITION_KEY, partition))
+        for transaction, claim in self._claims.items():
+            keys = (*claim.held, *claim.kept, *(start for start, _ in claim.ranges))
+            if any(key[:2] == prefix for key in keys):
+                return transaction
+        return None
+
+    def check_frozen(self, key: bytes) -> None:
+        """Raise KeyLocked if a key is in a partition in which nothing may change."""
+        if self._frozen and key[0] == _PARTITION_KEY and (frozen := self._frozen.get(key[1])) is not None:
+            raise KeyLocked(frozen)
 
     # --- for everybody else ----------------------------------------------------------------------------------------
 
@@ -140,6 +178,7 @@ class LockTable:
     def check_writes(self, store: Reader, writes: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Raise KeyLocked if a batch of the shard's own would change what somebody speaks for."""
         for key, value in writes:
+            self.check_frozen(key)
             if (other := self._held.get(key)) is not None:
                 raise KeyLocked(other)
             if (keepers := self._kept.get(key)) and identity(key, store.get(key)) != identity(key, value):
@@ -147,6 +186,18 @@ class LockTable:
             for transaction, claim in self._ranges.items():
                 if any(start <= key < end for start, end in claim.ranges):
                     raise KeyLocked(transaction)
+
+    def _speaker(self, key: bytes) -> TransactionId | None:
+        if self._frozen and key[0] == _PARTITION_KEY and key[1] in self._frozen:
+            return self._frozen[key[1]]
+        return self._held.get(key) or next(iter(self._kept.get(key, ())), None)
+
+    def _frozen_by(self, claim: Claim) -> TransactionId | None:
+        for keys in (claim.held, claim.kept, [start for start, _ in claim.ranges]):
+            for key in keys:
+                if key[0] == _PARTITION_KEY and key[1] in self._frozen:
+                    return self._frozen[key[1]]
+        return None
 
     def _holder_in(self, start: bytes, end: bytes) -> TransactionId | None:
         return next((other for key, other in self._held.items() if start <= key < end), None)

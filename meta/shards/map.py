@@ -1,8 +1,13 @@
-"""Which shard has which partition. Nothing outside knows where a shard lives; this says only which one it is."""
+"""Which shard has which partition. Nothing outside knows where a shard lives; this says only which one it is.
+
+Each shard knows for certain which partitions are its own (handover.py keeps records of those that moved). What it knows
+of the others, and what front-ends know, may be old: who is asked for a partition that he has not says who has it, as
+far as he knows, and whoever asked learns it. Generations tell which of two placements is newer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -13,12 +18,26 @@ from siltstone.types import PartitionId, ShardId
 _PARTITION_KEY = ord("p")
 
 
-class PartitionMap(msgspec.Struct, frozen=True, array_like=True):
-    """The owner of each partition. ``version`` grows with every change."""
+class Placement(msgspec.Struct, frozen=True, array_like=True):
+    """Which shard has a partition. ``generation`` grows by one with each move."""
 
-    version: int
+    partition: int
+    owner: int
+    generation: int
+
+
+class PartitionMap(msgspec.Struct, frozen=True, array_like=True):
+    """The owner of each partition, and how often it has moved; PARTITION_COUNT of both. ``count``: of shards, whether
+    they have partitions or not."""
+
+    count: int
     owners: tuple[int, ...]
-    """Shard by partition; PARTITION_COUNT of them."""
+    generations: tuple[int, ...] = (0,) * PARTITION_COUNT
+
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+        return 1 + sum(self.generations)
 
     def owner(self, partition: PartitionId) -> ShardId:
         """The shard that has a partition."""
@@ -28,33 +47,104 @@ class PartitionMap(msgspec.Struct, frozen=True, array_like=True):
         """The shard that has a key of the store; None for what belongs to no partition: every shard has its own."""
         return ShardId(self.owners[key[1]]) if key[0] == _PARTITION_KEY else None
 
+    def placement(self, partition: PartitionId) -> Placement:
+        """Where a partition is."""
+        return Placement(partition, self.owners[partition], self.generations[partition])
+
+    def placements(self) -> list[Placement]:
+        """Where every partition is, in order."""
+        return [self.placement(PartitionId(partition)) for partition in range(PARTITION_COUNT)]
+
     def shards(self) -> list[ShardId]:
-        """Every shard that has a partition, in order."""
-        return [ShardId(shard) for shard in sorted(set(self.owners))]
+        """Every shard, in order."""
+        return [ShardId(shard) for shard in range(self.count)]
 
     def partitions_of(self, shard: ShardId) -> list[PartitionId]:
         """The partitions of one shard, in order."""
         return [PartitionId(partition) for partition, owner in enumerate(self.owners) if owner == shard]
 
     @property
-    def setting(self) -> str:
+    def settings(self) -> dict[str, str]:
         """As the settings of a volume have it."""
-        return bytes(self.owners).hex()
+        return {
+            "partition_owners": bytes(self.owners).hex(),
+            "partition_generations": b"".join(generation.to_bytes(4, "big") for generation in self.generations).hex(),
+        }
 
-    def changed(self, moves: Mapping[PartitionId, ShardId]) -> PartitionMap:
-        """The next version, with other owners for some partitions."""
-        owners = list(self.owners)
-        for partition, shard in moves.items():
-            owners[partition] = shard
-        return PartitionMap(self.version + 1, tuple(owners))
+    def moved(self, placements: Iterable[Placement]) -> PartitionMap:
+        """With some partitions placed otherwise."""
+        owners, generations = list(self.owners), list(self.generations)
+        for placement in placements:
+            owners[placement.partition] = placement.owner
+            generations[placement.partition] = placement.generation
+        return PartitionMap(self.count, tuple(owners), tuple(generations))
+
+    def resized(self, count: int) -> PartitionMap:
+        """With another number of shards."""
+        return PartitionMap(count, self.owners, self.generations)
 
 
 def map_of(config: VolumeConfig) -> PartitionMap:
     """The map in the settings of a volume."""
-    return PartitionMap(config.map_version, tuple(config.owners))
+    return PartitionMap(config.shards, tuple(config.owners), config.generations)
 
 
-def even_map(shards: int, *, version: int = 1) -> PartitionMap:
+def even_map(shards: int) -> PartitionMap:
     """Partitions dealt out in turn, so that each of ``shards`` shards has as many as any other, or one more."""
     assert shards > 0
-    return PartitionMap(version, tuple(partition % shards for partition in range(PARTITION_COUNT)))
+    return PartitionMap(shards, tuple(partition % shards for partition in range(PARTITION_COUNT)))
+
+
+class MapView:
+    """What a process knows of the map. ``shard``: the one that it is, if it is one; what it owns it knows itself."""
+
+    def __init__(self, first: PartitionMap, shard: ShardId | None = None) -> None:
+        self.current = first
+        self._shard = shard
+        self._listeners: list[Callable[[PartitionMap], None]] = []
+
+    def __call__(self) -> PartitionMap:
+        """The map as it is known."""
+        return self.current
+
+    def listen(self, listener: Callable[[PartitionMap], None]) -> None:
+        """Call ``listener`` with the map whenever it has changed."""
+        self._listeners.append(listener)
+
+    def learn(self, placements: Iterable[Placement]) -> bool:
+        """Take over what is newer than what is known; whether anything was. Of a shard's own partitions, and of what it
+        is said to own, nothing is taken over: of these its records speak."""
+        newer = [
+            placement
+            for placement in placements
+            if placement.generation > self.current.generations[placement.partition]
+            and self._shard not in (placement.owner, self.current.owners[placement.partition])
+        ]
+        self.place(newer)
+        return bool(newer)
+
+    def place(self, placements: Iterable[Placement]) -> None:
+        """Take over what is so for certain."""
+        self._change(self.current.moved(placements))
+
+    def resize(self, count: int) -> None:
+        """There are more shards from now on, or fewer."""
+        self._change(self.current.resized(count))
+
+    def _change(self, changed: PartitionMap) -> None:
+        if changed != self.current:
+            self.current = changed
+            for listener in self._listeners:
+                listener(changed)
+
+
+def newest(maps: Iterable[PartitionMap]) -> PartitionMap:
+    """Of each partition what the map says that knows of most moves of it."""
+    first, *others = maps
+    for other in others:
+        first = first.moved(
+            placement
+            for placement, known in zip(other.placements(), first.generations, strict=True)
+            if placement.generation > known
+        )
+    return first

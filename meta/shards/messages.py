@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from siltstone.errors import Unavailable
+from siltstone.meta.shards.map import Placement
 from siltstone.types import ShardId
 
 Entries = list[tuple[bytes, bytes]]
@@ -106,6 +107,86 @@ class Forget(msgspec.Struct, array_like=True, tag="forget", frozen=True):
     transactions: list[bytes]
 
 
+class NotMine(msgspec.Struct, array_like=True, tag="not-mine", frozen=True):
+    """Nothing was done: these partitions have other owners."""
+
+    placements: list[Placement]
+
+
+class Copy(msgspec.Struct, array_like=True, tag="copy", frozen=True):
+    """A part of a partition that may come: keep it, for nobody to see (meta/shards/handover.py).
+
+    ``attempt``: grows with each time that its owner begins to give a partition away. ``step``: from 0 on; with the
+    first all that earlier attempts left goes. An entry without a value is one that went meanwhile.
+    """
+
+    partition: int
+    giver: int
+    attempt: int
+    step: int
+    entries: list[tuple[bytes, bytes | None]]
+
+
+class Seal(msgspec.Struct, array_like=True, tag="seal", frozen=True):
+    """That was all, in ``steps`` steps. Is it all there, durably? Then it stays until its owner says whose it is."""
+
+    partition: int
+    attempt: int
+    steps: int
+
+
+class Handed(msgspec.Struct, array_like=True, tag="handed", frozen=True):
+    """The partition is yours: the owner has committed that."""
+
+    placement: Placement
+    giver: int
+    attempt: int
+
+
+class AskHanded(msgspec.Struct, array_like=True, tag="ask-handed", frozen=True):
+    """What has become of this attempt of yours to give a partition away?"""
+
+    partition: int
+    attempt: int
+
+
+class ListLent(msgspec.Struct, array_like=True, tag="list-lent", frozen=True):
+    """Which inodes behind ``after`` do you still have bytes of, of the partition that you gave away with this move?"""
+
+    partition: int
+    generation: int
+    after: int
+
+
+class Lent(msgspec.Struct, array_like=True, tag="lent", frozen=True):
+    """Some, in order; none: there are no more. ``is_ready``: false while the owner of old is still sorting them out."""
+
+    is_ready: bool
+    inodes: list[int]
+
+
+class ReadLent(msgspec.Struct, array_like=True, tag="read-lent", frozen=True):
+    """Wants bytes of such an inode."""
+
+    ino: int
+    offset: int
+    size: int
+
+
+class Bytes(msgspec.Struct, array_like=True, tag="bytes", frozen=True):
+    """These."""
+
+    data: bytes
+
+
+class Release(msgspec.Struct, array_like=True, tag="release", frozen=True):
+    """The bytes of these inodes are needed no more."""
+
+    partition: int
+    generation: int
+    inodes: list[int]
+
+
 class Done(msgspec.Struct, array_like=True, tag="done", frozen=True):
     """Carried out."""
 
@@ -117,8 +198,10 @@ class Failed(msgspec.Struct, array_like=True, tag="failed", frozen=True):
     message: str
 
 
-Message = Fetch | Prepare | Decide | Ask | Settle | Forget
-Reply = Fetched | Vote | Told | Settled | Done
+Message = (
+    Fetch | Prepare | Decide | Ask | Settle | Forget | Copy | Seal | Handed | AskHanded | ListLent | ReadLent | Release
+)
+Reply = Fetched | Vote | Told | Settled | NotMine | Lent | Bytes | Done
 
 
 class PeerLost(Unavailable):

@@ -1,4 +1,4 @@
-"""One shard: its store, and its two sides in transactions that span several."""
+"""One shard: its store, its two sides in transactions that span several, and its two in partitions that move."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ import trio
 
 from siltstone.meta import keys
 from siltstone.meta.shards.answers import Requests, forget_gone
+from siltstone.meta.shards.borrowing import Borrowing, Bring
 from siltstone.meta.shards.coordinator import Coordinator
+from siltstone.meta.shards.handover import Giver, Guard, Taker, placements_of
+from siltstone.meta.shards.lending import Lending, ReadBytes
 from siltstone.meta.shards.locks import LockTable
-from siltstone.meta.shards.map import PartitionMap
+from siltstone.meta.shards.map import MapView
 from siltstone.meta.shards.messages import (
     Ask,
+    AskHanded,
     Change,
+    Copy,
     Decide,
     Fetch,
     Forget,
+    Handed,
+    ListLent,
     Message,
     Peers,
     Prepare,
+    ReadLent,
+    Release,
     Reply,
+    Seal,
     Settle,
     Told,
 )
 from siltstone.meta.shards.participant import Participant
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.ports import Clock, Random
-from siltstone.types import Ino, Lsn, ShardId, TransactionId, partition_of
+from siltstone.types import Ino, Lsn, PartitionId, ShardId, TransactionId, partition_of
 
 
 class Node:
@@ -37,28 +47,42 @@ class Node:
         self,
         shard: ShardId,
         store: Store,
-        partitions: Callable[[], PartitionMap],
+        partitions: MapView,
         peers: Peers,
         clock: Clock,
         random: Random,
         nursery: trio.Nursery,
+        guard: Guard,
         *,
+        read: ReadBytes,
+        bring: Bring,
         commit: Callable[[Transaction], Lsn],
         on_applied: Callable[[list[Change]], None],
     ) -> None:
+        """``partitions``: made for this shard; what its own records say of them is added here."""
         self.shard = shard
         self._partitions = partitions
+        _place_own(partitions, shard, store)
         self.locks = LockTable()
-        self.participant = Participant(store, self.locks, peers, clock, commit=commit, on_applied=on_applied)
+        self.participant = Participant(
+            shard, store, self.locks, partitions, peers, clock, commit=commit, on_applied=on_applied
+        )
         self.coordinator = Coordinator(
             shard, store, self.locks, partitions, peers, clock, random, nursery, commit=commit
         )
+        self.giver = Giver(shard, store, self.locks, partitions, peers, clock, guard, nursery, commit=commit)
+        self.taker = Taker(shard, store, partitions, peers, clock, guard, commit=commit)
+        self.lending = Lending(shard, store, read, commit=commit)
+        self.borrowing = Borrowing(store, peers, clock, bring, commit=commit)
         self.requests = Requests()
         self.perform = self.coordinator.perform
         self.look = self.coordinator.look
         nursery.start_soon(self.participant.run)
         nursery.start_soon(self.coordinator.run)
-        nursery.start_soon(forget_gone, self.requests, store.begin, commit, clock)
+        nursery.start_soon(self.taker.run)
+        nursery.start_soon(self.lending.run)
+        nursery.start_soon(self.borrowing.run)
+        nursery.start_soon(forget_gone, self.requests, store.begin, commit, clock, self._may_change)
 
     def owns(self, ino: Ino) -> bool:
         """Whether an inode is one of this shard's."""
@@ -83,3 +107,38 @@ class Node:
                 return await self.participant.settle(message)
             case Forget():
                 return self.participant.forget(message)
+            case Copy():
+                return await self.taker.copy(message)
+            case Seal():
+                return await self.taker.seal(message)
+            case Handed():
+                done = await self.taker.handed(message)
+                self.borrowing.wake()
+                return done
+            case AskHanded():
+                return Told(await self.giver.verdict(message))
+            case ListLent():
+                return self.lending.list(message)
+            case ReadLent():
+                return await self.lending.read(message)
+            case Release():
+                return await self.lending.release(message)
+
+    async def give(self, partition: PartitionId, to: ShardId) -> None:
+        """Make a partition another shard's. Raises what Giver.give raises."""
+        await self.giver.give(partition, to)
+        self.lending.wake()
+
+    def _may_change(self, partition: PartitionId) -> bool:
+        return self._partitions().owner(partition) == self.shard and partition not in self.giver.giving
+
+
+def _place_own(partitions: MapView, shard: ShardId, store: Store) -> None:
+    """Add what a shard's own records say of where partitions are. Of others the settings may know more."""
+    known = partitions()
+    partitions.place(
+        placement
+        for placement in placements_of(store)
+        if shard in (placement.owner, known.owners[placement.partition])
+        or placement.generation > known.generations[placement.partition]
+    )

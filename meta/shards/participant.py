@@ -7,7 +7,7 @@ the coordinator has forgotten the transaction: a request that comes twice must n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -15,6 +15,7 @@ from siltstone.meta import keys
 from siltstone.meta.counters import read_counters
 from siltstone.meta.records import encode
 from siltstone.meta.shards.locks import Claim, KeyLocked, LockTable
+from siltstone.meta.shards.map import PartitionMap
 from siltstone.meta.shards.merging import counts, identity, is_mergeable, is_taken_from, merged
 from siltstone.meta.shards.messages import (
     Ask,
@@ -25,6 +26,7 @@ from siltstone.meta.shards.messages import (
     Fetch,
     Fetched,
     Forget,
+    NotMine,
     PeerLost,
     Peers,
     Prepare,
@@ -71,16 +73,20 @@ class Participant:
 
     def __init__(
         self,
+        shard: ShardId,
         store: Store,
         locks: LockTable,
+        partitions: Callable[[], PartitionMap],
         peers: Peers,
         clock: Clock,
         *,
         commit: Callable[[Transaction], Lsn],
         on_applied: Callable[[list[Change]], None],
     ) -> None:
+        self._shard = shard
         self._store = store
         self._locks = locks
+        self._partitions = partitions
         self._peers = peers
         self._clock = clock
         self._commit = commit
@@ -104,9 +110,12 @@ class Participant:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    async def fetch(self, message: Fetch) -> Fetched:
+    async def fetch(self, message: Fetch) -> Fetched | NotMine:
         """The records as they are now; waits for what is about to change."""
         while True:
+            elsewhere = self._elsewhere([*message.keys, *(start for start, _, _ in message.ranges)])
+            if elsewhere is not None:
+                return elsewhere
             try:
                 values = [self._read(key, message.exact) for key in message.keys]
                 chunks = [self._read_range(*wanted) for wanted in message.ranges]
@@ -115,12 +124,15 @@ class Participant:
                 continue
             return Fetched(values, chunks)
 
-    async def prepare(self, message: Prepare) -> Vote:
+    async def prepare(self, message: Prepare) -> Vote | NotMine:
         """Vote: yes if all is as it was read, and nobody else speaks for it. A yes is durable if it is to last."""
         transaction = TransactionId(message.transaction)
         if transaction in self._made:
             return Vote(prepared=False)  # a request that was sent twice, and the transaction is over
         if transaction not in self._since:
+            elsewhere = self._elsewhere(_keys_of(message))
+            if elsewhere is not None:
+                return elsewhere
             intent = _intent_of(message, self._store.get)
             claim = _claim_of(intent)
             if not self._holds(message) or self._locks.rival(claim) is not None:
@@ -176,6 +188,12 @@ class Participant:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
+    def _elsewhere(self, wanted: Iterable[bytes]) -> NotMine | None:
+        """Where those of some keys are that this shard does not have (any more); None if it has all."""
+        partitions = self._partitions()
+        moved = {keys.key_partition(key) for key in wanted if partitions.owner_of_key(key) not in (None, self._shard)}
+        return NotMine([partitions.placement(partition) for partition in sorted(moved)]) if moved else None
+
     def _read(self, key: bytes, exact: bool) -> bytes | None:
         if keys.kind_of(key) == keys.COUNTERS:
             return self._reserve(key)
@@ -184,6 +202,7 @@ class Participant:
 
     def _reserve(self, key: bytes) -> bytes:
         """The counters of a partition, as they are when nobody else gets the next serial number."""
+        self._locks.check_frozen(key)
         batch = self._store.begin()
         counters = read_counters(batch, keys.key_partition(key))
         found = encode(counters)
@@ -260,6 +279,12 @@ class Participant:
             if self._made.pop(transaction, None) is not None:
                 batch.delete(keys.intent(transaction))
         self._commit(batch)
+
+
+def _keys_of(message: Prepare) -> Iterator[bytes]:
+    yield from (key for key, _ in message.reads)
+    yield from (change.key for change in message.changes)
+    yield from (start for start, _, _, _ in message.scans)
 
 
 def _intent_of(message: Prepare, get: Callable[[bytes], bytes | None]) -> Intent:

@@ -1,22 +1,25 @@
 """The other shards, over connections to each.
 
 A Fetch may wait for the end of a transaction, and what ends it must not wait behind: so Fetches have a connection of
-their own (docs/decisions/0012).
+their own (docs/decisions/0012), and so has what carries many bytes: partitions that move, and files of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 import trio
 
 from siltstone.meta.shards.link import Link
-from siltstone.meta.shards.messages import Failed, Fetch, Message, PeerLost, Reply
+from siltstone.meta.shards.messages import Copy, Failed, Fetch, ListLent, Message, PeerLost, ReadLent, Release, Reply
 from siltstone.types import ShardId
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply | Failed).decode
+
+CONNECT_SECONDS = 0.25
+"""How long the first request to a shard waits for a connection."""
 
 MakeLink = Callable[[ShardId], Link]
 
@@ -24,20 +27,43 @@ MakeLink = Callable[[ShardId], Link]
 class LinkedPeers:
     """The Peers port. Works while ``run`` does."""
 
-    def __init__(self, shards: Iterable[ShardId], make_link: MakeLink) -> None:
-        self._fetching = {shard: make_link(shard) for shard in shards}
-        self._others = {shard: make_link(shard) for shard in self._fetching}
+    def __init__(self, make_link: MakeLink) -> None:
+        self._make_link = make_link
+        self._nursery: trio.Nursery | None = None
+        self._links: dict[tuple[ShardId, str], Link] = {}
 
     async def call(self, shard: ShardId, message: Message) -> Reply:
         """The answer of a shard. Raises PeerLost."""
-        links = self._fetching if isinstance(message, Fetch) else self._others
-        answer: Reply | Failed = _decode(await links[shard].call(_encode(message)))
+        lane = _lane_of(message)
+        link = self._links.get((shard, lane)) or await self._connect(shard, lane)
+        answer: Reply | Failed = _decode(await link.call(_encode(message)))
         if isinstance(answer, Failed):
-            raise PeerLost(f"{links[shard].peer} could not: {answer.message}")
+            raise PeerLost(f"{link.peer} could not: {answer.message}")
         return answer
 
     async def run(self) -> None:
         """Keep the connections, for ever."""
         async with trio.open_nursery() as nursery:
-            for link in (*self._fetching.values(), *self._others.values()):
+            self._nursery = nursery
+            for link in self._links.values():
                 nursery.start_soon(link.run)
+            await trio.sleep_forever()
+
+    async def _connect(self, shard: ShardId, lane: str) -> Link:
+        """A connection to a shard, from when it is first asked for."""
+        link = self._links[shard, lane] = self._make_link(shard)
+        if self._nursery is not None:
+            self._nursery.start_soon(link.run)
+            with trio.move_on_after(CONNECT_SECONDS):
+                await link.wait_connected()
+        return link
+
+
+def _lane_of(message: Message) -> str:
+    match message:
+        case Fetch():
+            return "fetch"
+        case Copy() | ListLent() | ReadLent() | Release():
+            return "bytes"
+        case _:
+            return "rest"

@@ -96,6 +96,10 @@ class Store:
         """Call ``watcher`` with every batch from now on, right when it is visible: nothing reads in between."""
         self._watchers.append(watcher)
 
+    def unwatch(self, watcher: Watcher) -> None:
+        """Call it no more."""
+        self._watchers.remove(watcher)
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def owns(self, key: bytes) -> bool:

@@ -25,7 +25,7 @@ import trio
 from siltstone.core.caller import Caller
 from siltstone.engine.disk.system import SystemClock, SystemRandom
 from siltstone.home import Home
-from siltstone.meta.shards.map import map_of
+from siltstone.meta.shards.map import MapView, map_of
 from siltstone.shard_service import link_to
 from siltstone.types import ROOT_INO, Ino, ShardId, partition_of
 from sim.command import PATIENCE_SECONDS, siltstone
@@ -98,8 +98,8 @@ class ShardedPlace:
         """Run a front-end."""
 
         async def main() -> None:
-            clock, partitions = SystemClock(), map_of(self.home.load_config())
-            caller = Caller(lambda: partitions, partial(link_to, self.home, clock), clock, SystemRandom())
+            clock, partitions = SystemClock(), MapView(map_of(self.home.load_config()))
+            caller = Caller(partitions, partial(link_to, self.home, clock), clock, SystemRandom())
             with trio.fail_after(seconds):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(caller.run)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from siltstone.engine.stripe.layout import checksums_bytes
 from siltstone.meta import keys, space
 from siltstone.meta.counters import partitions_in_use, read_counters
+from siltstone.meta.extents import borrowed_key
 from siltstone.meta.inodes import format_root, get_inode, orphans
 from siltstone.meta.keys import Reference
 from siltstone.meta.names import lookup
@@ -67,6 +68,12 @@ class _Seen:
 
 def check_metadata(reader: Reader) -> Iterator[Problem]:
     """Every disagreement in the metadata. The reader must not change meanwhile."""
+    yield from check_names(reader)
+    yield from check_space(reader)
+
+
+def check_names(reader: Reader) -> Iterator[Problem]:
+    """Every disagreement between names, inodes and lengths of extents: of all shards together, if there are some."""
     seen = {keys.inode_ino(key): _Seen(decode_inode(value)) for key, value in _scan_all(reader, keys.INODE)}
     if ROOT_INO not in seen:
         yield Problem("the root", "has no inode")
@@ -76,9 +83,18 @@ def check_metadata(reader: Reader) -> Iterator[Problem]:
     yield from _check_inodes(reader, seen)
     yield from _check_reachable(seen)
     yield from _check_companions(reader, seen)
-    yield from _check_references(reader)
-    yield from _check_stripes(reader)
     yield from _check_counters(reader, seen)
+
+
+def check_space(reader: Reader) -> Iterator[Problem]:
+    """Every disagreement between extents, what refers to them, and stripes: of one shard, if there are several."""
+    for key, value in _scan_all(reader, keys.EXTENT):
+        ino, offset, extent = keys.inode_ino(key), keys.extent_offset(key), decode_extent(value)
+        if extent.place in (Place.LOG, Place.STRIPE, Place.REMOTE):
+            yield from _check_back_reference(reader, f"extent of inode {ino} at {offset}", ino, offset, extent)
+    yield from _check_references(reader)
+    yield from _check_borrowed(reader)
+    yield from _check_stripes(reader)
 
 
 def _scan_all(reader: Reader, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -122,11 +138,8 @@ def _check_extents(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:
             yield Problem(subject, f"ends at {last_end}, beyond the file's size {owner.inode.size}")
         if extent.length <= 0 or extent.place not in list(Place):
             yield Problem(subject, f"has length {extent.length} and place {extent.place}")
-        elif extent.place == Place.INLINE:
-            if len(extent.blob) != extent.length:
-                yield Problem(subject, f"holds {len(extent.blob)} bytes and says {extent.length}")
-        else:
-            yield from _check_back_reference(reader, subject, ino, offset, extent)
+        elif extent.place == Place.INLINE and len(extent.blob) != extent.length:
+            yield Problem(subject, f"holds {len(extent.blob)} bytes and says {extent.length}")
 
 
 def _check_back_reference(reader: Reader, subject: str, ino: Ino, offset: int, extent: Extent) -> Iterator[Problem]:
@@ -135,6 +148,8 @@ def _check_back_reference(reader: Reader, subject: str, ino: Ino, offset: int, e
         key = keys.log_reference(reference)
         if extent.skip + extent.length > extent.span:
             yield Problem(subject, f"ends at {extent.skip + extent.length} of a payload of {extent.span} bytes")
+    elif extent.place == Place.REMOTE:
+        key = borrowed_key(ino, offset, extent)
     else:
         key = keys.stripe_reference(reference)
         stripe = space.get_stripe(reader, StripeId(extent.address))
@@ -220,6 +235,18 @@ def _check_references(reader: Reader) -> Iterator[Problem]:
                     f"reference to {place.name.lower()} {reference.address:x}+{reference.skip}",
                     f"is of an extent of inode {reference.ino} at {reference.offset} that is not there",
                 )
+
+
+def _check_borrowed(reader: Reader) -> Iterator[Problem]:
+    for key, _ in reader.scan(*keys.prefix_range(keys.BORROWED)):
+        borrowed = keys.parse_borrowed(key)
+        value = reader.get(keys.extent(borrowed.ino, borrowed.offset))
+        extent = None if value is None else decode_extent(value)
+        if extent is None or (extent.place, extent.span, extent.skip) != (Place.REMOTE, *borrowed[:2]):
+            yield Problem(
+                f"reference to byte {borrowed.lent_offset} of inode {borrowed.lent_ino} in another shard",
+                f"is of an extent of inode {borrowed.ino} at {borrowed.offset} that is not there",
+            )
 
 
 def _check_stripes(reader: Reader) -> Iterator[Problem]:

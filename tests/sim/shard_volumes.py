@@ -23,13 +23,14 @@ from siltstone.core.volume import Volume
 from siltstone.engine.disk.parts import part_folder
 from siltstone.engine.disk.prefixed import PrefixedDisk, PrefixedFanout
 from siltstone.engine.format.superblock import pack_superblock
-from siltstone.errors import Unavailable
+from siltstone.errors import SiltstoneError, Unavailable
+from siltstone.meta.shards.handover import lenders, placements_of
 from siltstone.meta.shards.link import Link
-from siltstone.meta.shards.map import PartitionMap, even_map, map_of
+from siltstone.meta.shards.map import MapView, PartitionMap, even_map, map_of, newest
 from siltstone.meta.shards.peers import LinkedPeers
 from siltstone.meta.shards.service import serve
 from siltstone.ports import Disk, Fanout
-from siltstone.types import ShardId
+from siltstone.types import PartitionId, ShardId
 from sim.all_records import AllRecords
 from sim.backing import SimBacking
 from sim.fanout import SimFanout
@@ -47,7 +48,7 @@ class SimShardVolumes:
     def __init__(self, shards: int = 2, *, seed: int = 0, config: VolumeConfig | None = None) -> None:
         self._chance = random.Random(seed)
         config = config or small_config()
-        self.config = msgspec.structs.replace(config, shards=shards, partition_owners=even_map(shards).setting)
+        self.config = msgspec.structs.replace(config, shards=shards, **even_map(shards).settings)
         self.world = SimVolume(self.config)
         self.shards = [ShardId(shard) for shard in range(shards)]
         self.backings = [SimBacking() for _ in self.shards]
@@ -68,7 +69,31 @@ class SimShardVolumes:
 
     def partitions(self) -> PartitionMap:
         """Who has what."""
-        return map_of(self.config)
+        first = map_of(self.config)
+        known = [first.moved(placements_of(volume.ledger.store)) for volume in self.volumes.values()]
+        return newest([first, *known])
+
+    async def give(self, partition: PartitionId, to: ShardId) -> bool:
+        """Have a partition go to a shard; whether it did."""
+        giver = self.partitions().owner(partition)
+        if giver not in self.serving or giver == to:
+            return False
+        served, nursery = self.serving[giver]
+        said: list[bool] = []
+        over = trio.Event()
+
+        async def give() -> None:
+            try:
+                await served.give(partition, to)
+                said.append(True)
+            except SiltstoneError:
+                said.append(False)
+            over.set()
+
+        nursery.start_soon(give)
+        with trio.move_on_after(5):
+            await over.wait()
+        return said == [True]
 
     async def create(self) -> None:
         """Make the volume."""
@@ -142,9 +167,9 @@ class SimShardVolumes:
         with trio.CancelScope() as scope:
 
             def join(volume: Volume, nursery: trio.Nursery) -> None:
-                peers = LinkedPeers([other for other in self.shards if other != shard], self.make_link)
+                peers = LinkedPeers(self.make_link)
                 nursery.start_soon(peers.run)
-                self.serving[shard] = Shard(shard, volume, self.partitions, peers, nursery), nursery
+                self.serving[shard] = Shard(shard, volume, self.view(shard), peers, nursery), nursery
 
             async with self.opened(shard, join) as volume:
                 self.volumes[shard] = volume
@@ -158,7 +183,11 @@ class SimShardVolumes:
     def caller(self, seed: int = 0) -> Caller:
         """A front-end."""
         make_link = partial(self.make_link, is_for_front_end=True)
-        return Caller(self.partitions, make_link, self.world.clock, SimRandom(seed))
+        return Caller(self.view(), make_link, self.world.clock, SimRandom(seed))
+
+    def view(self, shard: ShardId | None = None) -> MapView:
+        """What somebody who begins knows of where partitions are: where they were in the beginning."""
+        return MapView(map_of(self.config), shard)
 
     async def wait_quiet(self) -> None:
         """Return when every transaction is over everywhere, and every orphan purged."""
@@ -168,6 +197,13 @@ class SimShardVolumes:
             if not left and not any(len(volume.orphans) for volume in self.volumes.values()):
                 return
             await trio.sleep(0.1)
+
+    async def wait_brought(self) -> None:
+        """Return when no shard has bytes (any more) of partitions that are another's."""
+        while True:
+            if not any(lenders(volume.ledger.store) for volume in self.volumes.values()):
+                return
+            await trio.sleep(1)
 
     def reader(self) -> AllRecords:
         """The records of all shards together."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import msgspec
 import trio
 
+from siltstone.errors import SiltstoneError
 from siltstone.meta.inodes import format_root
-from siltstone.meta.shards.map import PartitionMap
+from siltstone.meta.shards.handover import Moved, placements_of, read_moved
+from siltstone.meta.shards.map import MapView, PartitionMap, newest
 from siltstone.meta.shards.messages import Message, PeerLost, Reply
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import BATCH_KIND
 from siltstone.meta.store.store import Store, Transaction
-from siltstone.types import ROOT_INO, Lsn, ShardId, partition_of
+from siltstone.types import ROOT_INO, Ino, Lsn, PartitionId, ShardId, partition_of
 from sim.all_records import AllRecords
 from sim.backing import SimBacking
 from sim.clock import SimClock
@@ -56,6 +59,35 @@ class SlowLog(FakeLog):
         return log
 
 
+class NoFiles:
+    """A shard's partitions have nothing but their records."""
+
+    @asynccontextmanager
+    async def held_back(self, partition: PartitionId) -> AsyncIterator[None]:
+        """See Guard."""
+        yield
+
+    def is_clean(self, partition: PartitionId) -> bool:
+        """See Guard."""
+        return True
+
+    def left(self, partition: PartitionId) -> None:
+        """See Guard."""
+
+    def taken(self, partition: PartitionId) -> None:
+        """See Guard."""
+
+
+async def no_bytes(ino: Ino, offset: int, size: int) -> bytes:
+    """Files have none here."""
+    raise AssertionError("a file has bytes")
+
+
+async def bring_none(partition: PartitionId, ino: Ino) -> None:
+    """There is nothing to bring over."""
+    raise AssertionError("a file has bytes")
+
+
 class SimShard:
     """One shard, in one life after the other."""
 
@@ -81,11 +113,14 @@ class SimShard:
             self.node = Node(
                 self.shard,
                 self.store,
-                lambda: world.partitions,
+                MapView(world.partitions, self.shard),
                 _Network(world),
                 SimClock(),
                 SimRandom(world.chance.getrandbits(32)),
                 nursery,
+                NoFiles(),
+                read=no_bytes,
+                bring=bring_none,
                 commit=Transaction.commit,
                 on_applied=lambda changes: None,
             )
@@ -123,7 +158,8 @@ class SimShard:
 
 
 class SimShards:
-    """The whole of it. ``lost``, ``doubled``: how likely a message is."""
+    """The whole of it. ``lost``, ``doubled``: how likely a message is. ``partitions``: where they were in the
+    beginning, which is all that clients know."""
 
     def __init__(self, seed: int, shards: int, partitions: PartitionMap, *, lost: float, doubled: float) -> None:
         self.chance = random.Random(seed)
@@ -131,6 +167,8 @@ class SimShards:
         self.lost = lost
         self.doubled = doubled
         self.shards = [SimShard(self, ShardId(shard)) for shard in range(shards)]
+        self.moves = 0
+        """Of partitions, from shard to shard."""
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Begin the first lives, with a root directory."""
@@ -151,6 +189,27 @@ class SimShards:
         await trio.sleep(seconds)
         self._nursery.start_soon(self.shards[shard].live)
 
+    async def give(self, partition: PartitionId, to: ShardId) -> bool:
+        """Have a partition go to a shard; whether it did. A giver that dies meanwhile does not say."""
+        giver = self.shards[self.placed().owner(partition)]
+        if giver.node is None or giver.shard == to:
+            return False
+        said: list[bool] = []
+        over = trio.Event()
+
+        async def give(node: Node) -> None:
+            try:
+                await node.give(partition, to)
+                said.append(True)
+            except SiltstoneError:
+                said.append(False)
+            over.set()
+
+        giver.nursery.start_soon(give, giver.node)
+        with trio.move_on_after(2):
+            await over.wait()
+        return said == [True]
+
     async def wait_quiet(self) -> None:
         """Return when every transaction is over everywhere."""
         while True:
@@ -160,14 +219,27 @@ class SimShards:
                 and not len(node.locks)
                 and not node.coordinator.undecided
                 and not node.coordinator.unsettled
+                and not node.giver.giving
+                and not node.taker.coming
                 for node in nodes
-            ):
+            ) and all(moved.is_sorted for moved in self._gone()):
                 return
             await trio.sleep(0.1)
 
+    def placed(self) -> PartitionMap:
+        """Where all partitions are, as the shards know it together."""
+        known = [self.partitions.moved(placements_of(shard.store)) for shard in self.shards]
+        return newest([self.partitions, *known])
+
+    def _gone(self) -> list[Moved]:
+        """What shards know of partitions that they gave away."""
+        return [
+            moved for shard in self.shards for moved in read_moved(shard.store).values() if moved.owner != shard.shard
+        ]
+
     def reader(self) -> AllRecords:
         """The records of all shards together."""
-        return AllRecords(self.partitions, {shard.shard: shard.store for shard in self.shards})
+        return AllRecords(self.placed(), {shard.shard: shard.store for shard in self.shards})
 
 
 class _Network:

@@ -14,17 +14,22 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siltstone.core.fsck import fsck
 from siltstone.core.sessions import GRACE_SECONDS, LEASE_SECONDS
 from siltstone.core.sharded_volume import ShardedVolume
-from siltstone.core.types import Attributes, AttributesChanged, Change, DataChanged, EntryChanged
+from siltstone.core.types import Attributes, AttributesChanged, Change, DataChanged, EntryChanged, SetAttributes
 from siltstone.errors import NotFound, SiltstoneError
+from siltstone.meta import keys
 from siltstone.types import ROOT_INO, Ino, partition_of
 from sim.clock import autojump
 from sim.linear import find_order
-from sim.metadata import check_metadata
+from sim.metadata import check_names, check_space
 from sim.shard_volumes import SimShardVolumes
 from sim.tree_client import Client, Seen, explain
 from sim.tree_model import EMPTY_TREE, GONE, Action, Answer, step
+
+OF_SPACE = {"I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13"}
+"""Invariants of fsck that hold in each shard by itself."""
 
 
 async def carry_out(volume: ShardedVolume, action: Action) -> Answer:
@@ -79,12 +84,14 @@ def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume],
             await world.start(nursery)
             caller = world.caller(seed)
             nursery.start_soon(caller.run)
-            volume = ShardedVolume(caller, world.partitions, world.world.clock)
+            volume = ShardedVolume(caller, caller.partitions, world.world.clock)
             nursery.start_soon(volume.run)
             await body(world, volume)
             with trio.fail_after(60):
                 await world.wait_quiet()
-            problems = list(check_metadata(world.reader()))
+            problems = list(check_names(world.reader()))
+            for shard in world.volumes.values():
+                problems += check_space(shard.ledger.store)
             assert not problems, problems
             nursery.cancel_scope.cancel()
 
@@ -120,6 +127,104 @@ def test_what_clients_see_has_an_order(seed: int, shards: int, clients: int, sch
 
     run(shards, seed, body)
     assert find_order(seen.history, EMPTY_TREE, step) is not None, explain(seen.history)
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shards=st.integers(2, 3),
+    clients=st.integers(2, 4),
+    scheduling=st.random_module(),
+)
+def test_what_clients_see_has_an_order_while_partitions_move(
+    seed: int, shards: int, clients: int, scheduling: object
+) -> None:
+    seen = Seen()
+    chance = random.Random(seed)
+
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
+        async def ask(action: Action) -> Answer:
+            answer = await carry_out(volume, action)
+            if action.kind in ("unlink", "rmdir") and isinstance(answer, list):
+                return GONE
+            return answer
+
+        holder = KeptOpen()
+        for shard in world.volumes.values():
+            shard.register_holder(holder)
+        async with trio.open_nursery() as moving:
+            moving.start_soon(move_now_and_then, world, seen, chance)
+            async with trio.open_nursery() as nursery:
+                for _ in range(clients):
+                    nursery.start_soon(Client(chance, ask, seen).run, 12)
+            moving.cancel_scope.cancel()
+        for shard in world.volumes.values():
+            shard.unregister_holder(holder)
+
+    run(shards, seed, body)
+    assert find_order(seen.history, EMPTY_TREE, step) is not None, explain(seen.history)
+
+
+async def move_now_and_then(world: SimShardVolumes, seen: Seen, chance: random.Random) -> None:
+    """Have partitions go from shard to shard, those that clients use."""
+    while True:
+        await trio.sleep(chance.random() * 0.1)
+        partition = partition_of(chance.choice([ROOT_INO, *sorted(seen.known)]))
+        await world.give(partition, chance.choice(world.shards))
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), kills=st.booleans(), scheduling=st.random_module())
+def test_files_read_the_same_while_their_partitions_move(seed: int, kills: bool, scheduling: object) -> None:
+    """Bytes dirty, in the log, in stripes, inline; overwritten, cut and read while they move, and behind it."""
+    chance = random.Random(seed)
+
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
+        model: dict[Ino, bytes] = {}
+        for number in range(4):
+            ino = (await volume.create(ROOT_INO, b"f%d" % number, mode=0o100644, uid=0, gid=0)).ino
+            directory = (await volume.mkdir(ROOT_INO, b"d%d" % number, mode=0o755, uid=0, gid=0)).ino
+            inner = (await volume.create(directory, b"f", mode=0o100644, uid=0, gid=0)).ino
+            model |= {ino: b"", inner: b""}
+        moves = 0
+        for _ in range(40):
+            ino = chance.choice(sorted(model))
+            match chance.randrange(8):
+                case 0 | 1 | 2:
+                    size = chance.choice([10, 5_000, 40_000, 300_000])
+                    data, offset = chance.randbytes(size), chance.randrange(len(model[ino]) + 1)
+                    await volume.write(ino, offset, data)
+                    before = model[ino]
+                    model[ino] = before[:offset] + data + before[offset + size :]
+                case 3:
+                    size = chance.randrange(len(model[ino]) + 1000)
+                    await volume.set_attributes(ino, SetAttributes(size=size))
+                    model[ino] = model[ino][:size].ljust(size, b"\0")
+                case 4:
+                    await volume.fsync(ino)
+                case 5:
+                    assert await volume.read(ino, 0, 1 << 20) == model[ino]
+                case _:
+                    moves += await world.give(partition_of(ino), chance.choice(world.shards))
+            if kills and chance.random() < 0.1:
+                await volume.sync()
+                await world.restart(chance.choice(world.shards))
+        for ino, data in model.items():
+            assert await volume.read(ino, 0, 1 << 20) == data
+        with trio.fail_after(60):
+            await world.wait_brought()
+        for ino, data in model.items():
+            assert await volume.read(ino, 0, 1 << 20) == data
+        for shard, opened in world.volumes.items():
+            store = opened.ledger.store
+            owned = world.partitions().partitions_of(shard)
+            strays = {keys.key_partition(key) for key, _ in store.scan(b"p", b"q")} - {*owned}
+            assert not strays, f"shard {shard} keeps what it gave away: {strays}"
+            assert not list(store.scan(*keys.prefix_range(keys.BORROWED)))
+            findings = await fsck(opened, deep=True)
+            assert not [finding for finding in findings if finding.invariant in OF_SPACE], findings
+
+    run(3, seed, body)
 
 
 def test_bytes_that_are_dirty_are_seen_through_names_of_other_shards() -> None:
@@ -208,7 +313,7 @@ def test_a_front_end_that_is_gone_holds_nothing() -> None:
         ino = (await volume.create(ROOT_INO, b"file", mode=0o100644, uid=0, gid=0)).ino
         async with trio.open_nursery() as nursery:
             caller = world.caller(99)
-            other = ShardedVolume(caller, world.partitions, world.world.clock)
+            other = ShardedVolume(caller, caller.partitions, world.world.clock)
             nursery.start_soon(caller.run)
             nursery.start_soon(other.run)
             holder = Holding()
@@ -230,7 +335,7 @@ def test_front_ends_hear_of_each_other_s_changes_and_not_of_their_own() -> None:
     async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
         async with trio.open_nursery() as nursery:
             caller = world.caller(99)
-            other = ShardedVolume(caller, world.partitions, world.world.clock)
+            other = ShardedVolume(caller, caller.partitions, world.world.clock)
             nursery.start_soon(caller.run)
             nursery.start_soon(other.run)
             heard: list[Change] = []

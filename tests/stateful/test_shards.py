@@ -22,7 +22,7 @@ from siltstone.meta.shards.messages import PeerLost
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
-from siltstone.types import ShardId, partition_of
+from siltstone.types import ROOT_INO, ShardId, partition_of
 from sim.clock import autojump
 from sim.linear import find_order
 from sim.metadata import check_metadata
@@ -117,12 +117,26 @@ async def _crash_now_and_then(world: SimShards, rate: float, *, keeps: bool) -> 
         await world.restart(shard, world.chance.random() * 0.3, keeps=keeps)
 
 
-async def _run(world: SimShards, clients: int, operations: int, crash_rate: float, *, keeps: bool) -> History:
+async def _move_now_and_then(world: SimShards, seen: Seen, rate: float) -> None:
+    """Have partitions go from shard to shard, those most of all that clients use."""
+    chance = world.chance
+    while True:
+        await trio.sleep(chance.expovariate(rate))
+        used = [ROOT_INO, *sorted(seen.known)]
+        to = ShardId(chance.randrange(len(world.shards)))
+        world.moves += await world.give(partition_of(chance.choice(used)), to)
+
+
+async def _run(
+    world: SimShards, clients: int, operations: int, crash_rate: float, *, keeps: bool, move_rate: float = 0.0
+) -> History:
     seen = Seen()
     async with trio.open_nursery() as nursery:
         await world.start(nursery)
         async with trio.open_nursery() as busy:
             async with trio.open_nursery() as crashing:
+                if move_rate:
+                    crashing.start_soon(_move_now_and_then, world, seen, move_rate)
                 if crash_rate:
                     crashing.start_soon(lambda: _crash_now_and_then(world, crash_rate, keeps=keeps))
                 async with trio.open_nursery() as asking:
@@ -141,8 +155,16 @@ async def _run(world: SimShards, clients: int, operations: int, crash_rate: floa
         problems = list(check_metadata(world.reader()))
         assert not problems, problems
         for shard in world.shards:
-            left = [key for key, value in shard.store.scan(b"x", b"y") if value or key[:2] == keys.DECISIONS]
+            left = [
+                key
+                for kind in (keys.INTENTS, keys.DECISIONS, keys.STAGED)
+                for key, value in shard.store.scan(*keys.prefix_range(kind))
+                if value or kind == keys.DECISIONS
+            ]
             assert not left, left
+            owned = world.placed().partitions_of(shard.shard)
+            strays = {keys.key_partition(key) for key, _ in shard.store.scan(b"p", b"q")} - {*owned}
+            assert not strays, strays
         nursery.cancel_scope.cancel()
     return seen.history
 
@@ -168,11 +190,30 @@ def test_what_clients_see_has_an_order(
 @given(
     seed=st.integers(0, 2**32 - 1),
     shards=st.integers(2, 4),
+    clients=st.integers(2, 5),
+    lost=st.sampled_from([0.0, 0.05]),
+    crash_rate=st.sampled_from([0.0, 2.0, 10.0]),
+    move_rate=st.sampled_from([5.0, 50.0]),
+    scheduling=st.random_module(),
+)
+def test_what_clients_see_has_an_order_while_partitions_move(
+    seed: int, shards: int, clients: int, lost: float, crash_rate: float, move_rate: float, scheduling: object
+) -> None:
+    world = SimShards(seed, shards, even_map(shards), lost=lost, doubled=0.1)
+    history = trio.run(lambda: _run(world, clients, 12, crash_rate, keeps=True, move_rate=move_rate), clock=autojump())
+    assert len(history) == clients * 12
+    assert find_order(history, EMPTY_TREE, step) is not None, explain(history)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shards=st.integers(2, 4),
     crash_rate=st.sampled_from([5.0, 20.0]),
+    move_rate=st.sampled_from([0.0, 20.0]),
     scheduling=st.random_module(),
 )
 def test_a_crash_that_loses_what_was_not_durable_leaves_no_half_of_anything(
-    seed: int, shards: int, crash_rate: float, scheduling: object
+    seed: int, shards: int, crash_rate: float, move_rate: float, scheduling: object
 ) -> None:
     world = SimShards(seed, shards, even_map(shards), lost=0.05, doubled=0.1)
-    trio.run(lambda: _run(world, 4, 12, crash_rate, keeps=False), clock=autojump())
+    trio.run(lambda: _run(world, 4, 12, crash_rate, keeps=False, move_rate=move_rate), clock=autojump())

@@ -212,7 +212,7 @@ def test_a_shard_refuses_what_it_does_not_have_or_know() -> None:
         elsewhere = Ino(1)  # the root, which shard 1 has
         for name, arguments, said in (
             ("shutdown", method.encode_arguments(elsewhere), b"no method"),
-            ("attributes", method.encode_arguments(elsewhere), b"does not have inode 1"),
+            ("attributes", method.encode_arguments(elsewhere), b"not-mine"),
             ("lookup", method.encode_arguments(elsewhere), b"arguments of lookup"),
         ):
             call = msgspec.msgpack.encode(Call(name, arguments, bytes(16), 0, 1))

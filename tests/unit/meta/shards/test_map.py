@@ -27,7 +27,7 @@ def test_an_even_map_stands_in_the_settings_and_is_read_back(shards: int) -> Non
     partitions = even_map(shards)
     sizes = {len(partitions.partitions_of(ShardId(shard))) for shard in range(shards)}
     assert max(sizes) - min(sizes) <= 1
-    config = msgspec.structs.replace(SETTINGS, shards=shards, partition_owners=partitions.setting)
+    config = msgspec.structs.replace(SETTINGS, shards=shards, **partitions.settings)
     config.check()
     assert map_of(msgspec.json.decode(msgspec.json.encode(config), type=VolumeConfig)) == partitions
 

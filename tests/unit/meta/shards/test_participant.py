@@ -10,7 +10,20 @@ from siltstone.meta import keys
 from siltstone.meta.inodes import get_inode
 from siltstone.meta.records import Inode, encode
 from siltstone.meta.shards.locks import LockTable
-from siltstone.meta.shards.messages import Ask, Change, Decide, Forget, Message, Prepare, Reply, Settle, Told, Verdict
+from siltstone.meta.shards.map import even_map
+from siltstone.meta.shards.messages import (
+    Ask,
+    Change,
+    Decide,
+    Forget,
+    Message,
+    Prepare,
+    Reply,
+    Settle,
+    Told,
+    Verdict,
+    Vote,
+)
 from siltstone.meta.shards.participant import Participant
 from siltstone.meta.store.store import Store
 from siltstone.meta.store.transaction import Transaction
@@ -51,8 +64,10 @@ class Shard:
         self.coordinator = Coordinator(verdict)
         self.applied: list[Change] = []
         self.participant = Participant(
+            ShardId(0),
             self.store,
             self.locks,
+            lambda: even_map(1),
             self.coordinator,
             SimClock(),
             commit=Transaction.commit,
@@ -62,6 +77,11 @@ class Shard:
     def restarted(self, verdict: Verdict) -> Shard:
         """What a new process finds, of all that was appended."""
         return Shard(self.backing.crash(), self.log.crash(len(self.log.frames)), verdict)
+
+    async def votes(self, message: Prepare) -> bool:
+        vote = await self.participant.prepare(message)
+        assert isinstance(vote, Vote)
+        return vote.prepared
 
     def put(self, inode: Inode) -> bytes:
         transaction = self.store.begin()
@@ -83,16 +103,16 @@ def test_what_was_made_is_not_made_again_by_requests_that_come_twice() -> None:
         shard = Shard(SimBacking(), FakeLog())
         old = shard.put(file(1))
         message = preparation(old, encode(file(2)))
-        assert (await shard.participant.prepare(message)).prepared
-        assert (await shard.participant.prepare(message)).prepared, "the same vote"
+        assert await shard.votes(message)
+        assert await shard.votes(message), "the same vote"
         for _ in range(2):
             shard.participant.decide(Decide(TRANSACTION, True))
-        assert not (await shard.participant.prepare(message)).prepared, "it is over"
+        assert not await shard.votes(message), "it is over"
         shard.participant.decide(Decide(TRANSACTION, True))
         assert get_inode(shard.store, INO).nlink == 2
         assert len(shard.applied) == 1
         again = shard.restarted(Verdict.COMMITTED)
-        assert not (await again.participant.prepare(message)).prepared, "in the next life, too"
+        assert not await again.votes(message), "in the next life, too"
         again.participant.decide(Decide(TRANSACTION, True))
         assert get_inode(again.store, INO).nlink == 2
         assert (await again.participant.settle(Settle([TRANSACTION]))).transactions == [TRANSACTION]
@@ -106,11 +126,11 @@ def test_two_that_would_each_take_one_of_the_last_names_are_not_both_prepared() 
     async def main() -> None:
         shard = Shard(SimBacking(), FakeLog())
         old = shard.put(file(2))
-        assert (await shard.participant.prepare(preparation(old, encode(file(1))))).prepared
+        assert await shard.votes(preparation(old, encode(file(1))))
         other = bytes((2,)) + bytes(15)
-        assert not (await shard.participant.prepare(preparation(old, encode(file(1)), other))).prepared
+        assert not await shard.votes(preparation(old, encode(file(1)), other))
         shard.participant.decide(Decide(TRANSACTION, True))
-        assert not (await shard.participant.prepare(preparation(old, encode(file(1)), other))).prepared
+        assert not await shard.votes(preparation(old, encode(file(1)), other))
         assert get_inode(shard.store, INO).nlink == 1
 
     trio.run(main, clock=autojump())
@@ -122,7 +142,7 @@ def test_names_that_are_added_at_the_same_time_add_up() -> None:
         old = shard.put(file(1))
         others = [bytes((number,)) + bytes(15) for number in range(1, 5)]
         for transaction in others:
-            assert (await shard.participant.prepare(preparation(old, encode(file(2)), transaction))).prepared
+            assert await shard.votes(preparation(old, encode(file(2)), transaction))
         for transaction in others:
             shard.participant.decide(Decide(transaction, True))
         assert get_inode(shard.store, INO).nlink == 5
@@ -135,7 +155,7 @@ def test_a_transaction_that_nobody_ends_is_asked_after_and_ends_as_its_coordinat
         for verdict, nlink in ((Verdict.COMMITTED, 2), (Verdict.ABORTED, 1)):
             shard = Shard(SimBacking(), FakeLog())
             old = shard.put(file(1))
-            assert (await shard.participant.prepare(preparation(old, encode(file(2))))).prepared
+            assert await shard.votes(preparation(old, encode(file(2))))
             again = shard.restarted(verdict)
             assert len(again.locks) == 1, "it holds what it held"
             async with trio.open_nursery() as nursery:

@@ -141,6 +141,13 @@ class Mover:
             role = next((disk.role for disk in self._pool.status() if disk.disk_id == disk_id), None)
             if role not in (DiskRole.DRAINING, DiskRole.LOST):
                 raise Refused(f"disk {disk_id} is not being drained any more")
+            for segment in self._ledger.log.segments():
+                if disk_id in segment.disks and not any(map(self._pool.is_up, segment.disks)):
+                    raise Refused(
+                        f"the log from LSN {segment.start} to {segment.end} has no copy on a disk that is up: bring "
+                        f"disk {' or '.join(map(str, sorted(segment.disks)))} back, or delete what cannot be read "
+                        "(siltstone scrub names it)"
+                    )
             return self.is_drained(disk_id)
 
         await self._wait_for(is_done, progress)
@@ -447,22 +454,32 @@ class Mover:
         if failures:
             raise failures[0]
         self.unreadable_stripes = unreadable
-        if unreadable and not self._is_gone(move.source):
-            # It may come back with what is missing, and then the old file must still be there.
+        hopes = self._hopes(move) if unreadable else []
+        if hopes:
+            # One may come back with what is missing. Until then the old file must be there, if it is the source, and
+            # else its unit is to be computed: left out now it would be missing for ever, and nobody would know.
             raise Unavailable(
-                f"{unreadable} stripes of slab {move.slab_id} cannot be read from the disks that are up: unit "
-                f"{move.unit} stays on disk {move.source}; bring disks back, or declare it lost"
+                f"{unreadable} stripes of slab {move.slab_id} cannot be read from the disks that are up, and unit "
+                f"{move.unit} stays on disk {move.source}: bring disk {' or '.join(map(str, hopes))} back, or declare "
+                "what is gone lost"
             )
         await self._ledger.stripes.flush_unit(move.slab_id, move.unit, target)
         self._done_bytes += move.size
 
-    def _is_gone(self, disk_id: DiskId) -> bool:
-        role = next((disk.role for disk in self._pool.status() if disk.disk_id == disk_id), DiskRole.LOST)
-        return role is DiskRole.LOST
+    def _hopes(self, move: Move) -> list[DiskId]:
+        """The disks whose return may bring back what a unit cannot be computed without."""
+        roles = {disk.disk_id: disk.role for disk in self._pool.status()}
+        return [
+            disk_id
+            for disk_id in sorted(self._slabs.get(move.slab_id).slab.disks)
+            if roles.get(disk_id, DiskRole.LOST) is not DiskRole.LOST
+            and (disk_id == move.source or not self._pool.is_up(disk_id))
+        ]
 
     async def _record(self, move: Move, target: DiskId) -> Slab | None:
         """Commit the slab's record with the new disk; None if the slab is gone. Nothing is awaited after the commit."""
         await self._ledger.admit()
+        self._pool.disk(target)  # else the source, which is about to be dropped, may be all that there is
         slab = space.get_slab(self._ledger.store, move.slab_id)
         if slab is None:
             return None

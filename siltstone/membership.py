@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import trio
 
 from siltstone.birth import check_new_disk, room_for_disk
 from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.core.forfeit import Forfeit, forfeit_of
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.types import ProgressListener
 from siltstone.engine.disk.local import format_disk
@@ -29,6 +30,7 @@ from siltstone.engine.format.superblock import SUPERBLOCK_NAME, pack_superblock
 from siltstone.engine.pool import DiskRole, DiskStatus
 from siltstone.errors import ConfigInvalid, FormatInvalid, NotFound, Refused, Unavailable
 from siltstone.owner import Owner, in_time, local_disk
+from siltstone.progress import format_bytes
 from siltstone.types import DiskId
 
 FILES_OF_A_DISK = ("log", "slab", "snapshot", "label", "probation", USAGE_NAME)
@@ -119,12 +121,18 @@ class Membership:
                 raise Refused(f"disk {disk_id} is not being drained")
             await self._set_role(disk, DiskRole.MEMBER)
 
-    async def declare_lost(self, disk_id: int) -> None:
-        """Never use a disk again, and rebuild at once what it held. Raises Refused when too few disks would stay."""
+    async def declare_lost(self, disk_id: int, *, accept_loss: bool = False) -> None:
+        """Never use a disk again, and rebuild at once what it held; nothing if it was declared lost before.
+
+        Raises Refused when too few disks would stay, or, unless ``accept_loss``, when something could not be read any
+        more.
+        """
         async with self._owner.changing:
             disk = self._find(disk_id)
-            self._check_staying(disk_id, "given up")
-            await self._set_role(disk, DiskRole.LOST)
+            if disk.role != DiskRole.LOST.value:
+                self._check_staying(disk_id, "given up")
+                self._check_dispensable(disk_id, accept_loss=accept_loss)
+                await self._set_role(disk, DiskRole.LOST)
 
     async def wait_drained(self, disk_id: int, progress: ProgressListener) -> None:
         """Return when a draining or lost disk holds nothing that the volume needs."""
@@ -161,14 +169,20 @@ class Membership:
             with suppress(Unavailable):  # what hangs keeps what it has
                 await in_time(disk.path, self._owner.config.disk_timeout, _empty_directory, disk)
 
-    async def replace(self, disk_id: int, path: str, progress: ProgressListener) -> int:
-        """Put a new disk in the place of another, which is read as long as it can be; returns the new id."""
+    async def replace(self, disk_id: int, path: str, progress: ProgressListener, *, accept_loss: bool = False) -> int:
+        """Put a new disk in the place of another, which is read as long as it can be; returns the new id.
+
+        Raises as ``add`` and, if the old disk is away, as ``declare_lost`` does.
+        """
         old = self._find(disk_id)
+        is_given_up = old.role == DiskRole.LOST.value
+        if not is_given_up and not self._pool.is_up(DiskId(disk_id)):
+            self._check_dispensable(disk_id, accept_loss=accept_loss)  # before a disk is added
         new_id = await self.add(path, old.bytes_max)
         if self._pool.is_up(DiskId(disk_id)):
             await self.start_drain(disk_id)
         else:
-            await self.declare_lost(disk_id)
+            await self.declare_lost(disk_id, accept_loss=accept_loss)
         await self.wait_drained(disk_id, progress)
         await self.remove(disk_id)
         return new_id
@@ -189,9 +203,53 @@ class Membership:
                 f"first (siltstone disk add HOME DIR), or replace it (siltstone disk replace HOME {disk_id} DIR)"
             )
 
+    def _check_dispensable(self, disk_id: int, *, accept_loss: bool) -> None:
+        """Raise Refused when something could not be read without a disk, or the volume not be opened."""
+        ledger = self._volume.ledger
+        is_up = self._pool.is_up(DiskId(disk_id))
+        away = [other.disk_id for other in self._pool.status() if not self._pool.is_up(other.disk_id)]
+        if is_up and len(away) + 1 >= ledger.log.replicas:
+            raise Refused(
+                f"disk {disk_id} cannot be given up now: with {_named(away)} away, too, the volume could not be opened "
+                f"again; remove those that are rebuilt first (siltstone disk remove HOME {away[0]}), or move the data "
+                f"while it can be read: siltstone disk drain HOME {disk_id}"
+            )
+        snapshots = self._volume.snapshots.files.snapshots
+        forfeit = forfeit_of(DiskId(disk_id), self._pool, ledger.stripes.slabs, ledger.log.segments(), snapshots)
+        if forfeit.is_nothing or accept_loss:
+            return
+        others = f" with {_named(forfeit.away)} away, too," if forfeit.away else ""
+        if is_up:
+            hope = "move the data while it can be read: siltstone disk drain HOME " + str(disk_id)
+            if forfeit.away:
+                hope = f"wait until what {_named(forfeit.away)} held is rebuilt (siltstone rebuild HOME), or {hope}"
+        else:
+            hope = f"bring {_named([disk_id, *forfeit.away], 'or')} back"
+        raise Refused(
+            f"disk {disk_id} cannot be given up now:{others} {_described(forfeit)} would be lost; {hope} "
+            "(--accept-loss gives up what cannot be read)"
+        )
+
     async def _set_role(self, disk: DiskConfig, role: DiskRole) -> None:
         await trio.to_thread.run_sync(self._owner.remember_role, DiskId(disk.disk_id), role)
         self._pool.set_role(DiskId(disk.disk_id), role)
+
+
+def _named(disk_ids: Sequence[int], word: str = "and") -> str:
+    if len(disk_ids) == 1:
+        return f"disk {disk_ids[0]}"
+    return f"disks {', '.join(map(str, disk_ids[:-1]))} {word} {disk_ids[-1]}"
+
+
+def _described(forfeit: Forfeit) -> str:
+    parts: list[str] = []
+    if forfeit.stripe_bytes:
+        parts.append(f"{format_bytes(forfeit.stripe_bytes)} in stripes")
+    if forfeit.log_bytes:
+        parts.append(f"{format_bytes(forfeit.log_bytes)} of the log")
+    if forfeit.snapshots:
+        parts.append(f"{forfeit.snapshots} snapshots of the metadata")
+    return " and ".join(parts)
 
 
 def _shown(disk: DiskConfig, status: DiskStatus, units: int) -> dict[str, Any]:

@@ -181,14 +181,15 @@ async def _disk_drain(owner: Owner, arguments: Arguments, report: Report) -> obj
 async def _disk_remove(owner: Owner, arguments: Arguments, report: Report) -> object:
     members, disk_id = Membership(owner), int(arguments["disk_id"])
     if arguments.get("lost"):
-        await members.declare_lost(disk_id)
+        await members.declare_lost(disk_id, accept_loss=bool(arguments.get("accept_loss")))
         await members.wait_drained(disk_id, report)
     await members.remove(disk_id)
     return None
 
 
 async def _disk_replace(owner: Owner, arguments: Arguments, report: Report) -> object:
-    return await Membership(owner).replace(int(arguments["disk_id"]), str(arguments["path"]), report)
+    disk_id, path = int(arguments["disk_id"]), str(arguments["path"])
+    return await Membership(owner).replace(disk_id, path, report, accept_loss=bool(arguments.get("accept_loss")))
 
 
 KEY_OPERATIONS: dict[str, Callable[[KeyRing, Arguments], object]] = {

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Without "explain": once something has failed that traces every line, and shrinking takes ten times as long.
 settings.register_profile(
-    "soak", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck), print_blob=True
+    "soak",
+    deadline=None,
+    max_examples=2000,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
 )
 settings.load_profile("default")
 

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from siltstone.commands.parser import Subparsers, add_command, add_home, add_json
+from siltstone.errors import InvalidArgument
 from siltstone.geometry import parse_size
 from siltstone.home import Home
 from siltstone.operations import perform
@@ -68,12 +69,14 @@ def add_parser(commands: Subparsers) -> None:
         _remove,
         summary="let go of a drained or lost disk",
         text="Let go of a disk that is drained; its directory is empty afterwards. With --lost, of a disk that is\n"
-        "gone for good: what it held is rebuilt on others first.",
+        "gone for good: what it held is rebuilt on others first. That is refused while so many others are away that\n"
+        "something could not be read without it; --accept-loss gives that up, and `siltstone scrub` names it then.",
         example="siltstone disk remove ~/volume 3\nsiltstone disk remove ~/volume 3 --lost",
     )
     add_home(removing)
     _add_disk_id(removing)
     removing.add_argument("--lost", action="store_true", help="the disk will not come back: rebuild it now")
+    _add_accept_loss(removing)
     replacing = add_command(
         actions,
         "replace",
@@ -86,10 +89,17 @@ def add_parser(commands: Subparsers) -> None:
     add_home(replacing)
     _add_disk_id(replacing)
     replacing.add_argument("directory", metavar="DIR", help="an empty directory, or one to be made")
+    _add_accept_loss(replacing)
 
 
 def _add_disk_id(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("disk_id", metavar="ID", type=int, help="number of the disk, as `disk list` shows it")
+
+
+def _add_accept_loss(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept-loss", action="store_true", help="even if something cannot be read without the disk: it is lost"
+    )
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -130,7 +140,9 @@ def _drain(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    arguments = {"disk_id": options.disk_id, "lost": options.lost}
+    if options.accept_loss and not options.lost:
+        raise InvalidArgument("--accept-loss is for a disk that is gone for good: say --lost, too")
+    arguments = {"disk_id": options.disk_id, "lost": options.lost, "accept_loss": options.accept_loss}
     with contextlib.closing(ProgressLine(f"rebuilding what disk {options.disk_id} held")) as line:
         perform(Home(options.home), "disk_remove", arguments, line)
     print(f"disk {options.disk_id} does not belong to the volume any more")
@@ -138,7 +150,8 @@ def _remove(options: argparse.Namespace) -> int:
 
 
 def _replace(options: argparse.Namespace) -> int:
-    arguments = {"disk_id": options.disk_id, "path": os.path.abspath(options.directory)}
+    path = os.path.abspath(options.directory)
+    arguments = {"disk_id": options.disk_id, "path": path, "accept_loss": options.accept_loss}
     with contextlib.closing(ProgressLine(f"replacing disk {options.disk_id}")) as line:
         new_id = perform(Home(options.home), "disk_replace", arguments, line)
     print(f"disk {new_id} has taken the place of disk {options.disk_id}")

@@ -17,7 +17,7 @@ from siltstone.core.fsck import fsck
 from siltstone.core.types import Progress
 from siltstone.core.volume import Volume
 from siltstone.engine.pool import DiskRole
-from siltstone.errors import Refused, SiltstoneError
+from siltstone.errors import DiskMissing, Refused, SiltstoneError
 from siltstone.limits import MIB
 from siltstone.meta import space
 from siltstone.types import ROOT_INO, DiskId, Ino
@@ -283,6 +283,66 @@ def test_a_stripe_that_cannot_be_computed_keeps_its_unit_until_the_disk_is_decla
         for index in (0, 1, 2):
             world.sim.disks[index].return_()
         await trio.sleep(60)
+
+    run(body)
+
+
+def test_a_unit_that_cannot_be_computed_is_not_left_out_while_another_disk_may_return() -> None:
+    """It would be missing for ever, and the stripe have one unit less than anybody knows."""
+
+    async def body(world: World, volume: Volume) -> None:
+        world.add_disk(volume)
+        world.set_role(volume, DiskId(0), DiskRole.LOST)
+        for index in (1, 2):
+            world.sim.disks[index].disappear()
+        await volume.ledger.pool.probe()
+        with pytest.raises(Refused, match="bring disk 1 or 2 back"):
+            await volume.mover.drain(DiskId(0))
+        assert 0 in disks_in_use(volume)
+        for index in (1, 2):
+            world.sim.disks[index].return_()
+        await volume.ledger.pool.probe()
+        await volume.mover.drain(DiskId(0))
+        assert await fsck(volume, deep=True) == [], "every unit is what it should be"
+
+    run(body)
+
+
+def test_a_disk_with_the_last_copy_of_a_part_of_the_log_is_not_waited_for() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        await world.write(volume, [3000])
+        disks = volume.ledger.log.segments()[-1].disks
+        for disk_id in disks:
+            world.sim.disks[disk_id].disappear()
+        await volume.ledger.pool.probe()
+        world.set_role(volume, disks[0], DiskRole.LOST)
+        with pytest.raises(Refused, match="has no copy on a disk that is up: bring disk"):
+            await volume.mover.drain(disks[0])
+        world.set_role(volume, disks[0], DiskRole.MEMBER)
+        for disk_id in disks:
+            world.sim.disks[disk_id].return_()
+        await trio.sleep(5)
+
+    run(body)
+
+
+def test_a_unit_has_not_moved_to_a_disk_that_went_meanwhile() -> None:
+    """Its old file would be deleted, and with it perhaps the last that there is."""
+
+    async def body(world: World, volume: Volume) -> None:
+        target = world.add_disk(volume)
+        went = trio.Event()
+
+        def go(_disk: SimDisk, operation: str, name: str) -> None:
+            if operation == "flush" and name.startswith("slab/") and not went.is_set():
+                went.set()
+                volume.ledger.pool.report(DiskMissing(target, "read", "slab/", "it went right after"))
+
+        world.sim.disks[target].on_operation = go
+        world.set_role(volume, DiskId(0), DiskRole.DRAINING)
+        await went.wait()
+        await trio.sleep(0.5)
+        assert target not in disks_in_use(volume)
 
     run(body)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from siltstone import membership
@@ -127,6 +127,68 @@ def test_disks_that_are_needed_and_disks_in_use_stay(tmp_path: Path) -> None:
         await expect_refusal(world, members, "not being drained", members.cancel_drain(1))
 
     world.run(body)
+
+
+def test_a_disk_that_others_count_on_is_given_up_only_with_what_is_lost(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    async def body(members: Membership) -> None:
+        await write_something(members)
+        await members._volume.settle()
+        await members.add(str(tmp_path / "new0"), DISK_BYTES_MIN)
+        await members.add(str(tmp_path / "new1"), DISK_BYTES_MIN)
+        members._volume.mover._pace._bytes_per_second = 1  # nothing is rebuilt meanwhile
+        await members.declare_lost(0)
+        words = r"disk 1 cannot be given up now: with disk 0 away, too, .* in stripes.* would be lost; wait until what"
+        await expect_refusal(world, members, words, members.declare_lost(1))
+        await expect_refusal(world, members, "siltstone disk drain HOME 1", members.declare_lost(1))
+        await members.declare_lost(0)  # of one that is lost already that is no change
+        shutil.rmtree(world.disks[1])
+        await members._pool.probe()
+        words = "bring disks 1 or 0 back .--accept-loss gives up"
+        await expect_refusal(world, members, words, members.declare_lost(1))
+        await expect_refusal(world, members, words, members.replace(1, str(tmp_path / "spare" / "new"), quiet))
+        await members.declare_lost(1, accept_loss=True)
+        assert world.roles()[1] == "lost"
+
+    world.run(body)
+
+
+def test_what_is_lost_with_disks_that_were_given_up_is_named_and_the_rest_is_there(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    async def body(members: Membership) -> None:
+        volume = members._volume
+        await write_something(members)
+        await volume.settle()
+        for number in range(2):
+            await members.add(str(tmp_path / f"new{number}"), DISK_BYTES_MIN)
+            shutil.rmtree(world.disks[number])
+        await members._pool.probe()
+        with pytest.raises(Refused, match="accept-loss"):
+            await members.declare_lost(0)
+        for disk_id in (0, 1):
+            await members.declare_lost(disk_id, accept_loss=True)
+        for disk_id in (0, 1):
+            with trio.fail_after(60):
+                await members.wait_drained(disk_id, quiet)
+            await members.remove(disk_id)
+        ino = (await volume.create(ROOT_INO, b"later", mode=0o100644, uid=0, gid=0)).ino
+        await volume.write(ino, 0, bytes(600_000))
+        await volume.sync()
+        assert (await volume.scrub()).lost_count
+        for number in range(4):
+            await volume.unlink(ROOT_INO, b"%d" % number)
+        await volume.sync()
+        assert await volume.read(ino, 0, 600_000) == bytes(600_000)
+
+    async def look(members: Membership) -> None:
+        volume = members._volume
+        ino = (await volume.lookup(ROOT_INO, b"later")).ino
+        assert await volume.read(ino, 0, 600_000) == bytes(600_000)
+        assert not (await volume.scrub()).lost_count
+
+    world.run(body, look)
 
 
 def test_a_disk_that_still_holds_something_is_not_removed(tmp_path: Path) -> None:
@@ -313,6 +375,7 @@ OPERATIONS = st.lists(
 
 
 @given(operations=OPERATIONS)
+@example(operations=[("add", 0), ("add", 0), ("lost", 0), ("lost", 1)])  # two of 2+1: what both held was given up
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_any_sequence_settings_and_pool_agree_and_enough_disks_stay(
     tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, int]]

@@ -355,7 +355,7 @@ async def _read_everything(walk: _Walk, progress: ProgressListener | None) -> No
         try:
             await files.read_through(snapshot)
         except Corrupt as error:
-            if snapshot in files.snapshots:
+            if snapshot in files.snapshots and snapshot not in walk.volume.snapshots.plan().droppable:
                 walk.report("I13", str(snapshot.name), f"it cannot be read from the disks that are up: {error}")
     total = ledger.stripes.space().raw_used_bytes + sum(extent.length for _, _, extent in walk.log_extents)
     done = 0

@@ -303,10 +303,13 @@ class Snapshots:
         self._ledger.stripes.slabs.hold_back(-(-size // disks) if disks else 0)
 
     async def _drop(self) -> None:
-        """Delete what is not needed, once what is kept instead was read from every disk."""
+        """Delete what is not needed, once what is kept instead was read from every disk and is whole there."""
         for base in self.plan().bases:
-            if base.full is not None and not base.full.is_verified:
-                await self.files.check(base.full)
+            full = base.full
+            if full is not None and not full.is_verified:
+                await self.check(full)
+                if full.is_rotten or not full.is_verified:
+                    return  # what is kept is not what it was thought to be: another is taken, or a disk returns
         await self.files.drop(self.plan().droppable)
 
     # --- in the background -----------------------------------------------------------------------------------------
@@ -319,6 +322,7 @@ class Snapshots:
                 if self._disks_changed:
                     self._disks_changed = False
                     await self.files.look()
+                    await self._drop_what_came_back()
                     await self.files.heal()
                 elif any(map(self.files.is_degraded, self.files.snapshots)):
                     await self.files.heal()
@@ -336,6 +340,12 @@ class Snapshots:
             with trio.move_on_after(LOOK_SECONDS):
                 await self._wake.wait()
             self._wake = trio.Event()
+
+    async def _drop_what_came_back(self) -> None:
+        """Delete what was dropped before and is there again, after a crash or on a disk that was away."""
+        async with self._full_lock:
+            if self.plan().droppable:
+                await self._drop()
 
     def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
         self._disks_changed = True

@@ -61,6 +61,38 @@ from sim.tally import note_example
     35,
     None,
 )
+@example(
+    [
+        Step("add disk"),
+        Step("write", 0, 0, 3),
+        Step("truncate"),
+        Step("hang up"),
+        Step("settle", 11),
+        Step("small files", 2, 8),
+        Step("settle"),
+        Step("snapshot"),
+        Step("rot", 2, 31, 5),
+        Step("lose home", 2, 1),
+        Step("small files", 0, 11),
+        Step("write", 6, 9, 6),
+        Step("thin out"),
+        Step("full", 1),
+        Step("small files", 12, 7),
+        Step("sync"),
+        Step("small files", 5, 8),
+        Step("settle"),
+        Step("small files", 5, 8),
+        Step("settle"),
+        Step("crash"),
+        Step("write", 4, 0, 6),
+        Step("write", 3, 0, 6),
+        Step("flush", 3),
+        Step("crash"),
+        Step("write together", 5, 5, 8),
+    ],
+    6088,
+    None,
+)
 def test_a_volume_is_what_the_model_says_through_crashes_and_faults(program: list[Step], seed: int, _: object) -> None:
     fired: Counter[str] = Counter()
     trio.run(Machine(seed, fired).run, program, clock=autojump())

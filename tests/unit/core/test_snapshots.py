@@ -305,6 +305,54 @@ def test_a_snapshot_that_was_not_finished_is_taken_away() -> None:
     run(body)
 
 
+def test_one_that_was_dropped_and_comes_back_after_a_crash_is_dropped_again() -> None:
+    """Perhaps on one disk only, and rotten there: nobody needs it, and copies of it are not made for ever."""
+
+    async def body(world: SimVolume) -> None:
+        files = Files()
+        async with world.opened() as volume:
+            await files.churn(volume, 3)
+            before = {name: disk.contents(name) for disk in world.disks for name in disk.names if "/incr-" in name}
+            assert before
+            for _ in range(2):
+                await files.churn(volume, 1)
+                await volume.snapshots.take()
+            name = next(name for name in before if not any(name in disk.names for disk in world.disks))
+        await world.disks[2].create(name, len(before[name]))
+        await world.disks[2].write(name, 0, [bytes(50) + before[name][50:]])
+        async with world.opened() as volume:
+            assert await fsck(volume, deep=True) == []
+            await trio.sleep(3)
+            assert not any(name in disk.names for disk in world.disks)
+            assert len(volume.snapshots.plan().bases) == 2
+            await files.compare(volume)
+
+    run(body)
+
+
+def test_a_full_snapshot_that_rots_while_another_is_taken_keeps_the_one_before_it() -> None:
+    async def body(world: SimVolume) -> None:
+        files = Files()
+        async with world.opened() as volume:
+            await files.churn(volume, 3)
+            await volume.snapshots.take()
+            await files.churn(volume, 1)
+            await volume.snapshots.take()
+            await files.churn(volume, 1)
+        async with world.opened() as volume:
+            names = sorted(fulls(world))
+            for disk in world.disks:
+                if names[-1] in disk.names:
+                    disk.rot(names[-1], 700, 20)
+            await volume.snapshots.take()
+            assert names[0] in fulls(world), "two newer ones must be whole before it goes"
+            await trio.sleep(40)
+            assert len(volume.snapshots.plan().bases) == 2
+            await files.compare(volume)
+
+    run(body)
+
+
 def test_names_that_were_removed_do_not_come_back() -> None:
     async def body(world: SimVolume) -> None:
         files = Files()

@@ -124,13 +124,24 @@ class SimFile:
         versions: dict[int, list[bytes]] = {}
         for write in self._pending:
             _put(running, write.offset, write.data)
-            end = write.offset + len(write.data)
-            for sector in range(write.offset // SECTOR_BYTES, -(-end // SECTOR_BYTES)):
-                start = sector * SECTOR_BYTES
-                versions.setdefault(sector, []).append(bytes(running[start : start + SECTOR_BYTES]))
-        for sector, candidates in versions.items():
-            if random.below(2):
-                _put(self._durable, sector * SECTOR_BYTES, candidates[-1 - random.below(len(candidates))])
+            first = write.offset - write.offset % SECTOR_BYTES
+            whole = bytes(
+                memoryview(running)[first : -(-(write.offset + len(write.data)) // SECTOR_BYTES) * SECTOR_BYTES]
+            )
+            for at in range(0, len(whole), SECTOR_BYTES):
+                sector = whole[at : at + SECTOR_BYTES]
+                if first + at in versions:
+                    versions[first + at].append(sector)
+                else:
+                    versions[first + at] = [sector]
+        durable, below = self._durable, random.below
+        for offset, candidates in versions.items():
+            if below(2):
+                sector = candidates[-1 - below(len(candidates))]
+                if offset <= len(durable):
+                    durable[offset : offset + len(sector)] = sector
+                else:
+                    _put(durable, offset, sector)
         self.data = bytearray(self._durable)
         self._pending.clear()
         self._punched.clear()

@@ -7,6 +7,9 @@ be shortened while a full snapshot takes its time.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import msgspec
 import trio
 
@@ -15,7 +18,7 @@ from siltstone.core.snapshot_plan import SnapshotPlan, increment_bytes_max, plan
 from siltstone.engine.format.snapshot import SnapshotKind, SnapshotName
 from siltstone.engine.snapshot.copies import CopiesChecked, Snapshot
 from siltstone.engine.snapshot.files import SnapshotFiles, SnapshotWriter
-from siltstone.errors import Corrupt, NoSpace, SiltstoneError
+from siltstone.errors import Corrupt, NoSpace, SiltstoneError, TooFewDisks
 from siltstone.limits import KIB
 from siltstone.meta.snapshot import LoggedBatch, pack_batches, pack_entries
 from siltstone.types import DiskId, Lsn
@@ -44,6 +47,9 @@ LOG_SHARE = 8
 
 SEGMENTS_MAX = 8
 """or so many segments could: a volume that is restarted again and again must not collect them."""
+
+ATTEMPTS_MAX = 3
+"""Where disks fail while a snapshot is written, others are tried: so many may be found out to be gone one by one."""
 
 INCREMENT_BYTES_MIN = 256 * KIB
 """Room that a disk must have to be taken for an increment."""
@@ -193,17 +199,30 @@ class Snapshots:
                 plan = self.plan()
             if plan.covered >= end:
                 return
-            writer = await self.files.begin(
-                SnapshotKind.INCREMENT, plan.covered, created_ns=self._ledger.clock.now_ns(), size=INCREMENT_BYTES_MIN
-            )
-            try:
-                await self._write_batches(writer, plan.covered, end)
-            except BaseException:
-                await self.files.give_up(writer)
-                raise
-            await self.files.finish(writer, end)
+            await self._attempt(partial(self._write_increment, plan.covered, end))
             self._taken_increments += 1
             self._hold_room_back()
+
+    async def _attempt(self, write: Callable[[], Awaitable[Snapshot]]) -> Snapshot:
+        """Write a snapshot; anew on other disks where so many failed meanwhile that it would have too few copies."""
+        for attempts_left in reversed(range(ATTEMPTS_MAX)):
+            try:
+                return await write()
+            except TooFewDisks:
+                if not attempts_left or len(self._ledger.pool.placeable()) < self.files.minimum:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _write_increment(self, start: Lsn, end: Lsn) -> Snapshot:
+        writer = await self.files.begin(
+            SnapshotKind.INCREMENT, start, created_ns=self._ledger.clock.now_ns(), size=INCREMENT_BYTES_MIN
+        )
+        try:
+            await self._write_batches(writer, start, end)
+        except BaseException:
+            await self.files.give_up(writer)
+            raise
+        return await self.files.finish(writer, end)
 
     async def _write_batches(self, writer: SnapshotWriter, start: Lsn, end: Lsn) -> None:
         lsn, gathered = start, 0
@@ -228,22 +247,25 @@ class Snapshots:
         Raises TooFewDisks, NoSpace; then nothing has changed.
         """
         async with self._full_lock:
-            store, clock = self._ledger.store, self._ledger.clock
-            self._done_bytes, self._total_bytes = 0, store.statistics().space.used_bytes
-            writer = await self.files.begin(
-                SnapshotKind.FULL, store.applied_lsn, created_ns=clock.now_ns(), size=self._expected_bytes()
-            )
-            try:
-                await self._write_entries(writer, is_hurried=is_hurried)
-            except BaseException:
-                await self.files.give_up(writer)
-                raise
-            snapshot = await self.files.finish(writer, store.applied_lsn)
+            snapshot = await self._attempt(partial(self._write_full, is_hurried=is_hurried))
             self._taken += 1
             self._measured, self._measured_used = snapshot.name, max(1, self._total_bytes)
             await self._drop()
             self._hold_room_back()
             return snapshot
+
+    async def _write_full(self, *, is_hurried: bool) -> Snapshot:
+        store, clock = self._ledger.store, self._ledger.clock
+        self._done_bytes, self._total_bytes = 0, store.statistics().space.used_bytes
+        writer = await self.files.begin(
+            SnapshotKind.FULL, store.applied_lsn, created_ns=clock.now_ns(), size=self._expected_bytes()
+        )
+        try:
+            await self._write_entries(writer, is_hurried=is_hurried)
+        except BaseException:
+            await self.files.give_up(writer)
+            raise
+        return await self.files.finish(writer, store.applied_lsn)
 
     async def _write_entries(self, writer: SnapshotWriter, *, is_hurried: bool) -> None:
         """Every key of LMDB, in slices. What is applied meanwhile may be in it or not: the log has it."""

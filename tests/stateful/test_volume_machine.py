@@ -93,6 +93,7 @@ from sim.tally import note_example
     6088,
     None,
 )
+@example([Step("write together"), Step("lose disk", 0, 1), Step("hang up", 0, 11)], 0, None)
 def test_a_volume_is_what_the_model_says_through_crashes_and_faults(program: list[Step], seed: int, _: object) -> None:
     fired: Counter[str] = Counter()
     trio.run(Machine(seed, fired).run, program, clock=autojump())

@@ -18,6 +18,7 @@ from siltstone.errors import Corrupt, LogDamaged, NotFound
 from siltstone.limits import KIB
 from siltstone.types import ROOT_INO, DiskId, Ino
 from sim.clock import autojump
+from sim.disk import SimDisk
 from sim.volume import SimVolume, small_config
 
 FILE_BYTES = 3000
@@ -271,6 +272,33 @@ def test_a_disk_that_fails_while_a_snapshot_is_written_is_left_out() -> None:
                 await volume.snapshots.take()
             await trio.sleep(30)
             assert not volume.status().snapshots.is_degraded
+            await files.compare(volume)
+        await import_and_compare(world, files)
+
+    run(body)
+
+
+@pytest.mark.parametrize("operation", ["create", "write", "flush", "rename"])
+def test_two_disks_that_go_while_an_increment_is_written_leave_enough_for_another_attempt(operation: str) -> None:
+    async def body(world: SimVolume) -> None:
+        files = Files()
+        async with world.opened() as volume:
+            await files.write(volume, 15)
+            gone: list[SimDisk] = []
+
+            def go(disk: SimDisk, what: str, name: str) -> None:
+                if what == operation and name.startswith("snapshot/") and disk not in gone and len(gone) < 2:
+                    gone.append(disk)
+                    disk.disappear()
+
+            for disk in world.disks:
+                disk.on_operation = go
+            await volume.settle()
+            assert len(gone) == 2
+            assert volume.snapshots.covered_lsn
+            for disk in gone:
+                disk.return_()
+            await trio.sleep(5)
             await files.compare(volume)
         await import_and_compare(world, files)
 

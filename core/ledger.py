@@ -22,7 +22,7 @@ from siltstone.engine.log.log import Log
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
-from siltstone.errors import Corrupt, NoSpace, TooFewDisks
+from siltstone.errors import Corrupt, NoSpace, Unavailable
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, MIB
 from siltstone.meta import space
 from siltstone.meta.extents import FreedStripe
@@ -139,7 +139,7 @@ class Ledger:
         self.owed_bytes = 0
         """Large runs that went through the log because there were too few disks for stripes, since it was last emptied:
         settling moves them as soon as there are enough."""
-        self._refusal: TooFewDisks | NoSpace | None = None
+        self._refusal: Unavailable | NoSpace | None = None
         self._log_bytes_low = log_bytes_low
         self._log_bytes_high = log_bytes_high
         self.throttle = Throttle(clock, log_bytes_low=log_bytes_low, log_bytes_high=log_bytes_high)
@@ -245,7 +245,7 @@ class Ledger:
         taken off ``room_bytes``, so that what is admitted between two measurements fits. ``logged``: how much of that
         goes through the log; by default all, unless it is enough for a stripe.
 
-        Raises NoSpace when the pool is full; TooFewDisks or NoSpace when the log is and cannot be emptied (only for
+        Raises NoSpace when the pool is full; Unavailable or NoSpace when the log is and cannot be emptied (only for
         changes that add bytes).
         """
         if size > 0:
@@ -377,11 +377,11 @@ class Ledger:
         elif self._writers_go.is_set():
             self._writers_go = trio.Event()
 
-    def refuse_writers(self, error: TooFewDisks | NoSpace | None) -> None:
+    def refuse_writers(self, error: Unavailable | NoSpace | None) -> None:
         """Refuse changes that add bytes, those that wait included; None ends that.
 
-        Used where waiting could be for ever: nobody knows when disks or room come back, and a program that hangs tells
-        its user less than an error that says what is missing. Deletes pass.
+        Used where waiting could be for ever: nobody knows when disks, HOME or room come back, and a program that hangs
+        tells its user less than an error that says what is missing. Deletes pass.
         """
         self._refusal = error
         if error is not None:

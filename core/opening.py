@@ -7,7 +7,7 @@ what the records say. A crash at any instant leaves a state that this brings up 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 import trio
@@ -36,7 +36,7 @@ from siltstone.engine.log.log import Log
 from siltstone.engine.pool import DiskRole, Pool
 from siltstone.engine.snapshot.files import SnapshotFiles
 from siltstone.engine.stripe.store import StripeStore
-from siltstone.errors import Corrupt, SiltstoneError
+from siltstone.errors import Corrupt, SiltstoneError, Unavailable
 from siltstone.limits import RESERVE_CHUNKS
 from siltstone.meta import inodes, keys, space
 from siltstone.meta.shards.handover import get_moved
@@ -119,7 +119,7 @@ async def open_volume(
     roles = {DiskId(disk.disk_id): DiskRole(disk.role) for disk in config.disks}
     pool = Pool(disks, fanout, random, clock, roles)
     await pool.probe()
-    store = Store(backing, apply_interval=config.commit_interval)
+    store = Store(backing, apply_interval=config.commit_interval, limit_seconds=config.disk_timeout)
     log = await Log.recover(
         pool,
         clock,
@@ -170,7 +170,11 @@ async def open_volume(
                     await volume.sync()
                 except SiltstoneError as error:
                     failure = error
-                await store.checkpoint()
+                # If HOME gives no answer: the log has what it lacks, and the next opening replays it.
+                with suppress(Unavailable):
+                    await store.checkpoint()
+        if store.stuck_because:
+            store.abandon()
         nursery.cancel_scope.cancel()
     if failure is None:
         with trio.CancelScope(shield=True):

@@ -21,7 +21,7 @@ from siltstone.core.snapshots import Snapshots
 from siltstone.core.types import Progress, ProgressListener
 from siltstone.engine.log.segment import SegmentStatus
 from siltstone.engine.stripe.store import Tier
-from siltstone.errors import Corrupt, NoSpace, SiltstoneError, TooFewDisks
+from siltstone.errors import Corrupt, NoSpace, SiltstoneError, TooFewDisks, Unavailable
 from siltstone.meta import extents
 from siltstone.meta.keys import Reference
 from siltstone.meta.records import Place
@@ -166,6 +166,9 @@ class Settler:
         elif is_over and self._is_out_of_room:
             reason = f"the log is full, and there is no room to settle it: {self.last_error}"
             self._ledger.refuse_writers(NoSpace(reason))
+        elif is_over and self._ledger.store.stuck_because:
+            reason = f"the log is full, and cannot get shorter: {self._ledger.store.stuck_because}"
+            self._ledger.refuse_writers(Unavailable(reason))
         else:
             self._ledger.refuse_writers(None)
             self._ledger.hold_writers(is_over)

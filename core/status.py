@@ -256,6 +256,8 @@ def _warnings(parts: Parts) -> list[str]:
         for disk in ledger.pool.status()
         if disk.state not in (DiskState.UP, DiskState.NEW, DiskState.DRAINING)
     ]
+    if ledger.store.stuck_because:
+        warnings.insert(0, ledger.store.stuck_because)
     log = ledger.log.statistics()
     if log.is_stalled:
         warnings.append("the log has too few disks to go on: writers wait until some come back")

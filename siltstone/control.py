@@ -144,14 +144,22 @@ def request(
     operation: str,
     arguments: Mapping[str, Any] | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    limit_seconds: float | None = None,
 ) -> Any:
-    """Have the owner carry out an operation; blocks. Raises NoOwner, or what the operation raised, by its kind."""
+    """Have the owner carry out an operation; blocks. Raises NoOwner, or what the operation raised, by its kind.
+
+    ``limit_seconds``: how long the answer may take, for what the owner does at once; Unavailable after that.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(limit_seconds)
         try:
             with short_path(home.control_socket) as address:
                 connection.connect(address)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             raise NoOwner(f"nobody serves {home.path}") from error
+        except TimeoutError as error:
+            raise _no_answer(home, limit_seconds) from error
         except OSError as error:
             raise Unavailable(f"cannot reach the process that serves {home.path}: {error.strerror}") from error
         try:
@@ -165,6 +173,16 @@ def request(
                     raise KINDS[kind](message)
                 else:
                     return None if reply.result is msgspec.UNSET else reply.result
+        except TimeoutError as error:
+            raise _no_answer(home, limit_seconds) from error
         except OSError as error:
             raise Unavailable(f"the process that serves {home.path} hung up: {error.strerror}") from error
     raise Unavailable(f"the process that serves {home.path} ended before it answered (see {home.log_file})")
+
+
+def _no_answer(home: Home, limit_seconds: float | None) -> Unavailable:
+    pid = home.busy().pid
+    return Unavailable(
+        f"process {pid or 'unknown'}, which serves {home.path}, has not answered for {limit_seconds:g} s: does the "
+        f"disk that HOME is on hang? Its log may tell ({home.log_file})"
+    )

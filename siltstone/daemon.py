@@ -37,6 +37,7 @@ from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3gw.server import serve_s3
 from siltstone.shard_service import link_to
+from siltstone.watchdog import Watchdog
 
 FORCED_EXIT_STATUS = 130
 
@@ -256,24 +257,40 @@ async def _serve_doors(
     announce: Announce,
     all_ready: Callable[[], None],
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        delay = LoopDelay(owner.clock)
-        nursery.start_soon(delay.run)
-        daemon = Daemon(owner, nursery, delay, stopping)
-        if mount is not None:
-            announce(f"ready {await daemon.open_mount(mount)}")
-        if s3 is not None:
-            announce(f"ready {await daemon.open_s3(*s3)}")
-        daemon.ends_with_last_door = bool(daemon.doors)
-        await nursery.start(serve_control, owner.home, daemon.perform)
-        all_ready()
-        await stopping.wait()
-        logger.info("shutting down")
-        for door in list(daemon.doors):
-            door.scope.cancel()
-        for door in list(daemon.doors):
-            await door.closed.wait()
-        nursery.cancel_scope.cancel()
+    delay = LoopDelay(owner.clock)
+    what, limit = f"process {os.getpid()}, which serves {owner.home.path}", owner.config.disk_timeout
+    watchdog = Watchdog(lambda: delay.beats, what=what, limit_seconds=limit)
+    with watchdog.watching():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(delay.run)
+            await _serve_until_stopped(owner, nursery, delay, stopping, mount, s3, announce, all_ready)
+
+
+async def _serve_until_stopped(
+    owner: Owner,
+    nursery: trio.Nursery,
+    delay: LoopDelay,
+    stopping: trio.Event,
+    mount: str | None,
+    s3: tuple[str, int] | None,
+    announce: Announce,
+    all_ready: Callable[[], None],
+) -> None:
+    daemon = Daemon(owner, nursery, delay, stopping)
+    if mount is not None:
+        announce(f"ready {await daemon.open_mount(mount)}")
+    if s3 is not None:
+        announce(f"ready {await daemon.open_s3(*s3)}")
+    daemon.ends_with_last_door = bool(daemon.doors)
+    await nursery.start(serve_control, owner.home, daemon.perform)
+    all_ready()
+    await stopping.wait()
+    logger.info("shutting down")
+    for door in list(daemon.doors):
+        door.scope.cancel()
+    for door in list(daemon.doors):
+        await door.closed.wait()
+    nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -21,6 +21,8 @@ class LoopDelay:
         self._clock = clock
         self._recent_ns: deque[int] = deque(maxlen=SAMPLES_MAX)
         self._longest_ns = 0
+        self.beats = 0
+        """Grows as long as the loop gets on."""
 
     async def run(self) -> None:
         """Measure until cancelled."""
@@ -29,6 +31,7 @@ class LoopDelay:
             begun_ns = self._clock.monotonic_ns()
             await self._clock.sleep(INTERVAL_SECONDS)
             self.record(self._clock.monotonic_ns() - begun_ns - interval_ns)
+            self.beats += 1
 
     def record(self, delay_ns: int) -> None:
         """Note one delay."""

@@ -29,6 +29,9 @@ REMAINS_LOOK_SECONDS = 1.0
 REMAINS_LOOKS_MAX = 5
 """How often the end of a process is looked for after that of its main thread, which takes no time if nothing hangs."""
 
+ANSWER_SECONDS = 15.0
+"""A process that does not say how it stands for so long is stuck."""
+
 Report = Callable[[Progress], None]
 Arguments = Mapping[str, Any]
 
@@ -40,7 +43,8 @@ def perform(
     arguments = {} if arguments is None else arguments
     _check_shards(home.load_config(), operation)
     try:
-        return request(home, operation, arguments, report)
+        limit = ANSWER_SECONDS if operation == "status" else None  # the others may take long, or say how far they are
+        return request(home, operation, arguments, report, limit_seconds=limit)
     except NoOwner:
         pass
     if operation in KEY_OPERATIONS:

@@ -137,7 +137,7 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
         async with opened_disks(config, ownership) as disks:
             config = await _compare_with_labels(home, config, disks)
             own_shard = ShardService(home, config, ONLY_SHARD) if config.shards > 1 else None
-            with metadata(str(home.meta), config) as backing:
+            with metadata(str(home.meta), config, ownership=ownership) as backing:
                 join = None if own_shard is None else own_shard.join
                 async with open_here(config, disks, backing, clock, workers, join=join) as volume:
                     async with running_shards(home, config, own_shard, clock) as shards:
@@ -327,8 +327,10 @@ async def opened_disks(
 
 
 @contextlib.contextmanager
-def metadata(path: str, config: VolumeConfig, *, create: bool = False) -> Iterator[LmdbBacking]:
-    """The metadata store in a directory, closed when the context ends."""
+def metadata(
+    path: str, config: VolumeConfig, *, create: bool = False, ownership: Ownership | None = None
+) -> Iterator[LmdbBacking]:
+    """The metadata store in a directory, closed when the context ends. If its disk hangs, the ownership lasts."""
     if create:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     backing = LmdbBacking(path, bytes_max=config.lmdb_bytes_max, create=create)
@@ -336,3 +338,7 @@ def metadata(path: str, config: VolumeConfig, *, create: bool = False) -> Iterat
         yield backing
     finally:
         backing.close()
+        if backing.is_stuck and ownership is not None:
+            # Another process that opened the volume now could be overtaken by what is written late.
+            logger.warning("%s: its disk hangs: this process owns the volume until it is gone", path)
+            ownership.keep()

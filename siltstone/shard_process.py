@@ -19,11 +19,12 @@ import trio
 from siltstone.engine.disk.system import SystemClock, TrioWorkers
 from siltstone.failure import describe
 from siltstone.home import Home, Ownership
-from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
+from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
 from siltstone.owner import metadata, open_here, opened_disks
 from siltstone.shard_lock import hold_shard
 from siltstone.shard_service import ShardService
 from siltstone.types import ShardId
+from siltstone.watchdog import Watchdog
 
 ORPHANED_STATUS = 3
 
@@ -59,11 +60,16 @@ async def _serve(home: Home, shard: ShardId) -> None:
         with metadata(str(home.shard_meta(shard)), config) as backing:
             service = ShardService(home, config, shard)
             opening = open_here(config, disks, backing, SystemClock(), TrioWorkers(), shard=shard, join=service.join)
-            async with opening, service.serving():
+            delay = LoopDelay(SystemClock())
+            what = f"process {os.getpid()}, shard {shard} of {home.path}"
+            async with opening, service.serving(), trio.open_nursery() as nursery:
                 gc.collect()
                 gc.freeze()  # see the daemon
-                print("ready", flush=True)
-                await stopping.wait()
+                nursery.start_soon(delay.run)
+                with Watchdog(lambda: delay.beats, what=what, limit_seconds=config.disk_timeout).watching():
+                    print("ready", flush=True)
+                    await stopping.wait()
+                nursery.cancel_scope.cancel()
 
 
 def _watch_owner(token: trio.lowlevel.TrioToken, stopping: trio.Event) -> None:

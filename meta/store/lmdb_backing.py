@@ -18,7 +18,6 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
@@ -29,6 +28,7 @@ import trio
 from siltstone.errors import FormatInvalid, NoSpace, SiltstoneError, Unavailable
 from siltstone.meta.store.long_keys import PLAIN_BYTES_MAX, by_group, change_group, find_member, group_of, members
 from siltstone.meta.store.port import BackingSpace
+from siltstone.meta.store.writer_thread import WriterThread
 from siltstone.types import Lsn
 
 T = TypeVar("T")
@@ -95,7 +95,8 @@ class LmdbBacking:
         except BaseException:
             self._environment.close()
             raise
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="siltstone-lmdb")
+        self._writer = WriterThread()
+        self._is_stuck = False
 
     def _open(self, create: bool) -> None:
         self._environment.reader_check()
@@ -119,6 +120,11 @@ class LmdbBacking:
     def _begin_reading(self) -> None:
         self._read = self._environment.begin(self._records)
         self._cursor = self._read.cursor()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether an apply was cancelled while the host's disk gave no answer: it is still under way."""
+        return self._is_stuck
 
     @property
     def applied_lsn(self) -> Lsn:
@@ -203,7 +209,8 @@ class LmdbBacking:
                     await trio.lowlevel.checkpoint()
                 transaction.put(_APPLIED_KEY, _LSN.pack(applied_lsn), db=self._state)
             except BaseException:
-                await self._in_writer(transaction.abort)
+                with trio.CancelScope(shield=True):
+                    await self._in_writer(transaction.abort)
                 raise
             await self._in_writer(transaction.commit)
         except lmdb.Error as error:
@@ -215,12 +222,27 @@ class LmdbBacking:
 
     async def _in_writer(self, function: Callable[[], T]) -> T:
         """Run it in the thread of the write transactions, which is always the same one."""
-        token = trio.lowlevel.current_trio_token()
-        done = trio.Event()
-        future = self._writer.submit(function)
-        future.add_done_callback(lambda _: token.run_sync_soon(done.set))
-        await done.wait()
-        return future.result()
+        results: list[T] = []
+        errors: list[BaseException] = []
+        token, done = trio.lowlevel.current_trio_token(), trio.Event()
+
+        def run() -> None:
+            try:
+                results.append(function())
+            except BaseException as error:
+                errors.append(error)
+            with suppress(trio.RunFinishedError):  # nobody has waited for what hung
+                token.run_sync_soon(done.set)
+
+        self._writer.submit(run)
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            self._is_stuck = True
+            raise
+        if errors:
+            raise errors[0]
+        return results[0]
 
     async def warm(self) -> None:
         """Read the file through in a thread, which fetches pages in order and not one by one."""
@@ -233,8 +255,10 @@ class LmdbBacking:
         return BackingSpace(pages * records["psize"], self._bytes_max)
 
     def close(self) -> None:
-        """Close the environment and end the thread."""
-        self._writer.shutdown()
+        """Close the environment and end the thread; one that is stuck is left to itself, and what it uses, too."""
+        if self._is_stuck:
+            return
+        self._writer.end()
         self._cursor.close()
         self._read.abort()
         self._environment.close()

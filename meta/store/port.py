@@ -96,7 +96,9 @@ class Backing(Protocol):
 
         Each key comes once; fastest where they ascend. The items are taken bit by bit, so they must not change.
         All or nothing, durable on return. Reads see the old state until the last moment before the return and the new
-        one after it, with no checkpoint between. The caller shields it from cancellation and runs one at a time.
+        one after it, with no checkpoint between. The caller runs one at a time, and shields it from cancellation, but
+        where it gives no answer: what is cancelled then may still take effect at any later time, as a whole, and no
+        calls but ``close`` come after that.
         Raises NoSpace when there is no room, Unavailable when the host fails; the old state stays in both cases.
         """
 
@@ -108,4 +110,4 @@ class Backing(Protocol):
         """How full it is."""
 
     def close(self) -> None:
-        """Let go of it. No calls after that, none under way."""
+        """Let go of it. No calls after that, none under way but an apply that was cancelled."""

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import trio
 
-from siltstone.errors import VolumeClosed
-from siltstone.limits import MIB
+from siltstone.errors import Unavailable, VolumeClosed
+from siltstone.limits import DISK_TIMEOUT_SECONDS, MIB
 from siltstone.meta.store.batch import decode_batch
 from siltstone.meta.store.memtable import MISSING, Memtable
 from siltstone.meta.store.port import CHUNK_MAX, FIRST_CHUNK, Backing, BackingSpace, Chunk, LogPort
@@ -27,6 +27,8 @@ from siltstone.types import Buffer, Lsn
 MEMTABLE_BYTES_MAX = 16 * MIB
 """The active memtable is frozen when it takes so much memory: some 50,000 entries, 0.1 s of work for LMDB."""
 
+LOOKS = 8
+"""Who waits for the backing looks so often within its limit whether it still answers."""
 
 Watcher = Callable[[Mapping[bytes, bytes | None]], None]
 """Called with what a batch writes, None for a delete. Must neither change it nor raise."""
@@ -54,12 +56,21 @@ class Store:
     """
 
     def __init__(
-        self, backing: Backing, *, apply_interval: float = 1.0, memtable_bytes_max: int = MEMTABLE_BYTES_MAX
+        self,
+        backing: Backing,
+        *,
+        apply_interval: float = 1.0,
+        memtable_bytes_max: int = MEMTABLE_BYTES_MAX,
+        limit_seconds: float = DISK_TIMEOUT_SECONDS,
     ) -> None:
-        """``apply_interval``: seconds after which a commit is applied at the latest (and made durable with that)."""
+        """``apply_interval``: seconds after which a commit is applied at the latest (and made durable with that).
+
+        ``limit_seconds``: when the backing takes longer for an apply, nobody waits for it any more.
+        """
         self._backing = backing
         self._apply_interval = apply_interval
         self._memtable_bytes_max = memtable_bytes_max
+        self._limit_seconds = limit_seconds
         self._log: LogPort | None = None
         self._applied_lsn = backing.applied_lsn
         self._active = Memtable(self._applied_lsn)
@@ -69,6 +80,9 @@ class Store:
         self._written = trio.Event()  # the active memtable is not empty, or the store has failed
         self._big = trio.Event()  # the active memtable is at its limit, or the store has failed
         self._room = trio.Event()  # the frozen memtable is gone, or the store has failed
+        self._is_running = False
+        self._applying_since: float | None = None  # by trio's clock; None while the backing has nothing to do
+        self._apply_scope = trio.CancelScope()
         self._watchers: list[Watcher] = []
         self.commit_count = 0
         self.conflict_count = 0
@@ -215,26 +229,62 @@ class Store:
         Raises what the log or the backing raised when one of them failed; the store has stopped then: it can be read,
         and commits raise VolumeClosed with the reason.
         """
+        self._is_running = True
         task_status.started()
-        while True:
-            await self._written.wait()
-            with trio.move_on_after(self._apply_interval):
-                await self._big.wait()
-            await self._apply()
+        try:
+            while True:
+                await self._written.wait()
+                with trio.move_on_after(self._apply_interval):
+                    await self._big.wait()
+                await self._apply()
+        finally:
+            self._is_running = False
 
     async def checkpoint(self) -> None:
-        """Return when everything committed before the call is in the backing. Raises what ``run`` raises."""
+        """Return when everything committed before the call is in the backing. Raises what ``run`` raises, and
+        Unavailable when the backing gives no answer."""
         target = self.last_lsn
         while self._applied_lsn < target:
-            await self._apply()
+            if not self._is_running:
+                await self._apply()
+                continue
+            # Not in this task: what hangs would keep it for ever.
+            self._written.set()
+            self._big.set()
+            await self._wait_applied()
 
     async def wait_room(self) -> None:
-        """Return when there is no ``pressure``. Raises VolumeClosed when the store has stopped."""
+        """Return when there is no ``pressure``. Raises VolumeClosed when the store has stopped, Unavailable when the
+        backing gives no answer."""
         while self.pressure:
-            if self._failure is not None:
-                raise VolumeClosed(f"the metadata store has stopped: {self._failure}") from self._failure
-            self._room = self._room if not self._room.is_set() else trio.Event()
+            await self._wait_applied()
+
+    async def _wait_applied(self) -> None:
+        """Return when the frozen memtable is gone, or after some time. Raises as ``wait_room`` does."""
+        if self._failure is not None:
+            raise VolumeClosed(f"the metadata store has stopped: {self._failure}") from self._failure
+        if self.stuck_because:
+            raise Unavailable(self.stuck_because)
+        self._room = self._room if not self._room.is_set() else trio.Event()
+        with trio.move_on_after(self._limit_seconds / LOOKS):
             await self._room.wait()
+
+    @property
+    def stuck_because(self) -> str:
+        """What to say when the backing has given no answer for its limit; empty as long as that is not so."""
+        since = self._applying_since
+        seconds = 0.0 if since is None else trio.current_time() - since
+        if seconds < self._limit_seconds:
+            return ""
+        return (
+            f"the metadata in HOME could not be written for {seconds:.0f} s: does the disk that HOME is on hang? What "
+            "was acknowledged is safe in the log on the volume's disks; it goes on when HOME answers"
+        )
+
+    def abandon(self) -> None:
+        """Let a backing that gives no answer be: from now on ``run`` can be cancelled in the middle of an apply. The
+        log has what the backing lacks."""
+        self._apply_scope.shield = False
 
     async def close(self) -> None:
         """Apply what is left, unless the store has failed, and close the backing. No calls after that."""
@@ -250,15 +300,19 @@ class Store:
                 raise VolumeClosed(f"the metadata store has stopped: {self._failure}") from self._failure
             table = self._freeze()
             if table is None:
+                self._written, self._big = trio.Event(), trio.Event()  # somebody was in too much of a hurry
                 return
             try:
                 await self.log.wait_durable(table.end_lsn)
-                with trio.CancelScope(shield=True):
+                self._applying_since = trio.current_time()
+                with trio.CancelScope(shield=True) as self._apply_scope:
                     await self._backing.apply(table.items(), table.end_lsn)
             except Exception as error:
+                self._applying_since = None
                 self._fail(error)
                 raise
             # No checkpoint since the backing shows the new state: reads never miss both it and the memtable.
+            self._applying_since = None
             self._frozen = None
             self._applied_lsn = table.end_lsn
             self._applies += 1

@@ -20,3 +20,11 @@ def succeed(*arguments: str | Path) -> str:
     done = siltstone(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def started(command: list[str | Path], ready: str) -> subprocess.Popen[str]:
+    """A process in the background that has said that it is ready."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(ready)
+    return process

@@ -23,18 +23,10 @@ import trio
 from siltstone.birth import check_answers
 from siltstone.errors import Unavailable
 from siltstone.home import Home
-from sim.command import PATIENCE_SECONDS, siltstone, succeed
+from sim.command import PATIENCE_SECONDS, siltstone, started, succeed
 
 LIMIT_SECONDS = 2.0
 MEMORY_FILES = Path(__file__).parents[2] / "bench" / "ceiling" / "memfs.py"
-
-
-def started(command: list[str | Path], ready: str) -> subprocess.Popen[str]:
-    """A process in the background that has said that it is ready."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith(ready)
-    return process
 
 
 class Place(NamedTuple):

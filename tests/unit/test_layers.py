@@ -22,6 +22,7 @@ WORLD = {"time", "os", "random", "socket", "threading", "secrets", "subprocess",
 MAY_TOUCH_THE_WORLD = {
     "engine/disk/": "the implementations of Disk, Clock, Random and Workers",
     "meta/store/lmdb_backing.py": "LMDB is a directory of the host",
+    "meta/store/writer_thread.py": "the thread that LMDB commits in",
     "fuse/": "the socket of the front-end is the kernel's",
     "s3gw/server.py": "the sockets of the front-end",
     "s3gw/connection.py": "the socket of one client",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,49 @@ def test_keys_that_come_in_order_in_many_places_do_not_leave_pages_half_empty(tm
         return used
 
     assert trio.run(used_bytes, "passes", False) < 0.9 * trio.run(used_bytes, "sorted", True)
+
+
+def test_an_apply_that_is_stuck_can_be_left_with_all_that_it_uses(tmp_path: Path) -> None:
+    backing = LmdbBacking(str(tmp_path / "meta"), bytes_max=BYTES_MAX, create=True)
+    let_go = threading.Event()
+
+    def wait() -> None:
+        let_go.wait()
+
+    async def main() -> None:
+        await backing.apply([(b"a", b"1")], Lsn(1))
+        backing._writer.submit(wait)  # the host's disk hangs
+        with trio.move_on_after(0.1):
+            await backing.apply([(b"a", b"2")], Lsn(2))
+        assert backing.is_stuck
+        assert backing.get(b"a") == b"1"
+
+    trio.run(main)
+    backing.close()  # returns, and takes nothing away from what is stuck
+    let_go.set()
+    backing._writer.end()
+    with pytest.raises(Exception, match="already open"):
+        LmdbBacking(str(tmp_path / "meta"), bytes_max=BYTES_MAX, create=False)
+
+
+PROCESS_WITH_A_STUCK_APPLY = """
+import sys, threading, trio
+from siltstone.meta.store.lmdb_backing import LmdbBacking
+
+async def main():
+    backing = LmdbBacking(sys.argv[1], bytes_max=1 << 26, create=True)
+    backing._writer.submit(threading.Event().wait)
+    with trio.move_on_after(0.1):
+        await backing.apply([(b"a", b"2")], 2)
+    backing.close()
+
+trio.run(main)
+"""
+
+
+def test_a_process_ends_without_its_stuck_apply(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROCESS_WITH_A_STUCK_APPLY, str(tmp_path / "meta")]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+    backing = LmdbBacking(str(tmp_path / "meta"), bytes_max=BYTES_MAX, create=False)
+    assert backing.applied_lsn == 0
+    backing.close()

@@ -266,8 +266,8 @@ class _Pass:
                 checked = await self._ledger.log.check(lsn)
                 if checked is None:
                     break
-                size = self._tallies.add_log(checked)
-                for disk_id in {*checked.mended_bytes, *checked.unmended_bytes}:
+                size = self._tallies.add_replicas(checked.replicas)
+                for disk_id in {*checked.replicas.mended_bytes, *checked.replicas.unmended_bytes}:
                     self._ledger.pool.report_mismatch(disk_id)
                 if checked.lost is not None:
                     await self._check_payload(checked.lost)
@@ -313,7 +313,7 @@ class _Pass:
                 if snapshot in self._snapshots.files.snapshots:
                     self._tallies.add_lost(f"{snapshot.name} is whole on no disk that is up; another one is taken")
                 continue
-            size = self._tallies.add_log(checked)
+            size = self._tallies.add_replicas(checked)
             for disk_id in {*checked.mended_bytes, *checked.unmended_bytes}:
                 self._ledger.pool.report_mismatch(disk_id)
             await self._step(size)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from siltstone.engine.log.scrub import LogChecked
-from siltstone.engine.snapshot.copies import CopiesChecked
+from siltstone.engine.replicas import ReplicasChecked
 from siltstone.engine.stripe.scrub import Checked, DamageKind, StripeDamage
 from siltstone.limits import ROW_BYTES
 from siltstone.meta.records import ScrubRecord, ScrubTally
@@ -113,7 +112,7 @@ class Tallies:
             tally.unreadable_units += unit.kind is DamageKind.UNREADABLE
             tally.misplaced_units += unit.kind is DamageKind.MISPLACED
 
-    def add_log(self, checked: LogChecked | CopiesChecked) -> int:
+    def add_replicas(self, checked: ReplicasChecked) -> int:
         """Count a look at the log, or at the copies of a snapshot, which count with it; the bytes that were read."""
         for disk_id, size in checked.read_bytes.items():
             self.of(disk_id).read_bytes += size

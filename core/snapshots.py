@@ -16,7 +16,8 @@ import trio
 from siltstone.core.ledger import Ledger
 from siltstone.core.snapshot_plan import SnapshotPlan, increment_bytes_max, plan_snapshots
 from siltstone.engine.format.snapshot import SnapshotKind, SnapshotName
-from siltstone.engine.snapshot.copies import CopiesChecked, Snapshot
+from siltstone.engine.replicas import ReplicasChecked
+from siltstone.engine.snapshot.copies import Snapshot
 from siltstone.engine.snapshot.files import SnapshotFiles, SnapshotWriter
 from siltstone.errors import Corrupt, NoSpace, SiltstoneError, TooFewDisks
 from siltstone.limits import KIB
@@ -373,7 +374,7 @@ class Snapshots:
         self._disks_changed = True
         self._wake.set()
 
-    async def check(self, snapshot: Snapshot) -> CopiesChecked | None:
+    async def check(self, snapshot: Snapshot) -> ReplicasChecked | None:
         """Compare the copies of a snapshot and mend what differs; None if it is whole nowhere: another is taken."""
         try:
             return await self.files.check(snapshot)

@@ -64,7 +64,7 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     disk_timeout: float = DISK_TIMEOUT_SECONDS
     """A disk that gives no answer for so long is out of service, and everything that waits for it fails."""
     rebuild_grace: float = 600.0
-    """How long a disk may be away before what it holds is rebuilt on others; 0: not at all."""
+    """How long a disk may be away before what it holds is rebuilt on others; 0: at once."""
     rebuild_bytes_per_second: int = 0
     """How fast units are moved to other disks; 0: as fast as the foreground allows."""
     scrub_interval: float = 30 * 24 * 3600.0

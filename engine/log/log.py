@@ -577,7 +577,7 @@ class Log:
         if segment is None:
             return None
         checked = await self._upkeep.check_frames(segment, lsn)
-        if checked is not None and checked.missing and not segment.is_sealed:
+        if checked is not None and checked.replicas.missing and not segment.is_sealed:
             await self.seal()
             return await self.check(lsn)
         return checked

@@ -21,6 +21,7 @@ from siltstone.engine.format.segment import (
 from siltstone.engine.log.files import SegmentFiles
 from siltstone.engine.log.scan import Place, Scan, Window, next_header, scan_window
 from siltstone.engine.log.segment import Segment
+from siltstone.engine.replicas import ReplicasChecked
 from siltstone.errors import DiskError, FileMissing
 from siltstone.limits import MIB
 from siltstone.ports import DiskRead, DiskWrite, Lane
@@ -38,17 +39,10 @@ class LostFrames(NamedTuple):
 
 
 class LogChecked(NamedTuple):
-    """What a look at a piece of a segment found. ``end``: where to go on.
-
-    ``read_bytes`` of each disk; ``mended_bytes`` and ``unmended_bytes`` of the disks that differed or could not be
-    read; ``missing``: disks on which the segment's file is not there.
-    """
+    """What a look at a piece of a segment found. ``end``: where to go on."""
 
     end: Lsn
-    read_bytes: dict[DiskId, int]
-    mended_bytes: dict[DiskId, int]
-    unmended_bytes: dict[DiskId, int]
-    missing: frozenset[DiskId]
+    replicas: ReplicasChecked
     lost: LostFrames | None
 
 
@@ -71,14 +65,14 @@ async def check_frames(files: SegmentFiles, segment: Segment, lsn: Lsn) -> LogCh
         mended, unmended = await _mend(files, segment, disks, scan, place, lsn)
         for disk_id in missing:
             unmended.pop(disk_id, None)  # a matter of copies, not of bytes
-        return LogChecked(scan.end, read_bytes, mended, unmended, missing, None)
+        return LogChecked(scan.end, ReplicasChecked(read_bytes, mended, unmended, missing), None)
     header = next_header(window, lsn, place)
     if header is not None:
         at = header.lsn if header.lsn > lsn else Lsn(lsn + header.size)
     else:
         # A header may begin in the last bytes of the piece and be cut off.
         at = end if lsn + size >= end else Lsn(lsn + size - FRAME_HEADER_BYTES)
-    return LogChecked(at, read_bytes, {}, {}, missing, LostFrames(lsn, at))
+    return LogChecked(at, ReplicasChecked(read_bytes, missing=missing), LostFrames(lsn, at))
 
 
 async def check_header(files: SegmentFiles, segment: Segment, ancestors: Sequence[Ancestor]) -> dict[DiskId, bool]:
@@ -115,7 +109,7 @@ def _is_sound(files: SegmentFiles, segment: Segment, page: bytes | DiskError, li
 
 async def _read(
     files: SegmentFiles, segment: Segment, disks: Sequence[DiskId], lsn: Lsn, size: int
-) -> tuple[list[bytes | None], frozenset[DiskId]]:
+) -> tuple[list[bytes | None], set[DiskId]]:
     """The same range from each disk, None where it cannot be read; and the disks that do not have the file."""
     up = [disk_id for disk_id in disks if files.pool.is_up(disk_id)]
     reads = [DiskRead(files.pool.disk(disk_id), segment.name, segment.offset_of(lsn), size) for disk_id in up]
@@ -124,7 +118,7 @@ async def _read(
         if isinstance(result, DiskError):
             files.pool.report(result)
     images = [results.get(disk_id) for disk_id in disks]
-    missing = frozenset(disk_id for disk_id, result in results.items() if isinstance(result, FileMissing))
+    missing = {disk_id for disk_id, result in results.items() if isinstance(result, FileMissing)}
     return [image if isinstance(image, bytes) else None for image in images], missing
 
 

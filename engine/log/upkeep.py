@@ -131,8 +131,9 @@ class Upkeep:
             if segment.state is SegmentState.RETIRED:
                 return None
             checked = await check_frames(self._files, segment, lsn)
-            whole = [disk_id for disk_id in segment.disks if disk_id not in checked.missing]
-            if checked.missing and segment.is_sealed and whole:
+            missing = checked.replicas.missing
+            whole = [disk_id for disk_id in segment.disks if disk_id not in missing]
+            if missing and segment.is_sealed and whole:
                 segment.disks = whole
                 self.wanted.set()
             return checked

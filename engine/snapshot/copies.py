@@ -5,7 +5,7 @@ Copies are the same byte by byte, so a frame that one lacks can be written to it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from siltstone.engine.format.snapshot import (
@@ -24,6 +24,7 @@ from siltstone.engine.format.snapshot import (
     unpack_body,
 )
 from siltstone.engine.pool import Pool
+from siltstone.engine.replicas import ReplicasChecked
 from siltstone.errors import Corrupt, DiskError, FileMissing, FormatInvalid
 from siltstone.ports import DiskRead, DiskWrite, Lane
 from siltstone.types import DiskId
@@ -43,16 +44,6 @@ class Snapshot:
     created_ns: int = 0
     is_verified: bool = False
     is_rotten: bool = False
-
-
-@dataclass
-class CopiesChecked:
-    """What a look at all copies of a snapshot found. Bytes by disk; ``missing``: disks on which the file is not."""
-
-    read_bytes: dict[DiskId, int] = field(default_factory=dict)
-    mended_bytes: dict[DiskId, int] = field(default_factory=dict)
-    unmended_bytes: dict[DiskId, int] = field(default_factory=dict)
-    missing: set[DiskId] = field(default_factory=set)
 
 
 class SnapshotFrame(NamedTuple):
@@ -83,7 +74,7 @@ class CopyReader:
         """Where the next frame is in the file."""
         self._number = 0
         self._items = self._raw_bytes = 0
-        self.checked = CopiesChecked()
+        self.checked = ReplicasChecked()
 
     async def next_frame(self) -> SnapshotFrame | None:
         """The next frame; None behind the last. Raises Corrupt if it is whole on no disk that is up."""

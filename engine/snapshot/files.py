@@ -28,7 +28,8 @@ from siltstone.engine.format.snapshot import (
     unfinished_name,
 )
 from siltstone.engine.pool import Pool
-from siltstone.engine.snapshot.copies import CopiesChecked, CopyReader, Snapshot
+from siltstone.engine.replicas import ReplicasChecked
+from siltstone.engine.snapshot.copies import CopyReader, Snapshot
 from siltstone.errors import Corrupt, DiskError, NoSpace, TooFewDisks
 from siltstone.limits import MIB
 from siltstone.ports import DiskRead, DiskWrite, Lane, Random, Workers
@@ -201,7 +202,7 @@ class SnapshotFiles:
         while await reader.next_frame() is not None:
             pass
 
-    async def check(self, snapshot: Snapshot) -> CopiesChecked:
+    async def check(self, snapshot: Snapshot) -> ReplicasChecked:
         """Read every copy on disks that are up, and mend what differs. Raises Corrupt when no copy has some frame."""
         reader = CopyReader(self._pool, self._volume_uuid, snapshot, mend=True)
         try:

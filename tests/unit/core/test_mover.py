@@ -143,6 +143,17 @@ def test_a_disk_that_stays_away_is_rebuilt_by_itself() -> None:
     run(body, disk_count=7)
 
 
+def test_without_grace_it_is_rebuilt_at_once() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        world.sim.disks[2].disappear()
+        await trio.sleep(10)
+        assert volume.mover.moved_units > 0 and 2 not in disks_in_use(volume)
+        world.sim.disks[2].return_()
+        await trio.sleep(5)
+
+    run(body, disk_count=7, grace=0.0)
+
+
 def test_without_another_disk_it_waits_and_says_so() -> None:
     async def body(world: World, volume: Volume) -> None:
         world.sim.disks[2].disappear()

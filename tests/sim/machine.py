@@ -122,6 +122,8 @@ class Machine(Rules):
 
     async def _one_life(self, todo: list[Step]) -> None:
         self.phase = "opening"
+        self._let_home_go_on()
+        self.home_hangs = False
         volumes: list[Volume] = []
         is_closed = is_refused = False
         try:
@@ -142,7 +144,8 @@ class Machine(Rules):
                     self._go_on()
                 is_closed = True
         except BaseException as error:
-            is_refused = self.is_tight and self.phase == "closing" and _is_only(error, NoSpace)
+            reasons = (*([NoSpace] if self.is_tight else ()), *([Unavailable] if self.home_hangs else ()))
+            is_refused = self.phase == "closing" and bool(reasons) and _is_only(error, *reasons)
             if not is_refused and not (self.world.is_off and _is_only(error, SiltstoneError, trio.Cancelled)):
                 raise
             self.must_recover = True
@@ -167,6 +170,7 @@ class Machine(Rules):
             self.fired["power lost in a fill"] += volume.settler.fills().pending > 0
             self.fired["power lost in a scrub"] += volume.scrubber.status().is_running
             self.fired["power lost in a relocation"] += volume.relocator._lock.locked()
+        self._let_home_go_on()  # what hung may be there afterwards
         self._life.cancel()
 
     def _after_loss(self) -> None:
@@ -208,6 +212,8 @@ class Machine(Rules):
     async def _end(self) -> None:
         """All disks back, room again, time to heal: everything is there, and a check finds nothing."""
         self.phase = "opening"
+        self._let_home_go_on()
+        self.home_hangs = False
         self.world.on_power_lost = lambda: None
         for disk in self.world.disks:
             disk.heal()
@@ -269,6 +275,7 @@ class Machine(Rules):
         self.fired["settled"] += volume.settler.settled_bytes > 0
         self.fired["increment taken"] += volume.snapshots.status().taken_increments
         self.fired["full snapshot taken"] += volume.snapshots.status().taken
+        self.fired["HOME hung"] += self.world.backing.gated and bool(volume.ledger.store.stuck_because)
 
     def _note_branches(self, volume: Volume) -> None:
         """See what came and went since the last step."""
@@ -480,6 +487,32 @@ class Machine(Rules):
             operation, prefix = HANGS[(b + 12 * (a // 6)) % len(HANGS)]
             self.world.disks[index].hang(operation, prefix, skip=skip % 4)
 
+    async def do_hang_home(self, volume: Volume, seconds: int, _: int, __: int) -> None:
+        """HOME gives no answer any more, for some time or until the next life."""
+        self.home_hangs = self.world.backing.gated = True
+        await trio.sleep(2 * seconds)
+        await self.look(volume)
+
+    async def do_home_answers(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """HOME goes on: what was refused is accepted, and nothing was lost."""
+        if self.home_hangs:
+            self.fired["HOME hung"] += bool(volume.ledger.store.stuck_because)
+            self._let_home_go_on()
+            await trio.sleep(3)
+            for _file in range(1 + len(self.model.files)):
+                if await self.attempt(volume.sync()):  # each file that could not be written tells it once
+                    self.model.all_durable()
+                    break
+            else:
+                assert self.is_tight, "sync fails though HOME answers"
+            self.home_hangs = False
+            await self.look(volume)
+
+    def _let_home_go_on(self) -> None:
+        if self.world.backing.gated:
+            self.world.backing.gated = False
+            self.world.backing.open_gate()
+
     async def do_let_go(self, volume: Volume, _: int, __: int, ___: int) -> None:
         """What hung goes on: late, in any order, torn. The disks prove themselves, and hold nothing against anybody."""
         for index in self.hanging:
@@ -547,7 +580,9 @@ class Machine(Rules):
 
     async def do_scrub(self, volume: Volume, _: int, __: int, ___: int) -> None:
         """Everything is read and mended, while the volume is in use; what is impaired is never too much for it."""
-        report = await volume.scrub()
+        report = await self.attempt_for(volume.scrub())
+        if report is None:
+            return
         assert not report.lost_count, report.lost
         self.fired["scrub mended"] += any(disk.mended_blocks or disk.mended_log_bytes for disk in report.disks)
         is_sound = all(disk.state == "up" for disk in volume.status().disks)

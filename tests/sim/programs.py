@@ -63,6 +63,8 @@ RULES: dict[str, int] = {
     "heal": 1,
     "hang": 2,
     "let go": 1,
+    "hang home": 1,
+    "home answers": 1,
     "slow disk": 1,
     "rot": 2,
     "full": 1,

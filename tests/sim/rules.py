@@ -15,7 +15,7 @@ from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import CompletePart, ObjectInfo, PutAttributes
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
-from siltstone.errors import DirectoryNotEmpty, NoSpace
+from siltstone.errors import DirectoryNotEmpty, NoSpace, Unavailable
 from siltstone.limits import KIB, MIB, MULTIPART_PART_BYTES_MIN
 from siltstone.types import ROOT_INO, Ino
 from sim.model import UNKNOWN_INO, ModelFile, ModelVolume
@@ -60,6 +60,8 @@ class Rules:
         self.held: set[Ino] = set()
         self.is_tight = False
         """Whether writes may be refused for want of room."""
+        self.home_hangs = False
+        """Whether they may be refused since HOME gives no answer, or gave none lately."""
         self._serial = 0
 
     @property
@@ -110,7 +112,7 @@ class Rules:
             assert (await volume.attributes(ino)).nlink == list(self.model.names.values()).count(ino)
 
     async def attempt(self, operation: Awaitable[object]) -> bool:
-        """Whether the operation was done; it may be refused for want of room only."""
+        """Whether the operation was done; it may be refused for want of room, or of HOME, only."""
 
         async def done() -> bool:
             await operation
@@ -119,12 +121,17 @@ class Rules:
         return await self.attempt_for(done()) is not None
 
     async def attempt_for(self, operation: Awaitable[T]) -> T | None:
-        """What the operation returns; None when it was refused for want of room."""
+        """What the operation returns; None when it was refused for want of room, or of HOME."""
         try:
             return await operation
         except NoSpace:
             assert self.is_tight, "refused for want of room that there is"
             self.fired["refused for want of room"] += 1
+            return None
+        except Unavailable as error:
+            if not self.home_hangs or "HOME" not in str(error):
+                raise
+            self.fired["refused since HOME hangs"] += 1
             return None
 
     def path(self, number: int) -> bytes:

@@ -29,6 +29,7 @@ PIECES = 16
 
 BRANCHES = (
     "EIO",
+    "HOME hung",
     "block repaired",
     "client hung up",
     "degraded read",
@@ -87,6 +88,7 @@ WRITTEN = [Step("write", 0, 0, 7), Step("fsync", 0)]
 WAITED = [Step("wait"), Step("wait"), Step("wait")]
 
 DIRECTED: dict[str, list[Step]] = {
+    "HOME hung": [*WRITTEN, Step("hang home", 9), Step("write", 1, 0, 3), Step("sync"), Step("restart"), *WRITTEN],
     "disk drained and removed": [*WRITTEN, Step("add disk"), Step("drain disk", 1, 11), Step("drain disk", 1, 11)],
     "client hung up": [*WRITTEN, Step("write", 1, 0, 3), Step("hang up", 0, 10)],
     "disk given up": [*WRITTEN, Step("lose disk", 0, 0), Step("replace disk", 1, 3)],
@@ -178,6 +180,7 @@ DIRECTED: dict[str, list[Step]] = {
         *(Step("write", path, 0, 9) for path in range(4)),
     ],
     "rows used again": [*WRITTEN, Step("unlink", 0), Step("sync"), Step("wait"), *WRITTEN, Step("sync"), *WRITTEN],
+    "slow read": [*WRITTEN, *(Step("read together", 0, 1, 0) for _ in range(3))],
     "stripe write failed": [Step("vanish", 0, 3), *WRITTEN, Step("vanish", 1, 9), *WRITTEN],
     "tail of the log cut": [*WRITTEN, Step("write", 0, 0, 3), Step("flush", 0), Step("crash")],
 }

@@ -451,10 +451,10 @@ class Machine(Rules):
                     if a % 3 == 0:
                         await self.attempt(volume.settle())
                     elif a % 3 == 1:
-                        await volume.scrub()
+                        await self.attempt(volume.scrub())
                     else:
                         nursery.cancel_scope.deadline = trio.current_time() + 100
-                        await volume.rebuild()
+                        await self.attempt(volume.rebuild())
         self.fired["client hung up"] += scope.cancelled_caught
 
     async def do_rebuild(self, volume: Volume, _: int, __: int, ___: int) -> None:

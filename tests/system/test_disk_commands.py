@@ -150,6 +150,7 @@ def test_what_is_refused_changes_nothing(place: Place) -> None:
     assert "no disk 17" in refused("disk", "drain", place.home, "17")
     assert "would stay" in refused("disk", "drain", place.home, "2")
     assert "would stay" in refused("disk", "remove", place.home, "2", "--lost")
+    assert "say --lost, too" in refused("disk", "remove", place.home, "2", "--accept-loss")
     assert "drain it first" in refused("disk", "remove", place.home, "2")
     assert "not being drained" in refused("disk", "drain", place.home, "2", "--cancel")
     assert (place.home / "volume.json").read_bytes() == before

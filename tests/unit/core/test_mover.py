@@ -181,6 +181,37 @@ def test_a_drained_disk_holds_nothing() -> None:
     run(body, disk_count=7)
 
 
+def test_a_drain_goes_on_after_a_restart_and_tells_how_far_it_is_how_fast_and_how_long_it_takes() -> None:
+    limit = 100_000
+
+    async def main() -> None:
+        config = msgspec.structs.replace(small_config(disk_count=7), rebuild_bytes_per_second=limit)
+        world = World(config)
+        await world.sim.create()
+        async with world.sim.opened() as volume:
+            await world.write(volume, SIZES)
+            await volume.settle()
+            units = volume.ledger.stripes.slabs.units_of(DiskId(1))
+            world.set_role(volume, DiskId(1), DiskRole.DRAINING)
+            await trio.sleep(6)
+            assert 0 < volume.ledger.stripes.slabs.units_of(DiskId(1)) < units, "some of it has moved"
+        async with world.sim.opened() as volume:
+            before = volume.ledger.stripes.slabs.units_of(DiskId(1))
+            await trio.sleep(5)
+            status = volume.mover.status()
+            assert (status.kind, status.source) == ("drain", 1)
+            assert 0 < status.units_left <= before
+            assert 0 < status.done_bytes < status.total_bytes
+            assert limit / 2 < status.bytes_per_second < limit * 2
+            left = status.total_bytes - status.done_bytes
+            assert status.seconds_left == pytest.approx(left / status.bytes_per_second, abs=0.1)
+            await volume.mover.drain(DiskId(1))
+            assert volume.mover.status().units_left == 0
+            await world.compare(volume)
+
+    trio.run(main, clock=autojump())
+
+
 def test_a_new_disk_is_levelled_and_becomes_a_member() -> None:
     async def body(world: World, volume: Volume) -> None:
         heard: list[tuple[DiskId, DiskRole]] = []

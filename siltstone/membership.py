@@ -209,10 +209,12 @@ class Membership:
         is_up = self._pool.is_up(DiskId(disk_id))
         away = [other.disk_id for other in self._pool.status() if not self._pool.is_up(other.disk_id)]
         if is_up and len(away) + 1 >= ledger.log.replicas:
+            rest = f" with {_named(away)} away, too," if away else ""
+            hope = f"remove those that are rebuilt (siltstone disk remove HOME {away[0]}), or " if away else ""
             raise Refused(
-                f"disk {disk_id} cannot be given up now: with {_named(away)} away, too, the volume could not be opened "
-                f"again; remove those that are rebuilt first (siltstone disk remove HOME {away[0]}), or move the data "
-                f"while it can be read: siltstone disk drain HOME {disk_id}"
+                f"disk {disk_id} cannot be given up now:{rest} the volume could not be opened again, since the newest "
+                f"part of the log may be on no other disk; {hope}move the data while it can be read: siltstone disk "
+                f"drain HOME {disk_id}"
             )
         snapshots = self._volume.snapshots.files.snapshots
         forfeit = forfeit_of(DiskId(disk_id), self._pool, ledger.stripes.slabs, ledger.log.segments(), snapshots)

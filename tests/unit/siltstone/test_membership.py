@@ -154,6 +154,26 @@ def test_a_disk_that_others_count_on_is_given_up_only_with_what_is_lost(tmp_path
     world.run(body)
 
 
+def test_as_many_disks_as_the_log_has_copies_are_not_given_up(tmp_path: Path) -> None:
+    """The newest part of the log may be on them: the volume would not be opened again, though nothing else is lost."""
+    world = World(tmp_path)
+
+    async def body(members: Membership) -> None:
+        await write_something(members)
+        for number in range(3):
+            await members.add(str(tmp_path / f"new{number}"), DISK_BYTES_MIN)
+        for disk_id in (0, 1):
+            await members.declare_lost(disk_id)
+            with trio.fail_after(60):
+                await members.wait_drained(disk_id, quiet)
+        words = r"with disks 0 and 1 away, too, the volume could not be opened again.*siltstone disk remove HOME 0"
+        await expect_refusal(world, members, words, members.declare_lost(2))
+        await members.remove(0)
+        await members.declare_lost(2)
+
+    world.run(body)
+
+
 def test_what_is_lost_with_disks_that_were_given_up_is_named_and_the_rest_is_there(tmp_path: Path) -> None:
     world = World(tmp_path)
 

@@ -17,6 +17,7 @@ import trio
 
 from siltstone.core.calls import METHODS, Answered, AskLoad, Call, Load, News, Poll, encode_result, failed, subject_of
 from siltstone.core.sessions import Sessions
+from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, SiltstoneError
 from siltstone.meta import counters
@@ -70,7 +71,6 @@ class MarkedOperations:
             return await self._node.perform(change, committed)
         # One batch for each call: after the first the mark would say that all of it was done.
         assert not mark.is_used
-        mark.is_used = True
         result: list[T] = []
         marked = once(lambda transaction: result.append(change(transaction)), mark.request, mark.partition, type(None))
 
@@ -83,6 +83,7 @@ class MarkedOperations:
                 committed(result[0])
 
         await self._node.perform(attempt, done)
+        mark.is_used = True
         if not result:
             raise CarriedOutBefore
         return result[0]
@@ -127,6 +128,8 @@ class Shard:
             on_applied=volume.applied,
         )
         ledger.spread(MarkedOperations(self._node))
+        self._objects = ShardObjects(volume)
+        nursery.start_soon(self._objects.run)
         self._sessions = Sessions(volume)
         nursery.start_soon(self._sessions.run)
         self._calls = self._messages = self._under_way = 0
@@ -182,7 +185,7 @@ class Shard:
         subject = subject_of(list(arguments.values()))
         if subject is not None and not self._node.owns(subject):
             raise InvalidArgument(f"shard {self._shard} does not have inode {subject}, which {call.method} is about")
-        function: _Function = getattr(self._volume, call.method)
+        function: _Function = getattr(self._objects if method.owner is ShardObjects else self._volume, call.method)
         if method.has_origin:
             arguments["origin"] = call.client
         try:
@@ -217,6 +220,8 @@ class Shard:
 
     async def _result_of(self, method: str, arguments: dict[str, Any]) -> object:
         """What a call returns that was carried out in an earlier life."""
+        if METHODS[method].owner is ShardObjects:
+            return await self._objects.result_of(method, arguments)
         if method in ("create", "mkdir", "symlink"):
             return await self._volume.lookup(arguments["parent"], arguments["name"])
         if method in ("link", "set_attributes"):

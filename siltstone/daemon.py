@@ -37,6 +37,7 @@ from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3gw.server import serve_s3
 from siltstone.shard_service import link_to
+from siltstone.sharded_s3 import serve_sharded_s3
 
 FORCED_EXIT_STATUS = 130
 
@@ -90,20 +91,15 @@ class Daemon:
 
     async def open_s3(self, host: str, port: int) -> Door:
         """Serve S3; returns when the endpoint answers. Raises Refused when the address is not to be had."""
-        if self._owner.config.shards > 1:
-            raise Refused(
-                f"the volume has {self._owner.config.shards} shards, and this version of siltstone has no S3 over "
-                "several; use a volume of one"
+        owner = self._owner
+        if owner.config.shards > 1:
+            partitions = map_of(owner.config)
+            serve_door = functools.partial(
+                serve_sharded_s3, owner.home, lambda: partitions, owner.keys.lookup, random=SystemRandom()
             )
-        serve_door = functools.partial(
-            serve_s3,
-            self._objects,
-            self._owner.keys.lookup,
-            host=host,
-            port=port,
-            clock=self._owner.clock,
-            workers=self._owner.workers,
-        )
+        else:
+            serve_door = functools.partial(serve_s3, self._objects, owner.keys.lookup)
+        serve_door = functools.partial(serve_door, host=host, port=port, clock=owner.clock, workers=owner.workers)
         return await self._open(Door("s3"), serve_door, _url_of)
 
     async def perform(self, operation: str, arguments: Arguments, report: Report) -> object:

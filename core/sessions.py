@@ -122,10 +122,10 @@ class Sessions:
         """Answer a front-end that wants to hear of what has changed."""
         session = self._sessions.get(poll.client)
         if session is None or session.is_behind or session.number != poll.session:
-            session = self._open(poll)
-        else:
-            for ino in session.take(poll):
-                self._volume.released(ino)
+            # Answered at once: from now on nothing is missed, and the front-end may be waiting to know.
+            return News(self._open(poll).number, 0, [])
+        for ino in session.take(poll):
+            self._volume.released(ino)
         session.polls += 1
         try:
             return await session.wait_news()

@@ -82,6 +82,7 @@ class ShardedVolume:
         """Nameless inodes that a shard has asked about, and that were held then."""
         self._let_go: dict[ShardId, list[Ino]] = {shard: [] for shard in self._held}
         self._letting_go: dict[ShardId, trio.CancelScope] = {}
+        self._heard = {shard: trio.Event() for shard in self._held}
         self._changes = 0
         """Changes heard of."""
         self._changed: dict[Ino, int] = {}
@@ -96,6 +97,11 @@ class ShardedVolume:
         async with trio.open_nursery() as nursery:
             for shard in self._held:
                 nursery.start_soon(self._listen, shard)
+
+    async def wait_heard(self) -> None:
+        """Return when every shard has answered: nothing that it changes is missed from then on."""
+        for heard in self._heard.values():
+            await heard.wait()
 
     def unregister_holder(self, holder: Holder) -> None:
         """See Volume."""
@@ -311,6 +317,7 @@ class ShardedVolume:
                 self._letting_go.pop(shard, None)
             if news is None:
                 continue
+            self._heard[shard].set()
             if news.session != session:
                 if session:
                     self._subscribers.missed()

@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from siltstone.config import check_s3_workers
 from siltstone.control import serve_control
 from siltstone.core.caller import Caller
 from siltstone.core.object_store import ObjectStore
@@ -35,6 +36,7 @@ from siltstone.meta.shards.map import map_of
 from siltstone.mounts import source_of
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
+from siltstone.s3_workers import S3Workers
 from siltstone.s3gw.server import serve_s3
 from siltstone.shard_service import link_to
 from siltstone.sharded_s3 import serve_sharded_s3
@@ -44,6 +46,9 @@ FORCED_EXIT_STATUS = 130
 SHARDED_TIMEOUT_SECONDS = 1.0
 """How long the kernel may keep names and attributes of a volume of several shards: the news that a shard has when it
 dies is lost, and the kernel cannot be told to forget all names."""
+
+HEARD_SECONDS = 10.0
+"""How long a mount waits for the word of all shards before it is shown; one that has just died delays it so long."""
 
 logger = logging.getLogger("siltstone")
 
@@ -57,11 +62,18 @@ class Door:
         self.kind = kind
         self.place = place
         self.address = ""
+        self.workers: S3Workers | None = None
+        """Where several processes serve it."""
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.address}"
+
+    def status(self) -> dict[str, Any]:
+        """As JSON has it."""
+        workers = [] if self.workers is None else self.workers.status()
+        return {"kind": self.kind, "address": self.address, "workers": workers}
 
 
 class Daemon:
@@ -89,9 +101,15 @@ class Daemon:
             serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
         return await self._open(Door("mount", place), serve_door, lambda started: directory)
 
-    async def open_s3(self, host: str, port: int) -> Door:
-        """Serve S3; returns when the endpoint answers. Raises Refused when the address is not to be had."""
+    async def open_s3(self, host: str, port: int, workers: int = 1) -> Door:
+        """Serve S3, with several processes if ``workers`` is more than one; returns when the endpoint answers. Raises
+        Refused when the address is not to be had, or several processes are."""
         owner = self._owner
+        check_s3_workers(workers, owner.config)
+        if workers > 1:
+            door = Door("s3")
+            door.workers = S3Workers(owner.home, workers, owner.clock)
+            return await self._open(door, functools.partial(door.workers.serve, host, port), _url_of)
         if owner.config.shards > 1:
             partitions = map_of(owner.config)
             serve_door = functools.partial(
@@ -108,17 +126,17 @@ class Daemon:
             case "status":
                 status = self._owner.status()
                 status["process"] |= {
-                    "doors": [{"kind": door.kind, "address": door.address} for door in self.doors],
+                    "doors": [door.status() for door in self.doors],
                     "loop_delay_ms": self._delay.statistics(),
                 }
                 return status
             case "mount":
                 return f"ready {await self.open_mount(_text(arguments, 'directory'))}"
             case "s3":
-                host, port = _text(arguments, "host"), arguments.get("port")
-                if not isinstance(port, int):
-                    raise InvalidArgument("want a port")
-                return f"ready {await self.open_s3(host, port)}"
+                host, port, workers = _text(arguments, "host"), arguments.get("port"), arguments.get("workers", 1)
+                if not isinstance(port, int) or not isinstance(workers, int):
+                    raise InvalidArgument("want a port, and a number of workers")
+                return f"ready {await self.open_s3(host, port, workers)}"
             case "sync":
                 await self._owner.volume.sync()
                 return {"pid": os.getpid()}
@@ -170,6 +188,8 @@ class Daemon:
         # Beside the door, not in it: when that is closed the kernel writes back, and needs answers.
         self._nursery.start_soon(keep_links)
         try:
+            with trio.move_on_after(HEARD_SECONDS):
+                await tree.wait_heard()
             await serve_mount(
                 tree, directory, options=options, timeout_seconds=SHARDED_TIMEOUT_SECONDS, task_status=task_status
             )
@@ -214,7 +234,13 @@ class Daemon:
 
 
 async def serve(
-    home: Home, mount: str | None, s3: tuple[str, int] | None, announce: Announce, all_ready: Callable[[], None]
+    home: Home,
+    mount: str | None,
+    s3: tuple[str, int] | None,
+    announce: Announce,
+    all_ready: Callable[[], None],
+    *,
+    s3_workers: int = 1,
 ) -> None:
     """Own the volume, open the doors that are asked for, and serve until a signal, `stop`, or the last door's end.
 
@@ -230,7 +256,7 @@ async def serve(
                 # What is there now stays: a full collection then takes 1 ms of the loop's time, not 12.
                 gc.collect()
                 gc.freeze()
-                await _serve_doors(owner, shutdown.stopping, mount, s3, announce, all_ready)
+                await _serve_doors(owner, shutdown.stopping, mount, s3, s3_workers, announce, all_ready)
         if shutdown.opening.cancelled_caught:
             raise Unavailable(f"told to stop while {home.path} was being opened")
 
@@ -249,6 +275,7 @@ async def _serve_doors(
     stopping: trio.Event,
     mount: str | None,
     s3: tuple[str, int] | None,
+    s3_workers: int,
     announce: Announce,
     all_ready: Callable[[], None],
 ) -> None:
@@ -259,7 +286,7 @@ async def _serve_doors(
         if mount is not None:
             announce(f"ready {await daemon.open_mount(mount)}")
         if s3 is not None:
-            announce(f"ready {await daemon.open_s3(*s3)}")
+            announce(f"ready {await daemon.open_s3(*s3, s3_workers)}")
         daemon.ends_with_last_door = bool(daemon.doors)
         await nursery.start(serve_control, owner.home, daemon.perform)
         all_ready()

@@ -17,6 +17,9 @@ from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.server import serve_s3
 from siltstone.shard_service import link_to
 
+HEARD_SECONDS = 10.0
+"""How long the word of all shards is waited for before connections are taken: only then is what is read held."""
+
 
 async def serve_sharded_s3(
     home: Home,
@@ -47,6 +50,8 @@ async def serve_sharded_s3(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_links)
         try:
+            with trio.move_on_after(HEARD_SECONDS):
+                await tree.wait_heard()
             await serve_s3(
                 store,
                 lookup,

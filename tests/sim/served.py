@@ -69,7 +69,7 @@ class Kind:
 
 
 ONE_PROCESS = Kind("one process", 1, 1)
-KINDS = [ONE_PROCESS, Kind("three shards", 3, 1)]
+KINDS = [ONE_PROCESS, Kind("three shards", 3, 2)]
 """What behaves the same."""
 
 
@@ -79,7 +79,7 @@ def served(home: Path, kind: Kind = ONE_PROCESS) -> Iterator[Served]:
     _run("init", home, "--shards", str(kind.shards))
     for login, owner in ((MAIN, "main-id"), (ALT, "alt-id")):
         _run("key", "add", home, "--access", login.access, "--secret", login.secret, "--owner", owner)
-    command = _command("serve", home, "--s3", "127.0.0.1:0")
+    command = _command("serve", home, "--s3", "127.0.0.1:0", "--s3-workers", str(kind.workers))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:

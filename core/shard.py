@@ -88,9 +88,15 @@ class MarkedOperations:
             raise CarriedOutBefore
         return result[0]
 
-    async def look(self, question: Callable[[Reader], T]) -> T:
+    async def look(
+        self,
+        question: Callable[[Reader], T],
+        *,
+        remembered: dict[bytes, bytes | None] | None = None,
+        is_loose: bool = False,
+    ) -> T:
         """See Ledger.look."""
-        return await self._node.look(question)
+        return await self._node.look(question, remembered=remembered, is_loose=is_loose)
 
     def owns(self, ino: Ino) -> bool:
         """See Ledger.owns."""

@@ -150,12 +150,13 @@ class ShardObjects:
                 return start, Ino(0), None
             return start, ino, object_info(key, ino, inode, objects.get_object(reader, ino, inode))
 
-        start, ino, info = await self._ledger.look(question)
+        remembered = self._places.way(bucket, path.directory)
+        start, ino, info = await self._ledger.look(question, remembered=remembered)
         way = _way(start, bucket_ino, bucket)
         await self._learn(bucket, start)
         if info is not None and ino in self._volume.write_back.files:
             await self._volume.flush(ino)
-            _, ino, info = await self._ledger.look(question)
+            _, ino, info = await self._ledger.look(question, remembered=remembered)
         if info is None:
             return FoundObject(way, ino, None, b"")
         return FoundObject(way, ino, info, await self._body(info) if with_body else b"")

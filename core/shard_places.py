@@ -21,6 +21,9 @@ from siltstone.types import ROOT_INO, Ino
 BUCKETS_MAX = 4096
 """Buckets that are remembered."""
 
+WAYS_MAX = 16_384
+"""Paths of which it is remembered what they lead over in other shards; it is looked at anew each time, all at once."""
+
 
 class ShardPlaces:
     """See Places. Of one shard."""
@@ -29,6 +32,8 @@ class ShardPlaces:
         self._volume = volume
         self._buckets: dict[str, Ino] = {}
         self._names: dict[Ino, str] = {}
+        self._ways: dict[tuple[str, bytes], dict[bytes, bytes | None]] = {}
+        """What a path led over in other shards when it was last looked up."""
         self._changes = 0
         """Changes heard of that may have been of a bucket."""
         volume.subscribe(self._hear)
@@ -52,10 +57,21 @@ class ShardPlaces:
     async def find(self, bucket: str, path: bytes) -> Start:
         """The deepest directory that there is on a path below a bucket. Raises NoSuchBucket."""
         changes = self._changes
-        start = await self._volume.ledger.look(lambda reader: self.look(reader, bucket, path))
+        way = self.way(bucket, path)
+        start = await self._volume.ledger.look(lambda reader: self.look(reader, bucket, path), remembered=way)
         if changes == self._changes and bucket not in self._buckets and self._volume.ledger.owns(start.bucket):
             self._remember(bucket, start.bucket)
         return start
+
+    def way(self, bucket: str, path: bytes) -> dict[bytes, bytes | None]:
+        """For ``Ledger.look``: what looking up a path needs of other shards, as far as it is remembered."""
+        way = self._ways.pop((bucket, path), None)
+        if way is None:
+            way = {}
+            if len(self._ways) >= WAYS_MAX:
+                del self._ways[next(iter(self._ways))]
+        self._ways[bucket, path] = way
+        return way
 
     def look(self, reader: Reader, bucket: str, path: bytes) -> Start:
         """The same, as part of a question."""

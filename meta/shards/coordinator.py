@@ -34,7 +34,7 @@ from siltstone.meta.shards.messages import (
     Verdict,
     Vote,
 )
-from siltstone.meta.shards.spanning import Foreign, ForeignPart, NeedsForeign, SpanningTransaction
+from siltstone.meta.shards.spanning import Foreign, ForeignPart, NeedsForeign, NeedsMany, Range, SpanningTransaction
 from siltstone.meta.store.port import Chunk, Reader
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.ports import Clock, Random
@@ -134,6 +134,9 @@ class Coordinator:
                         self._commit(transaction)
                         committed(outcome.value)
                     return outcome.result()
+            except NeedsMany as many:
+                await self._fetch_many(many, foreign)
+                continue
             except NeedsForeign as needs:
                 await self._fetch(needs, foreign, exact=False)
                 continue
@@ -149,18 +152,32 @@ class Coordinator:
             await self._clock.sleep(backoff * self._random.below(1 << 16) / (1 << 16))
             backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
-    async def look(self, question: Callable[[Reader], T]) -> T:
+    async def look(
+        self,
+        question: Callable[[Reader], T],
+        *,
+        remembered: dict[bytes, bytes | None] | None = None,
+        is_loose: bool = False,
+    ) -> T:
         """Run ``question``, which only reads; returns, or raises, what it does. It may run several times.
 
         What it read was all there at one moment: where that is not plain, everything is read twice, and must be the
-        same both times.
+        same both times. ``remembered``: what it read of others the last time, with which it is tried first; it gets
+        what was read this time. ``is_loose``: what it returns need not be of one moment, only what it raises.
         """
         foreign = Foreign()
+        is_guess = bool(remembered)
+        if remembered:
+            foreign.values.update(remembered)
         seen: Mapping[bytes, bytes | None] | None = None
         while True:
             view = self._begin(foreign, exact=True)
             try:
                 outcome = _outcome(question, view)
+            except NeedsMany as many:
+                await self._fetch_many(many, foreign)
+                seen = None
+                continue
             except NeedsForeign as needs:
                 await self._fetch(needs, foreign, exact=True)
                 seen = None
@@ -168,9 +185,17 @@ class Coordinator:
             except KeyLocked as locked:
                 await self._locks.wait(locked.transaction)
                 continue
-            if view.is_of_one_moment or seen == view.reads:
+            is_of_one_moment = view.is_of_one_moment and not (is_guess and view.foreign_reads)
+            if is_of_one_moment or seen == view.reads or (is_loose and outcome.error is None):
+                if remembered is not None:
+                    remembered.clear()
+                    remembered.update(view.foreign_reads)
                 return outcome.result()
-            seen = view.reads if await self._is_still_so(view.foreign_parts(), foreign) else None
+            parts = view.foreign_parts()
+            is_same = await self._is_still_so(parts, foreign)
+            # What was remembered and is so again may have been otherwise meanwhile. One shard's was so at one moment.
+            seen = view.reads if is_same and not (is_guess and len(parts) > 1) else None
+            is_guess = False
 
     def verdict(self, transaction: TransactionId) -> Verdict:
         """What has become of a transaction of this shard. A commit is one when it is durable."""
@@ -204,18 +229,38 @@ class Coordinator:
             fetched = await self._call_until_answered(needs.shard, Fetch([], [wanted], exact))
             foreign.chunks[wanted] = Chunk(*fetched.chunks[0])
 
+    async def _fetch_many(self, many: NeedsMany, foreign: Foreign) -> None:
+        async def fetch(shard: ShardId, wanted: list[bytes | Range]) -> None:
+            records = [one for one in wanted if isinstance(one, bytes)]
+            ranges = [one for one in wanted if not isinstance(one, bytes)]
+            fetched = await self._call_until_answered(shard, Fetch(records, [*ranges], True))
+            foreign.values.update(zip(records, fetched.values, strict=True))
+            foreign.chunks.update((ranged, Chunk(*found)) for ranged, found in zip(ranges, fetched.chunks, strict=True))
+
+        async with trio.open_nursery() as nursery:
+            for shard, wanted in many.wanted.items():
+                nursery.start_soon(fetch, shard, wanted)
+
     async def _is_still_so(self, parts: Mapping[ShardId, ForeignPart], foreign: Foreign) -> bool:
         """Whether others still have what was fetched of them; what they have by now is taken over."""
-        is_same = True
-        for shard, part in parts.items():
+        same: list[bool] = []
+
+        async def ask(shard: ShardId, part: ForeignPart) -> None:
             ranges = [wanted for wanted, _ in part.scans]
             fetched = await self._call_until_answered(shard, Fetch([*part.reads], [*ranges], True))
             now = dict(zip(part.reads, fetched.values, strict=True))
             chunks = {wanted: Chunk(*found) for wanted, found in zip(ranges, fetched.chunks, strict=True)}
-            is_same = is_same and now == part.reads and all(foreign.chunks.get(key) == chunks[key] for key in chunks)
+            same.append(now == part.reads and all(foreign.chunks.get(key) == chunks[key] for key in chunks))
             foreign.values |= now
             foreign.chunks |= chunks
-        return is_same
+
+        if len(parts) == 1:
+            await ask(*next(iter(parts.items())))
+        else:
+            async with trio.open_nursery() as nursery:
+                for shard, part in parts.items():
+                    nursery.start_soon(ask, shard, part)
+        return all(same)
 
     async def _call_until_answered(self, shard: ShardId, message: Fetch) -> Fetched:
         while True:
@@ -256,7 +301,7 @@ class Coordinator:
                     return None
                 again.keep_own()
                 again.check_locks()
-            except (NeedsForeign, KeyLocked):
+            except (NeedsForeign, NeedsMany, KeyLocked):
                 # Never waited for here: two that hold what the other wants would wait for ever.
                 return None
             again.put(keys.decision(transaction), encode(Decision([*attempt.parts])))
@@ -389,7 +434,7 @@ def _outcome(function: Callable[[SpanningTransaction], T], transaction: Spanning
     not go together, and only when they are known to is it an error of the program."""
     try:
         return _Outcome(function(transaction), None)
-    except (NeedsForeign, KeyLocked):
+    except (NeedsForeign, NeedsMany, KeyLocked):
         raise
     except Exception as error:
         return _Outcome(None, error)

@@ -24,7 +24,7 @@ SIZES = (0, 100, 5_000, 200_000, 3_000_000)
 PAUSE_SECONDS = 0.1
 """Before a request is sent again."""
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 """How long one may be sent in vain."""
 
 _PATTERN = random.Random(1).randbytes(2 * max(SIZES))

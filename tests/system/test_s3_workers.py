@@ -48,8 +48,8 @@ def workers_of(server: Served) -> list[dict[str, Any]]:
 
 
 def test_what_one_worker_has_answered_all_show(server: Served) -> None:
-    clients = [client_of(server) for _ in range(4 * WORKERS)]
-    for number, client in enumerate(clients):
+    clients = [client_of(server) for _ in range(2 * WORKERS)]
+    for number, client in enumerate(clients[:3]):
         bucket = f"bucket-{number}"
         client.create_bucket(Bucket=bucket)
         client.put_object(Bucket=bucket, Key="a/key", Body=b"%d" % number)
@@ -65,7 +65,7 @@ def test_what_one_worker_has_answered_all_show(server: Served) -> None:
 
 
 def test_keys_are_known_and_forgotten_by_all_at_once(server: Served) -> None:
-    clients = [client_of(server, Login("AKNEW", "a-new-secret")) for _ in range(3 * WORKERS)]
+    clients = [client_of(server, Login("AKNEW", "a-new-secret")) for _ in range(2 * WORKERS)]
     added = siltstone("key", "add", server.home, "--access", "AKNEW", "--secret", "a-new-secret")
     assert added.returncode == 0, added
     for client in clients:

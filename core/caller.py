@@ -44,10 +44,13 @@ class Caller:
         random: Random,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
+        hears: bool = True,
     ) -> None:
+        """``hears``: whether the front-end caches what changes, and is to hear of that."""
         self.partitions = partitions
         self._clock = clock
         self._patience_seconds = patience_seconds
+        self._hears = hears
         self._client = random.bytes(CLIENT_BYTES)
         self._number = 0
         self._unanswered: dict[int, None] = {}
@@ -89,8 +92,8 @@ class Caller:
 
     async def poll(self, shard: ShardId, session: int, seen: int, let_go: list[Ino]) -> News:
         """Hear from a shard what has changed there (see calls.Poll). Raises PeerLost at once."""
-        link = self._link(self._polling, shard)
-        answer = _decode(await link.call(_encode(Poll(self._client, session, seen, let_go))))
+        poll = Poll(self._client, session, seen, let_go, self._hears)
+        answer = _decode(await self._link(self._polling, shard).call(_encode(poll)))
         assert isinstance(answer, News)
         return answer
 

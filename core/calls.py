@@ -1,4 +1,5 @@
-"""What a front-end in another process asks a shard for: methods of the Volume, by name, from a fixed table.
+"""What a front-end in another process asks a shard for: methods of the Volume and of ShardObjects, by name, from a
+fixed table.
 
 A call and its answer are msgpack. What the arguments and results are, the methods' own annotations say, so the table
 has only names; both sides check by them. Errors travel by class.
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from siltstone import errors
+from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.types import Change
 from siltstone.core.volume import Volume
 from siltstone.errors import SiltstoneError
@@ -56,6 +58,8 @@ class Poll(msgspec.Struct, array_like=True, tag="poll", frozen=True):
     session: int
     seen: int
     let_go: list[Ino]
+    hears: bool = True
+    """Whether it caches what changes; else it only wants to hear of inodes without a name."""
 
 
 class News(msgspec.Struct, array_like=True, tag="news", frozen=True):
@@ -102,6 +106,8 @@ class Method(NamedTuple):
     """A method of the table. ``is_once``: it changes the namespace, and must be carried out once."""
 
     name: str
+    owner: type
+    """Volume, or what a shard offers of buckets and objects."""
     is_once: bool
     has_origin: bool
     """Its changes are told to all front-ends but the one that asked."""
@@ -120,8 +126,8 @@ def encode_result(result: object) -> msgspec.Raw:
     return msgspec.Raw(_encode(result))
 
 
-def _method(name: str, *, is_once: bool = False) -> Method:
-    function = getattr(Volume, name)
+def _method(name: str, owner: type = Volume, *, is_once: bool = False) -> Method:
+    function = getattr(owner, name)
     hints = typing.get_type_hints(function)
     fields: list[Any] = []
     has_origin = False
@@ -135,6 +141,7 @@ def _method(name: str, *, is_once: bool = False) -> Method:
     arguments = msgspec.defstruct(f"Arguments_{name}", fields, array_like=True, frozen=True)
     return Method(
         name,
+        owner,
         is_once,
         has_origin,
         arguments,
@@ -161,9 +168,39 @@ _BYTES = ("write", "flush", "fsync", "sync", "space")
 _CHANGES = ("create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "set_attributes")
 _XATTR_CHANGES = ("set_xattr", "remove_xattr")
 
-METHODS = {name: _method(name) for name in _LOOKS + _BYTES} | {
-    name: _method(name, is_once=True) for name in _CHANGES + _XATTR_CHANGES
-}
+_OBJECT_LOOKS = (
+    "bucket_named",
+    "buckets_at",
+    "find_object",
+    "open_object",
+    "list_objects",
+    "upload",
+    "list_parts",
+    "list_uploads",
+)
+_OBJECT_BYTES = ("begin_bytes",)
+"""What is made twice is held by nobody the first time."""
+_OBJECT_CHANGES = (
+    "create_bucket",
+    "delete_bucket",
+    "put_object",
+    "put_written",
+    "delete_object",
+    "copy_object",
+    "create_upload",
+    "put_part",
+    "put_written_part",
+    "share_part",
+    "complete_upload",
+    "abort_upload",
+)
+
+METHODS = (
+    {name: _method(name) for name in _LOOKS + _BYTES}
+    | {name: _method(name, is_once=True) for name in _CHANGES + _XATTR_CHANGES}
+    | {name: _method(name, ShardObjects) for name in _OBJECT_LOOKS + _OBJECT_BYTES}
+    | {name: _method(name, ShardObjects, is_once=True) for name in _OBJECT_CHANGES}
+)
 
 
 def subject_of(arguments: Sequence[Any]) -> Ino | None:

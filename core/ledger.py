@@ -76,7 +76,13 @@ class SpreadOperations(Protocol):
     async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None]) -> T:
         """Run ``change`` over whatever shards it needs, and commit it on all of them or none."""
 
-    async def look(self, question: Callable[[Reader], T]) -> T:
+    async def look(
+        self,
+        question: Callable[[Reader], T],
+        *,
+        remembered: dict[bytes, bytes | None] | None = None,
+        is_loose: bool = False,
+    ) -> T:
         """Run ``question`` over whatever shards it needs."""
 
     def owns(self, ino: Ino) -> bool:
@@ -181,10 +187,20 @@ class Ledger:
         committed(result)
         return result
 
-    async def look(self, question: Callable[[Reader], T]) -> T:
-        """Run ``question``, which only reads; returns, or raises, what it does. The same holds as for ``perform``."""
+    async def look(
+        self,
+        question: Callable[[Reader], T],
+        *,
+        remembered: dict[bytes, bytes | None] | None = None,
+        is_loose: bool = False,
+    ) -> T:
+        """Run ``question``, which only reads; returns, or raises, what it does. The same holds as for ``perform``.
+
+        Over shards: ``remembered``, kept by who asks the same again, saves it fetching one record after the other;
+        what is ``is_loose`` need not be of one moment.
+        """
         if self._spread is not None:
-            return await self._spread.look(question)
+            return await self._spread.look(question, remembered=remembered, is_loose=is_loose)
         return question(self.store)
 
     def spread(self, operations: SpreadOperations) -> None:

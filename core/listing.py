@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from siltstone.core.volume import Volume
 from siltstone.limits import KEY_BYTES_MAX
 from siltstone.meta import inodes, keys, names, objects
 from siltstone.meta.directories import DirectoryIndex, find_directory
-from siltstone.meta.records import Inode, InodeFlag
+from siltstone.meta.records import Dentry, Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.types import Ino
 
@@ -32,6 +32,9 @@ Seen = Callable[[Ino, Inode], Inode]
 PAGE_NAMES_MIN = 16
 PAGE_NAMES_MAX = 256
 """Names read from a directory at a time: few at first, as of a directory that is folded only one is wanted."""
+
+EXPECTED_ENTRIES = 16
+"""Entries of which all that is wanted of other shards is fetched at a time."""
 
 STEP_KEYS = 250
 STEP_FOLDS = 50
@@ -74,7 +77,8 @@ async def list_keys(
                     delimiter=delimiter,
                     lower=lower,
                     limit=left,
-                )
+                ),
+                is_loose=True,
             )
         entries += step.entries
         prefixes += step.prefixes
@@ -248,14 +252,38 @@ def _names(
     after: bytes | None = first or None
     limit = PAGE_NAMES_MIN
     while page := names.list_directory(reader, directory, after=after, limit=limit):
-        for name, entry in page:
+        for at, (name, entry) in enumerate(page):
             if not name.startswith(wanted):
                 return
+            if at % EXPECTED_ENTRIES == 0:
+                expect_entries(reader, page[at : at + EXPECTED_ENTRIES])
             yield name, Ino(entry.ino), stat.S_ISDIR(entry.kind)
         if len(page) < limit:
             return
         after = page[-1][0]
         limit = min(4 * limit, PAGE_NAMES_MAX)
+
+
+def expect_entries(reader: Reader, entries: Sequence[tuple[bytes, Dentry]]) -> None:
+    """Have what is wanted of entries fetched together: inodes and objects, and of directories their first entries and
+    what is wanted of those."""
+    reader.expect(_records(entries))
+    reader.expect(
+        key
+        for _, entry in entries
+        if stat.S_ISDIR(entry.kind)
+        for key in _records(names.list_directory(reader, Ino(entry.ino), limit=PAGE_NAMES_MIN))
+    )
+
+
+def _records(entries: Iterable[tuple[bytes, Dentry]]) -> Iterator[bytes | tuple[bytes, bytes]]:
+    for _, entry in entries:
+        ino = Ino(entry.ino)
+        yield keys.inode(ino)
+        if stat.S_ISDIR(entry.kind):
+            yield keys.prefix_range(keys.dentries(ino))
+        else:
+            yield keys.object_(ino)
 
 
 def _earlier_directories(reader: Reader, directory: Ino, path: bytes, lower: bytes) -> Iterator[tuple[bytes, Ino]]:

@@ -21,7 +21,10 @@ CLONE_STEP_EXTENTS = 512
 
 
 class AnonymousBytes:
-    """What is common: an inode that is made when it is needed, placed by the caller's batch, or given up."""
+    """What is common: an inode that is made when it is needed, placed by the caller's batch, or given up.
+
+    ``near``: an inode of this shard, in whose partition it is made.
+    """
 
     def __init__(self, volume: Volume, near: Ino) -> None:
         self._volume = volume
@@ -30,14 +33,15 @@ class AnonymousBytes:
         self._ended = False
         self.size = 0
 
-    def place(self, transaction: Transaction, now_ns: int) -> tuple[Ino, Inode]:
-        """The anonymous inode that holds the bytes, in the caller's batch, which must name it."""
+    def place(self, transaction: Transaction, near: Ino, now_ns: int) -> tuple[Ino, Inode]:
+        """The anonymous inode that holds the bytes, in the caller's batch, which must name it and say whose it is.
+
+        One that is made now is made in the partition of ``near``, if that is one of this shard's: the bytes are here.
+        """
         if self._ino is not None:
             return self._ino, inodes.get_inode(transaction, self._ino)
-        owner = inodes.get_inode(transaction, self._near)
-        return inodes.create_anonymous(
-            transaction, self._near, mode=FILE_MODE, uid=owner.uid, gid=owner.gid, now_ns=now_ns
-        )
+        near = near if self._volume.ledger.owns(near) else self._near
+        return inodes.create_anonymous(transaction, near, mode=FILE_MODE, uid=0, gid=0, now_ns=now_ns)
 
     def end(self, *, adopted: bool) -> None:
         """The batch was committed (``adopted``), or nothing comes of the bytes. Further calls do nothing."""
@@ -83,9 +87,9 @@ class WrittenBytes(AnonymousBytes):
             await self._volume.flush(self._ino)
         await self._volume.ledger.admit(max(1, self.size) if self._ino is None else 0)
 
-    def place(self, transaction: Transaction, now_ns: int) -> tuple[Ino, Inode]:
-        """The anonymous inode that holds the bytes, in the caller's batch, which must name it."""
-        ino, inode = super().place(transaction, now_ns)
+    def place(self, transaction: Transaction, near: Ino, now_ns: int) -> tuple[Ino, Inode]:
+        """See AnonymousBytes."""
+        ino, inode = super().place(transaction, near, now_ns)
         if self._ino is None and self.size:
             payload = self._buffers[0] if len(self._buffers) == 1 else b"".join(self._buffers)
             if self.size <= INLINE_BYTES_MAX:

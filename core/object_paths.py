@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from siltstone.core.places import Start
 from siltstone.core.types import EntryChanged
 from siltstone.errors import InvalidArgument, IsADirectory, NameTooLong, NotADirectory
 from siltstone.limits import KEY_BYTES_MAX, NAME_BYTES_MAX
@@ -56,9 +57,9 @@ def split_key(key: bytes) -> KeyPath:
     return KeyPath(directory, name, is_directory)
 
 
-def find(store: Reader, index: DirectoryIndex, bucket: Ino, path: KeyPath) -> Place | None:
-    """Where a key's entry is in the committed state, None if it has none."""
-    parent, missing = find_directory(store, index, bucket, path.directory)
+def find(store: Reader, index: DirectoryIndex, start: Start, path: KeyPath) -> Place | None:
+    """Where a key's entry is in the committed state, None if it has none. ``start``: of the way to its directory."""
+    parent, missing = find_directory(store, index, start.directory, start.rest)
     entry = None if missing else names.get_dentry(store, parent, path.name)
     if entry is None:
         return None
@@ -76,13 +77,14 @@ def is_object(path: KeyPath, inode: Inode | None) -> bool:
 
 
 def make_directories(
-    transaction: Transaction, bucket: Ino, parent: Ino, missing: bytes, key: bytes, now_ns: int
+    transaction: Transaction, parent: Ino, missing: bytes, key: bytes, now_ns: int
 ) -> list[EntryChanged]:
-    """Make the directories on a key's way that are not there: the path ``missing`` in the directory ``parent``.
+    """Make the directories on a key's way that are not there: the path ``missing`` in the directory ``parent``, whose
+    owner they get.
 
     Returns the entries that were made, from the top downwards. Raises NotADirectory when the first is an object.
     """
-    owner = inodes.get_inode(transaction, bucket)
+    owner = inodes.get_inode(transaction, parent)
     made: list[EntryChanged] = []
     for name in missing.split(b"/"):
         if names.get_dentry(transaction, parent, name) is not None:
@@ -124,6 +126,9 @@ def prune(transaction: Transaction, directory: Ino, path: bytes, now_ns: int) ->
             break
         path, _, name = path.rpartition(b"/")
         above = Ino(inode.parent)
+        entry = names.get_dentry(transaction, above, name)
+        if entry is None or entry.ino != directory:
+            break  # the mount has moved it since the path was looked up
         names.rmdir(transaction, above, name, now_ns=now_ns)
         gone.append(EntryChanged(above, name, directory, True))
         orphans.append(directory)

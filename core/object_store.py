@@ -17,7 +17,7 @@ class ObjectStore:
         self.create_bucket = objects.create_bucket
         self.delete_bucket = objects.delete_bucket
         self.list_buckets = objects.list_buckets
-        self.bucket = objects.bucket
+        self.bucket = self.bucket_of_key = objects.bucket
         self.begin_put = objects.begin_put
         self.head = objects.head
         self.open = objects.open

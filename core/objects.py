@@ -8,9 +8,9 @@ the old or the new object whole, through whichever door.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -38,15 +38,21 @@ from siltstone.core.object_types import (
     object_info,
     object_record,
 )
+from siltstone.core.places import FindStart, Moved, Places, PlacesHere, Start, find_bucket
 from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
-from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NoSuchBucket, NotFound
+from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NotFound
 from siltstone.meta import inodes, keys, names, objects
 from siltstone.meta.directories import find_directory
 from siltstone.meta.records import Bucket, Inode, InodeFlag, decode, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
+
+T = TypeVar("T")
+
+FIND_ATTEMPTS_MAX = 100
+"""How often a key's directory is looked up again because it went before the batch."""
 
 SHARE_ATTEMPTS_MAX = 5
 """How often a copy is begun again because its source changed meanwhile."""
@@ -58,13 +64,9 @@ class Buckets:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
 
-    async def find(self, name: str) -> Ino:
-        """The bucket's directory. Raises NoSuchBucket."""
-        return await self._volume.ledger.look(lambda reader: find_bucket(reader, name))
-
     async def info(self, name: str) -> BucketInfo:
         """What is known of a bucket. Raises NoSuchBucket."""
-        return await self._volume.ledger.look(lambda reader: _bucket_info(reader, name, find_bucket(reader, name)))
+        return await self._volume.ledger.look(lambda reader: bucket_info(reader, name, find_bucket(reader, name)))
 
     async def all(self) -> list[BucketInfo]:
         """Every bucket, by name."""
@@ -77,20 +79,13 @@ class Buckets:
                 except UnicodeDecodeError:
                     continue  # the mount may name directories in ways that no bucket can be named
                 if stat.S_ISDIR(entry.attributes.mode):
-                    found.append(await self._volume.ledger.look(partial(_bucket_info, name=name, ino=entry.ino)))
+                    found.append(await self._volume.ledger.look(partial(bucket_info, name=name, ino=entry.ino)))
             after = page[-1].name
         return found
 
 
-def find_bucket(reader: Reader, name: str) -> Ino:
-    """The bucket's directory. Raises NoSuchBucket."""
-    entry = names.get_dentry(reader, ROOT_INO, name.encode())
-    if entry is None or not stat.S_ISDIR(entry.kind):
-        raise NoSuchBucket(f"there is no bucket {name!r}")
-    return Ino(entry.ino)
-
-
-def _bucket_info(reader: Reader, name: str, ino: Ino) -> BucketInfo:
+def bucket_info(reader: Reader, name: str, ino: Ino) -> BucketInfo:
+    """What is known of a bucket, by its directory."""
     value = reader.get(keys.bucket(ino))
     if value is None:
         return BucketInfo(name, inodes.get_inode(reader, ino).ctime_ns, "")
@@ -101,12 +96,12 @@ def _bucket_info(reader: Reader, name: str, ino: Ino) -> BucketInfo:
 class ObjectPut:
     """A PUT under way."""
 
-    def __init__(self, store: Objects, bucket: str, key: bytes, path: KeyPath, bucket_ino: Ino) -> None:
+    def __init__(self, store: Objects, bucket: str, key: bytes, path: KeyPath, near: Ino) -> None:
         self._store = store
         self._bucket = bucket
         self._key = key
         self._path = path
-        self._writer = WrittenBytes(store.volume, bucket_ino)
+        self._writer = WrittenBytes(store.volume, near)
 
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
@@ -156,11 +151,16 @@ class ObjectReader:
             self._volume.orphans.let_go(self.info.ino)
 
 
-class Objects:
-    """Objects by bucket and key."""
+OpenSource = Callable[[], Awaitable[ObjectReader]]
+"""Opens what is to be copied."""
 
-    def __init__(self, volume: Volume) -> None:
+
+class Objects:
+    """Objects by bucket and key. ``places``: how buckets and directories are found."""
+
+    def __init__(self, volume: Volume, places: Places | None = None) -> None:
         self.volume = volume
+        self.places: Places = PlacesHere() if places is None else places
         self.buckets = Buckets(volume)
         self._list_turn = trio.Lock()
 
@@ -188,7 +188,7 @@ class Objects:
 
     async def delete_bucket(self, name: str) -> None:
         """Remove an empty bucket; durable on return. Raises NoSuchBucket, DirectoryNotEmpty."""
-        await self.buckets.find(name)
+        await self.find_bucket(name)
         try:
             await self.volume.rmdir(ROOT_INO, name.encode(), origin=self)
         except DirectoryNotEmpty:
@@ -203,13 +203,19 @@ class Objects:
         """What is known of a bucket. Raises NoSuchBucket."""
         return await self.buckets.info(name)
 
+    async def find_bucket(self, name: str) -> Ino:
+        """The bucket's directory. Raises NoSuchBucket."""
+        start = await self.places.resolve(name, b"")
+        return (await self.volume.ledger.look(start)).bucket
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     async def head(self, bucket: str, key: bytes) -> ObjectInfo:
         """The object as it is now. Raises NoSuchBucket, NotFound."""
         path = split_key(key)
         await self.flush_key(bucket, path)
-        info = await self.volume.ledger.look(lambda reader: self._look(reader, find_bucket(reader, bucket), key, path))
+        start = await self.places.resolve(bucket, path.directory)
+        info = await self.volume.ledger.look(lambda reader: self._look(reader, start(reader), key, path))
         if info is None:
             raise NotFound(f"there is no key {key!r} in bucket {bucket!r}")
         return info
@@ -218,7 +224,7 @@ class Objects:
         self, bucket: str, *, prefix: bytes = b"", delimiter: bytes = b"", start_after: bytes = b"", limit: int
     ) -> Listing:
         """A page of keys in byte order, see ``siltstone.core.listing``. Raises NoSuchBucket."""
-        bucket_ino = await self.buckets.find(bucket)
+        bucket_ino = await self.find_bucket(bucket)
         return await list_keys(
             self.volume,
             bucket_ino,
@@ -237,9 +243,8 @@ class Objects:
         """Commit what the mount has written to the object and not committed, so that its size and ETag are true."""
         if not self.volume.write_back.files:
             return
-        place = await self.volume.ledger.look(
-            lambda reader: find(reader, self.volume.directories, find_bucket(reader, bucket), path)
-        )
+        start = await self.places.resolve(bucket, path.directory)
+        place = await self.volume.ledger.look(lambda reader: find(reader, self.volume.directories, start(reader), path))
         if place is not None and place.ino in self.volume.write_back.files:
             await self.volume.flush(place.ino)
 
@@ -251,23 +256,32 @@ class Objects:
         ``size_hint``, when known, lets a body that cannot fit be refused before it is sent.
         """
         path = split_key(key)
-        put = ObjectPut(self, bucket, key, path, await self.buckets.find(bucket))
+        put = ObjectPut(self, bucket, key, path, await self.nearest(bucket, path))
         if size_hint is not None:
             self.volume.ledger.check_room(size_hint)
         return put
 
+    async def nearest(self, bucket: str, path: KeyPath) -> Ino:
+        """The deepest directory that there is on the way to a key. Raises NoSuchBucket."""
+        start = await self.places.resolve(bucket, path.directory)
+
+        def question(reader: Reader) -> Ino:
+            begin = start(reader)
+            return find_directory(reader, self.volume.directories, begin.directory, begin.rest)[0]
+
+        return await self.volume.ledger.look(question)
+
     async def delete(self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS) -> bool:
         """Remove a key, and the directories that only keys had made; durable on return. Whether it was there."""
         path = split_key(key)
-        bucket_ino = await self.buckets.find(bucket)
         if conditions is not NO_CONDITIONS:
             # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
             await self.flush_key(bucket, path)
         await self.volume.ledger.admit()
         now_ns = self.volume.ledger.clock.now_ns()
 
-        def change(transaction: Transaction) -> _Changed | None:
-            place = find(transaction, self.volume.directories, bucket_ino, path)
+        def change(transaction: Transaction, start: Start) -> _Changed | None:
+            place = find(transaction, self.volume.directories, start, path)
             found = _object_at(transaction, place, key, path)
             if conditions is not NO_CONDITIONS:
                 conditions.check(found)
@@ -275,7 +289,7 @@ class Objects:
                 return None
             return self._delete(transaction, place, key, path, now_ns)
 
-        deleted = await self.volume.ledger.perform(change, self._committed)
+        deleted = await self.change_below(bucket, path.directory, change, self._committed)
         # Also where it is not there: who took it away may not be durable yet, and the answer says that it is gone.
         await self.volume.wait_done()
         return deleted is not None
@@ -314,21 +328,26 @@ class Objects:
 
         Atomic, durable on return. Raises as ``head`` and ``ObjectPut.commit`` do.
         """
+        await self.find_bucket(bucket)
+        return await self.copy_of(
+            partial(self.open, source_bucket, source_key), bucket, key, attributes, conditions, source_conditions
+        )
+
+    async def copy_of(
+        self,
+        open_source: OpenSource,
+        bucket: str,
+        key: bytes,
+        attributes: PutAttributes | None,
+        conditions: Conditions,
+        source_conditions: Conditions,
+    ) -> ObjectInfo:
+        """The same of what ``open_source`` opens."""
         path = split_key(key)
-        near = await self.buckets.find(bucket)
-        source, writer = await self.share(source_bucket, source_key, near, source_conditions)
+        source, writer = await self.share(open_source, source_conditions)
         try:
             if attributes is None:
-                attributes = PutAttributes(
-                    etag=source.etag,
-                    owner=source.owner,
-                    headers=source.headers,
-                    metadata=source.metadata,
-                    checksums=source.checksums,
-                    checksum_type=source.checksum_type,
-                    part_sizes=source.part_sizes,
-                    part_numbers=source.part_numbers,
-                )
+                attributes = source_attributes(source)
             await self.flush_key(bucket, path)
             await self.volume.ledger.admit(1)
             info = await self.put(bucket, key, path, writer, attributes, conditions)
@@ -342,22 +361,23 @@ class Objects:
 
     async def share(
         self,
-        bucket: str,
-        key: bytes,
-        near: Ino,
+        open_source: OpenSource,
         conditions: Conditions = NO_CONDITIONS,
         byte_range: tuple[int, int] | None = None,
+        near: Ino | None = None,
     ) -> tuple[ObjectInfo, SharedBytes]:
         """An object and its bytes, or a range of them (first, last), as they were at one moment; to be ended.
+
+        They are shared with an inode in the partition of ``near``, or of the object itself.
 
         The mount may write to the file meanwhile, in place: then it is begun again, a few times. Raises Conflict when
         it always did, InvalidArgument for a range that is not inside the object, and what ``open`` raises.
         """
         for _ in range(SHARE_ATTEMPTS_MAX):
-            reader = await self.open(bucket, key)
-            shared = SharedBytes(self.volume, near)
+            reader = await open_source()
+            source = reader.info
+            shared = SharedBytes(self.volume, source.ino if near is None else near)
             try:
-                source = reader.info
                 conditions.check(source)
                 first, last = byte_range or (0, source.size - 1)
                 if not 0 <= first <= last + 1 or last >= source.size:
@@ -374,7 +394,7 @@ class Objects:
                 raise
             finally:
                 reader.close()
-        raise Conflict(f"{key!r} is being written to through the mount; try again")
+        raise Conflict(f"{source.key!r} is being written to through the mount; try again")
 
     async def put(
         self,
@@ -385,28 +405,45 @@ class Objects:
         attributes: PutAttributes,
         conditions: Conditions,
         more: Callable[[Transaction], None] = ignore,
+        start: FindStart | None = None,
     ) -> ObjectInfo:
         """Give a key its new bytes, in one batch: nothing comes between the conditions and the commit.
 
-        ``more`` adds to the same batch, and may refuse it.
+        ``more`` adds to the same batch, and may refuse it. ``start``: as it was found just now.
         """
         now_ns = self.volume.ledger.clock.now_ns()
 
-        def change(transaction: Transaction) -> _Changed:
-            bucket_ino = find_bucket(transaction, bucket)
+        def change(transaction: Transaction, begin: Start) -> _Changed:
             if conditions is not NO_CONDITIONS:
-                conditions.check(self._look(transaction, bucket_ino, key, path))
+                conditions.check(self._look(transaction, begin, key, path))
             more(transaction)
-            return self._put(transaction, bucket_ino, key, path, bytes_, attributes, now_ns)
+            return self._put(transaction, begin, key, path, bytes_, attributes, now_ns)
 
-        changed = await self.volume.ledger.perform(change, self._committed)
+        changed = await self.change_below(bucket, path.directory, change, self._committed, start)
         assert changed.info is not None
         return changed.info
+
+    async def change_below(
+        self,
+        bucket: str,
+        path: bytes,
+        change: Callable[[Transaction, Start], T],
+        committed: Callable[[T], None] = ignore,
+        start: FindStart | None = None,
+    ) -> T:
+        """``Ledger.perform`` of a change below a directory of a bucket; found again as often as it moves meanwhile."""
+        for _ in range(FIND_ATTEMPTS_MAX):
+            begin = await self.places.resolve(bucket, path) if start is None else start
+            try:
+                return await self.volume.ledger.perform(partial(_from_start, change=change, start=begin), committed)
+            except Moved:
+                start = None
+        raise Conflict(f"the directory {path!r} of bucket {bucket!r} goes and comes; try again")
 
     def _put(
         self,
         transaction: Transaction,
-        bucket_ino: Ino,
+        start: Start,
         key: bytes,
         path: KeyPath,
         bytes_: AnonymousBytes,
@@ -414,9 +451,10 @@ class Objects:
         now_ns: int,
     ) -> _Changed:
         news: list[Change] = []
-        parent, missing = find_directory(transaction, self.volume.directories, bucket_ino, path.directory)
+        near, missing = find_directory(transaction, self.volume.directories, start.directory, start.rest)
+        parent = near
         if missing:
-            made = make_directories(transaction, bucket_ino, parent, missing, key, now_ns)
+            made = make_directories(transaction, near, missing, key, now_ns)
             parent = made[-1].ino
             news += made
         entry = names.get_dentry(transaction, parent, path.name)
@@ -427,7 +465,9 @@ class Objects:
         if path.is_directory:
             ino, inode = self._directory_object(transaction, parent, path.name, old, old_inode, now_ns)
         else:
-            ino, inode = bytes_.place(transaction, now_ns)
+            ino, inode = bytes_.place(transaction, near, now_ns)
+            owner = inodes.get_inode(transaction, parent)
+            inode.uid, inode.gid = owner.uid, owner.gid
             if old is not None:
                 _, unlinked = names.unlink(transaction, parent, path.name, now_ns=now_ns)
                 if unlinked.nlink == 0:
@@ -453,9 +493,9 @@ class Objects:
         inode.flags &= ~InodeFlag.IMPLICIT
         return old, inode
 
-    def _look(self, reader: Reader, bucket_ino: Ino, key: bytes, path: KeyPath) -> ObjectInfo | None:
+    def _look(self, reader: Reader, start: Start, key: bytes, path: KeyPath) -> ObjectInfo | None:
         """The object of a key, or None."""
-        return _object_at(reader, find(reader, self.volume.directories, bucket_ino, path), key, path)
+        return _object_at(reader, find(reader, self.volume.directories, start, path), key, path)
 
     async def _version(self, ino: Ino) -> int:
         return (await self.volume.ledger.look(lambda reader: inodes.get_inode(reader, ino))).version
@@ -475,6 +515,24 @@ class Objects:
             self.volume.orphans.lost_its_name(ino, purged=purged)
         for change in changed.news:
             self.volume.publish(self, change)
+
+
+def _from_start(transaction: Transaction, *, change: Callable[[Transaction, Start], T], start: FindStart) -> T:
+    return change(transaction, start(transaction))
+
+
+def source_attributes(source: ObjectInfo) -> PutAttributes:
+    """What a copy keeps of its source."""
+    return PutAttributes(
+        etag=source.etag,
+        owner=source.owner,
+        headers=source.headers,
+        metadata=source.metadata,
+        checksums=source.checksums,
+        checksum_type=source.checksum_type,
+        part_sizes=source.part_sizes,
+        part_numbers=source.part_numbers,
+    )
 
 
 class _Changed(NamedTuple):

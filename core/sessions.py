@@ -34,12 +34,13 @@ SEEN_SECONDS = 1.0
 class _Session:
     """One front-end. A Holder and a Listener of the volume."""
 
-    def __init__(self, number: int, client: bytes, now_ns: int) -> None:
+    def __init__(self, number: int, client: bytes, now_ns: int, *, hears: bool) -> None:
         self.number = number
         self.polled_ns = now_ns
         self.polls = 0
         """Under way."""
         self._client = client
+        self._hears = hears
         self._items: deque[Change | Nameless] = deque()
         self._last = 0
         """The number of the last item."""
@@ -57,7 +58,7 @@ class _Session:
     def hear(self, origin: object, change: Change) -> None:
         """See Listener. Its own changes the front-end knows."""
         self._let_go.pop(change.ino, None)  # it may have a name again, and somebody may hold it by that
-        if origin != self._client:
+        if self._hears and origin != self._client:
             self._add(change)
 
     def holds(self, ino: Ino) -> bool:
@@ -121,10 +122,10 @@ class Sessions:
         """Answer a front-end that wants to hear of what has changed."""
         session = self._sessions.get(poll.client)
         if session is None or session.is_behind or session.number != poll.session:
-            session = self._open(poll.client)
-        else:
-            for ino in session.take(poll):
-                self._volume.released(ino)
+            # Answered at once: from now on nothing is missed, and the front-end may be waiting to know.
+            return News(self._open(poll).number, 0, [])
+        for ino in session.take(poll):
+            self._volume.released(ino)
         session.polls += 1
         try:
             return await session.wait_news()
@@ -144,11 +145,12 @@ class Sessions:
                 if not session.polls and session.polled_ns < limit:
                     self._close(client, session)
 
-    def _open(self, client: bytes) -> _Session:
+    def _open(self, poll: Poll) -> _Session:
+        client = poll.client
         old = self._sessions.get(client)
         number = self._volume.ledger.random.below(1 << 62) + 1
-        session = self._sessions[client] = _Session(number, client, self._clock.monotonic_ns())
-        self._volume.subscribe(session.hear, wait_seen=session.wait_seen)
+        session = self._sessions[client] = _Session(number, client, self._clock.monotonic_ns(), hears=poll.hears)
+        self._volume.subscribe(session.hear, wait_seen=session.wait_seen if poll.hears else None)
         self._volume.register_holder(session)
         if old is not None:
             self._end(old)

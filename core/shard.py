@@ -32,6 +32,7 @@ from siltstone.core.calls import (
 )
 from siltstone.core.gates import Gates
 from siltstone.core.sessions import Sessions
+from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, SiltstoneError
 from siltstone.meta import counters
@@ -88,7 +89,6 @@ class MarkedOperations:
             return await self._node.perform(change, committed)
         # One batch for each call: after the first the mark would say that all of it was done.
         assert not mark.is_used
-        mark.is_used = True
         result: list[T] = []
         marked = once(lambda transaction: result.append(change(transaction)), mark.request, mark.partition, type(None))
 
@@ -101,13 +101,20 @@ class MarkedOperations:
                 committed(result[0])
 
         await self._node.perform(attempt, done)
+        mark.is_used = True
         if not result:
             raise CarriedOutBefore
         return result[0]
 
-    async def look(self, question: Callable[[Reader], T]) -> T:
+    async def look(
+        self,
+        question: Callable[[Reader], T],
+        *,
+        remembered: dict[bytes, bytes | None] | None = None,
+        is_loose: bool = False,
+    ) -> T:
         """See Ledger.look."""
-        return await self._node.look(question)
+        return await self._node.look(question, remembered=remembered, is_loose=is_loose)
 
     def owns(self, ino: Ino) -> bool:
         """See Ledger.owns."""
@@ -153,6 +160,8 @@ class Shard:
         )
         volume.reader.borrow = self._node.borrowing.read
         ledger.spread(MarkedOperations(self._node))
+        self._objects = ShardObjects(volume)
+        nursery.start_soon(self._objects.run)
         self._sessions = Sessions(volume)
         nursery.start_soon(self._sessions.run)
         self._calls = self._messages = self._under_way = 0
@@ -226,7 +235,7 @@ class Shard:
     async def _run(
         self, call: Call, method: Method, arguments: dict[str, Any], partition: PartitionId | None
     ) -> Answered | Failed:
-        function: _Function = getattr(self._volume, call.method)
+        function: _Function = getattr(self._objects if method.owner is ShardObjects else self._volume, call.method)
         try:
             if not method.is_once or partition is None:
                 return Answered(encode_result(await function(**arguments)))
@@ -259,6 +268,8 @@ class Shard:
 
     async def _result_of(self, method: str, arguments: dict[str, Any]) -> object:
         """What a call returns that was carried out in an earlier life."""
+        if METHODS[method].owner is ShardObjects:
+            return await self._objects.result_of(method, arguments)
         if method in ("create", "mkdir", "symlink"):
             return await self._volume.lookup(arguments["parent"], arguments["name"])
         if method in ("link", "set_attributes"):

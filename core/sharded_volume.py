@@ -83,6 +83,8 @@ class ShardedVolume:
         self._let_go: dict[ShardId, list[Ino]] = {}
         self._nursery: trio.Nursery | None = None
         self._letting_go: dict[ShardId, trio.CancelScope] = {}
+        self._heard: dict[ShardId, trio.Event] = {}
+        """Set when a shard has answered for the first time."""
         self._changes = 0
         """Changes heard of."""
         self._changed: dict[Ino, int] = {}
@@ -91,14 +93,24 @@ class ShardedVolume:
         self.subscribe = self._subscribers.subscribe
         self.unsubscribe = self._subscribers.unsubscribe
         self.register_holder = self._holders.append
+        self._know_all(partitions())
 
     async def run(self) -> None:
         """Hear of what others change, for ever."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._partitions.listen(self._listen_to_all)
-            self._listen_to_all(self._partitions())
-            await trio.sleep_forever()
+            for shard in self._held:
+                nursery.start_soon(self._listen, shard)
+            self._partitions.listen(self._know_all)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._partitions.unlisten(self._know_all)
+
+    async def wait_heard(self) -> None:
+        """Return when every shard has answered: nothing that it changes is missed from then on."""
+        for heard in self._heard.values():
+            await heard.wait()
 
     def unregister_holder(self, holder: Holder) -> None:
         """See Volume."""
@@ -296,14 +308,15 @@ class ShardedVolume:
     def _holds(self, ino: Ino) -> bool:
         return any(holder.holds(ino) for holder in self._holders)
 
-    def _listen_to_all(self, partitions: PartitionMap) -> None:
-        """Before a shard has anything that could change."""
-        assert self._nursery is not None
+    def _know_all(self, partitions: PartitionMap) -> None:
+        """Listen to every shard, before one that is new has anything that could change."""
         for shard in partitions.shards():
             if shard not in self._held:
                 self._held[shard] = set()
                 self._let_go[shard] = []
-                self._nursery.start_soon(self._listen, shard)
+                self._heard[shard] = trio.Event()
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._listen, shard)
 
     async def _listen(self, shard: ShardId) -> None:
         session = seen = 0
@@ -323,6 +336,7 @@ class ShardedVolume:
                 self._letting_go.pop(shard, None)
             if news is None:
                 continue
+            self._heard[shard].set()
             if news.session != session:
                 if session:
                     self._subscribers.missed()

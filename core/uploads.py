@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
-from siltstone.core.object_bytes import SharedBytes, WrittenBytes
+from siltstone.core.object_bytes import AnonymousBytes, SharedBytes, WrittenBytes
 from siltstone.core.object_paths import split_key
 from siltstone.core.object_types import (
     NO_CONDITIONS,
@@ -22,7 +23,8 @@ from siltstone.core.object_types import (
     UploadInfo,
     UploadListing,
 )
-from siltstone.core.objects import Objects, find_bucket
+from siltstone.core.objects import Objects, OpenSource
+from siltstone.core.places import Start
 from siltstone.core.upload_cleaner import parts_of
 from siltstone.errors import InvalidArgument, InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
 from siltstone.limits import MIB, MULTIPART_PART_BYTES_MIN, MULTIPART_PARTS_MAX
@@ -74,17 +76,19 @@ class Uploads:
 
     async def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
         """An upload that is under way. Raises NoSuchUpload, NoSuchBucket."""
+        start = await self.objects.places.resolve(bucket, b"")
         return await self._volume.ledger.look(
-            lambda reader: _info(key, upload_id, _record(reader, find_bucket(reader, bucket), key, upload_id))
+            lambda reader: _info(key, upload_id, _record(reader, start(reader).bucket, key, upload_id))
         )
 
     async def list_parts(
         self, bucket: str, key: bytes, upload_id: str, *, after: int = 0, limit: int
     ) -> tuple[list[PartInfo], bool]:
         """Up to ``limit`` parts with numbers above ``after``, and whether there are more. Raises NoSuchUpload."""
+        start = await self.objects.places.resolve(bucket, b"")
 
         def question(reader: Reader) -> list[PartInfo]:
-            bucket_ino = find_bucket(reader, bucket)
+            bucket_ino = start(reader).bucket
             _record(reader, bucket_ino, key, upload_id)
             parts = parts_of(reader, bucket_ino, bytes.fromhex(upload_id), after)
             return [
@@ -107,12 +111,12 @@ class Uploads:
     ) -> UploadListing:
         """A page of uploads by key and id, behind (``after_key``, ``after_upload``); without the latter, behind the
         whole key."""
+        start = await self.objects.places.resolve(bucket, b"")
 
         def question(reader: Reader) -> UploadListing:
             uploads: list[UploadInfo] = []
             prefixes: list[bytes] = []
-            start, end = keys.prefix_range(keys.uploads(find_bucket(reader, bucket)) + prefix)
-            for key, value in reader.scan(start, end):
+            for key, value in reader.scan(*keys.prefix_range(keys.uploads(start(reader).bucket) + prefix)):
                 name, raw_id = keys.upload_parts(key)
                 record, upload_id = decode(Upload, value), raw_id.hex()
                 if record.finished or _is_before(name, upload_id, after_key, after_upload):
@@ -143,29 +147,30 @@ class Uploads:
         metadata: dict[str, str],
         checksum_algorithm: str = "",
         checksum_type: str = "",
+        upload_id: str = "",
     ) -> str:
-        """Start an upload; its id, 32 hex digits. Durable on return."""
+        """Start an upload; its id, 32 hex digits, random unless it is given. Durable on return."""
         path = split_key(key)
         if path.is_directory:
             raise InvalidArgument(f"{key!r} names a directory, which has no bytes of its own")
         await self._volume.ledger.admit(1)
-        upload_id = self._volume.ledger.random.bytes(16)
+        raw_id = bytes.fromhex(upload_id) if upload_id else self._volume.ledger.random.bytes(16)
         now_ns = self._volume.ledger.clock.now_ns()
         record = Upload(owner, now_ns, headers, metadata, checksum_algorithm, checksum_type)
-        await self._volume.ledger.perform(
-            lambda transaction: transaction.put(
-                keys.upload(find_bucket(transaction, bucket), key, upload_id), encode(record)
-            )
+        await self.objects.change_below(
+            bucket,
+            b"",
+            lambda transaction, start: transaction.put(keys.upload(start.bucket, key, raw_id), encode(record)),
         )
         await self._volume.ledger.sync()
-        return upload_id.hex()
+        return raw_id.hex()
 
     async def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> PartPut:
         """Start a part. Raises NoSuchUpload, InvalidArgument."""
         if not 1 <= number <= MULTIPART_PARTS_MAX:
             raise InvalidArgument(f"part number {number} is not in 1 ... {MULTIPART_PARTS_MAX}")
         await self.upload(bucket, key, upload_id)
-        return PartPut(self, bucket, key, upload_id, number, await self.objects.buckets.find(bucket))
+        return PartPut(self, bucket, key, upload_id, number, await self.objects.find_bucket(bucket))
 
     async def copy_part(
         self,
@@ -183,8 +188,31 @@ class Uploads:
         What is shared is read once, for the MD5 that is its ETag.
         """
         await (await self.begin_part(bucket, key, upload_id, number)).abort()
-        near = await self.objects.buckets.find(bucket)
-        _, shared = await self.objects.share(source_bucket, source_key, near, source_conditions, source_range)
+        near = await self.objects.find_bucket(bucket)
+        return await self.copy_part_of(
+            partial(self.objects.open, source_bucket, source_key),
+            source_range,
+            bucket,
+            key,
+            upload_id,
+            number,
+            source_conditions,
+            near,
+        )
+
+    async def copy_part_of(
+        self,
+        open_source: OpenSource,
+        source_range: tuple[int, int] | None,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        source_conditions: Conditions,
+        bucket_ino: Ino,
+    ) -> PartInfo:
+        """The same of what ``open_source`` opens."""
+        _, shared = await self.objects.share(open_source, source_conditions, source_range, bucket_ino)
         try:
             md5 = hashlib.md5(usedforsecurity=False)
             for at in range(0, shared.size, MIB):
@@ -204,17 +232,19 @@ class Uploads:
         key: bytes,
         upload_id: str,
         number: int,
-        bytes_: WrittenBytes | SharedBytes,
+        bytes_: AnonymousBytes,
         etag: str,
         checksums: dict[str, str],
     ) -> PartInfo:
         """Let an anonymous inode be a part, in one batch."""
         now_ns = self._volume.ledger.clock.now_ns()
 
-        def change(transaction: Transaction) -> Ino | None:
-            bucket_ino = find_bucket(transaction, bucket)
+        def change(transaction: Transaction, start: Start) -> Ino | None:
+            bucket_ino = start.bucket
             _record(transaction, bucket_ino, key, upload_id)
-            ino, inode = bytes_.place(transaction, now_ns)
+            ino, inode = bytes_.place(transaction, bucket_ino, now_ns)
+            owner = inodes.get_inode(transaction, bucket_ino)
+            inode.uid, inode.gid = owner.uid, owner.gid
             inodes.put_inode(transaction, ino, inode)
             transaction.delete(keys.orphan(ino))
             part_key = keys.part(partition_of(bucket_ino), bytes.fromhex(upload_id), number)
@@ -229,7 +259,7 @@ class Uploads:
             if replaced is not None:
                 self._volume.orphans.add(replaced)
 
-        await self._volume.ledger.perform(change, committed)
+        await self.objects.change_below(bucket, b"", change, committed)
         return PartInfo(number, bytes_.size, etag, now_ns, checksums)
 
     async def complete_upload(
@@ -248,7 +278,7 @@ class Uploads:
         Raises NoSuchUpload, InvalidPart, InvalidPartOrder, PartTooSmall, and what a PUT's commit raises.
         """
         path = split_key(key)
-        bucket_ino = await self.objects.buckets.find(bucket)
+        bucket_ino = await self.objects.find_bucket(bucket)
 
         def choose(reader: Reader) -> tuple[Upload, list[tuple[int, Part]]]:
             upload = _record(reader, bucket_ino, key, upload_id)
@@ -299,12 +329,11 @@ class Uploads:
         """Give an upload up with all its parts; durable on return. Raises NoSuchUpload."""
         await self._volume.ledger.admit()
 
-        def change(transaction: Transaction) -> None:
-            bucket_ino = find_bucket(transaction, bucket)
-            record = _record(transaction, bucket_ino, key, upload_id)
-            _put_finished(transaction, bucket_ino, key, upload_id, record)
+        def change(transaction: Transaction, start: Start) -> None:
+            record = _record(transaction, start.bucket, key, upload_id)
+            _put_finished(transaction, start.bucket, key, upload_id, record)
 
-        await self._volume.ledger.perform(change, lambda _: self._volume.upload_cleaner.wake())
+        await self.objects.change_below(bucket, b"", change, lambda _: self._volume.upload_cleaner.wake())
         await self._volume.ledger.sync()
 
 

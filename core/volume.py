@@ -253,19 +253,17 @@ class Volume:
         return attributes_of(ino, inode)
 
     async def create_anonymous(self, near: Ino, *, mode: int) -> Ino:
-        """A file without a name in the partition of ``near``, with its owner; held until the caller lets go of it."""
+        """A file without a name in the partition of ``near``, which is one of this shard's; held until the caller lets
+        go of it."""
         await self.ledger.admit(1)
+        # No operation of the namespace: nothing of others is read or changed.
+        transaction = self.ledger.begin()
         now_ns = self.ledger.clock.now_ns()
-
-        def change(transaction: Transaction) -> Ino:
-            owner = inodes.get_inode(transaction, near)
-            return inodes.create_anonymous(transaction, near, mode=mode, uid=owner.uid, gid=owner.gid, now_ns=now_ns)[0]
-
-        def committed(ino: Ino) -> None:
-            self.orphans.hold(ino)
-            self.orphans.add(ino)
-
-        return await self.ledger.perform(change, committed)
+        ino, _ = inodes.create_anonymous(transaction, near, mode=mode, uid=0, gid=0, now_ns=now_ns)
+        self.ledger.commit(transaction)
+        self.orphans.hold(ino)
+        self.orphans.add(ino)
+        return ino
 
     async def link(self, ino: Ino, parent: Ino, name: bytes, *, origin: object = None) -> Attributes:
         """Give an inode another name; a name for an anonymous inode makes it an ordinary one.
@@ -557,12 +555,19 @@ class Volume:
                     self.orphans.adopted(keys.orphan_ino(change.key))
                 case keys.ORPHAN:
                     self.orphans.add(keys.orphan_ino(change.key))
+                    self._wake_cleaner(keys.orphan_ino(change.key))
                 case keys.INODE:
                     self._subscribers.publish(None, AttributesChanged(keys.inode_ino(change.key)))
                 case _:
                     pass
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _wake_cleaner(self, ino: Ino) -> None:
+        """Another shard has taken an inode's last name away: if it was a bucket's, uploads may be over."""
+        inode = inodes.find_inode(self.ledger.store, ino)
+        if inode is not None and inode.is_directory:
+            self.upload_cleaner.wake()
 
     async def _set_size(self, ino: Ino, size: int, origin: object) -> None:
         await self.ledger.admit()

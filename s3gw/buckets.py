@@ -79,20 +79,20 @@ async def create_bucket(request: Request) -> Reply:
 
 async def delete_bucket(request: Request) -> Reply:
     """DeleteBucket."""
-    bucket = await request.bucket()
+    bucket = await request.bucket_now()
     await request.store.delete_bucket(bucket.name)
     return Reply(204)
 
 
 async def head_bucket(request: Request) -> Reply:
     """HeadBucket."""
-    await request.bucket()
+    await request.bucket_now()
     return Reply(200, [("x-amz-bucket-region", request.region), ("Content-Type", "application/xml")])
 
 
 async def get_bucket_location(request: Request) -> Reply:
     """GetBucketLocation: a document whose root is the answer."""
-    await request.bucket()
+    await request.bucket_now()
     region = "" if request.region == DEFAULT_REGION else request.region
     document = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<LocationConstraint xmlns="{NAMESPACE}">{region}</LocationConstraint>'
@@ -102,13 +102,13 @@ async def get_bucket_location(request: Request) -> Reply:
 
 async def get_bucket_versioning(request: Request) -> Reply:
     """GetBucketVersioning: never turned on."""
-    await request.bucket()
+    await request.bucket_now()
     return xml_reply("VersioningConfiguration", ())
 
 
 async def get_bucket_acl(request: Request) -> Reply:
     """GetBucketAcl."""
-    return _acl(request, await request.bucket())
+    return _acl(request, await request.bucket_now())
 
 
 async def get_object_acl(request: Request) -> Reply:

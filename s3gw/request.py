@@ -73,12 +73,19 @@ class Request(NamedTuple):
         return self.target.key
 
     async def bucket(self) -> BucketInfo:
-        """The bucket of the request. Raises NoSuchBucket, and AccessDenied when it is somebody else's."""
+        """The bucket of the request, to ask for something in it. Raises NoSuchBucket, and AccessDenied when it is
+        somebody else's."""
         return await self.bucket_named(self.target.bucket)
 
+    async def bucket_now(self) -> BucketInfo:
+        """The same for an answer that is about the bucket itself: as it is at this moment."""
+        return self._checked(await self.store.bucket(self.target.bucket))
+
     async def bucket_named(self, name: str) -> BucketInfo:
-        """A bucket that the sender may use; one without an owner record belongs to everybody with a key."""
-        info = await self.store.bucket(name)
+        """A bucket that the sender may use, to ask in it; one without an owner record belongs to all who have a key."""
+        return self._checked(await self.store.bucket_of_key(name))
+
+    def _checked(self, info: BucketInfo) -> BucketInfo:
         if not self.owns(info):
             raise S3Error("AccessDenied")
         return info

@@ -35,6 +35,7 @@ async def serve_s3(
     *,
     host: str,
     port: int,
+    shares_port: bool = False,
     clock: Clock,
     workers: Workers,
     region: str = "us-east-1",
@@ -45,11 +46,13 @@ async def serve_s3(
 ) -> None:
     """Serve S3 until cancelled; reports (host, port) when connections are taken.
 
+    ``shares_port``: other processes listen there as well, and the kernel deals out the connections.
+
     When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get
     ``grace_seconds``. Raises Refused when the address cannot be listened at.
     """
     gateway = Gateway(store, lookup, clock=clock, workers=workers, region=region, domain=domain)
-    listeners = await _listen(host, port)
+    listeners = await listen(host, port, shares_port=shares_port)
     door = _Door(gateway, timeouts)
     try:
         async with trio.open_nursery() as nursery:
@@ -69,13 +72,54 @@ async def serve_s3(
             listener.close()
 
 
-async def _listen(host: str, port: int) -> list[trio.socket.SocketType]:
+async def listen(host: str, port: int, *, shares_port: bool = False) -> list[trio.socket.SocketType]:
+    """Sockets that listen at an address; of several that a name stands for, at each. Raises Refused."""
     try:
+        if shares_port:
+            sockets = await _bind(host, port, socket.SO_REUSEPORT)
+            for shared in sockets:
+                shared.listen(BACKLOG)
+            return sockets
         listeners = await trio.open_tcp_listeners(port, host=host or None, backlog=BACKLOG)
     except OSError as error:
-        text = error.strerror or str(error)
-        raise Refused(f"cannot listen at {host or '*'}:{port} for S3: {text}") from error
+        raise _refused(host, port, error) from error
     return [listener.socket for listener in listeners]
+
+
+async def reserve(host: str, port: int) -> list[trio.socket.SocketType]:
+    """Sockets that keep an address for those that share it, and listen to nothing. Raises Refused, also when others
+    share it already: the kernel would deal out connections to them as well."""
+    try:
+        for alone in await _bind(host, port, socket.SO_REUSEADDR):
+            alone.close()
+        return await _bind(host, port, socket.SO_REUSEPORT)
+    except OSError as error:
+        raise _refused(host, port, error) from error
+
+
+async def _bind(host: str, port: int, option: int) -> list[trio.socket.SocketType]:
+    """A socket at each address that a name stands for, at the same port."""
+    found = await trio.socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[trio.socket.SocketType] = []
+    try:
+        for family, kind, protocol, _, address in found:
+            made = trio.socket.socket(family, kind, protocol)
+            sockets.append(made)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.SOL_SOCKET, option, 1)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            await made.bind((address[0], port, *address[2:]))
+            port = made.getsockname()[1]
+    except BaseException:
+        for made in sockets:
+            made.close()
+        raise
+    return sockets
+
+
+def _refused(host: str, port: int, error: OSError) -> Refused:
+    return Refused(f"cannot listen at {host or '*'}:{port} for S3: {error.strerror or error}")
 
 
 class _Door:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from siltstone.errors import ConfigInvalid
+from siltstone.errors import ConfigInvalid, Refused
 from siltstone.limits import (
     CHUNK_BYTES_DEFAULT,
     DISK_TIMEOUT_SECONDS,
@@ -156,3 +156,17 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def payload_bytes_max(self) -> int:
         """Most payload that one log frame carries: the rest of a frame is left for the batch's metadata."""
         return min(FRAME_BYTES_MAX, self.segment_bytes) // 2
+
+
+S3_WORKERS_MAX = 64
+
+
+def check_s3_workers(count: int, config: VolumeConfig) -> None:
+    """Raise Refused unless the S3 door of a volume can be served by so many processes."""
+    if not 1 <= count <= S3_WORKERS_MAX:
+        raise Refused(f"--s3-workers {count}: want 1 to {S3_WORKERS_MAX}")
+    if count > 1 and config.shards == 1:
+        raise Refused(
+            f"--s3-workers {count} is for volumes of several shards (`siltstone init --shards`); with one shard the "
+            "process that owns the volume serves S3 itself"
+        )

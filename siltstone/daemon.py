@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from siltstone.config import check_s3_workers
 from siltstone.control import serve_control
 from siltstone.core.caller import Caller
 from siltstone.core.object_store import ObjectStore
@@ -31,12 +32,13 @@ from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import serve_mount
 from siltstone.home import Home
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
-from siltstone.meta.shards.map import MapView, map_of
 from siltstone.mounts import source_of
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
+from siltstone.s3_workers import S3Workers
 from siltstone.s3gw.server import serve_s3
 from siltstone.shard_service import link_to
+from siltstone.sharded_s3 import serve_sharded_s3
 from siltstone.watchdog import Watchdog
 
 FORCED_EXIT_STATUS = 130
@@ -44,6 +46,9 @@ FORCED_EXIT_STATUS = 130
 SHARDED_TIMEOUT_SECONDS = 1.0
 """How long the kernel may keep names and attributes of a volume of several shards: the news that a shard has when it
 dies is lost, and the kernel cannot be told to forget all names."""
+
+HEARD_SECONDS = 10.0
+"""How long a mount waits for the word of all shards before it is shown; one that has just died delays it so long."""
 
 logger = logging.getLogger("siltstone")
 
@@ -57,11 +62,18 @@ class Door:
         self.kind = kind
         self.place = place
         self.address = ""
+        self.workers: S3Workers | None = None
+        """Where several processes serve it."""
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.address}"
+
+    def status(self) -> dict[str, Any]:
+        """As JSON has it."""
+        workers = [] if self.workers is None else self.workers.status()
+        return {"kind": self.kind, "address": self.address, "workers": workers}
 
 
 class Daemon:
@@ -89,22 +101,22 @@ class Daemon:
             serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
         return await self._open(Door("mount", place), serve_door, lambda started: directory)
 
-    async def open_s3(self, host: str, port: int) -> Door:
-        """Serve S3; returns when the endpoint answers. Raises Refused when the address is not to be had."""
-        if self._owner.config.shards > 1:
-            raise Refused(
-                f"the volume has {self._owner.config.shards} shards, and this version of siltstone has no S3 over "
-                "several; use a volume of one"
+    async def open_s3(self, host: str, port: int, workers: int = 1) -> Door:
+        """Serve S3, with several processes if ``workers`` is more than one; returns when the endpoint answers. Raises
+        Refused when the address is not to be had, or several processes are."""
+        owner = self._owner
+        check_s3_workers(workers, owner.config)
+        if workers > 1:
+            door = Door("s3")
+            door.workers = S3Workers(owner.home, workers, owner.clock)
+            return await self._open(door, functools.partial(door.workers.serve, host, port), _url_of)
+        if owner.config.shards > 1:
+            serve_door = functools.partial(
+                serve_sharded_s3, owner.home, owner.shards.partitions, owner.keys.lookup, random=SystemRandom()
             )
-        serve_door = functools.partial(
-            serve_s3,
-            self._objects,
-            self._owner.keys.lookup,
-            host=host,
-            port=port,
-            clock=self._owner.clock,
-            workers=self._owner.workers,
-        )
+        else:
+            serve_door = functools.partial(serve_s3, self._objects, owner.keys.lookup)
+        serve_door = functools.partial(serve_door, host=host, port=port, clock=owner.clock, workers=owner.workers)
         return await self._open(Door("s3"), serve_door, _url_of)
 
     async def perform(self, operation: str, arguments: Arguments, report: Report) -> object:
@@ -113,17 +125,17 @@ class Daemon:
             case "status":
                 status = self._owner.status()
                 status["process"] |= {
-                    "doors": [{"kind": door.kind, "address": door.address} for door in self.doors],
+                    "doors": [door.status() for door in self.doors],
                     "loop_delay_ms": self._delay.statistics(),
                 }
                 return status
             case "mount":
                 return f"ready {await self.open_mount(_text(arguments, 'directory'))}"
             case "s3":
-                host, port = _text(arguments, "host"), arguments.get("port")
-                if not isinstance(port, int):
-                    raise InvalidArgument("want a port")
-                return f"ready {await self.open_s3(host, port)}"
+                host, port, workers = _text(arguments, "host"), arguments.get("port"), arguments.get("workers", 1)
+                if not isinstance(port, int) or not isinstance(workers, int):
+                    raise InvalidArgument("want a port, and a number of workers")
+                return f"ready {await self.open_s3(host, port, workers)}"
             case "sync":
                 await self._owner.volume.sync()
                 return {"pid": os.getpid()}
@@ -160,7 +172,7 @@ class Daemon:
     ) -> None:
         """A mount over all shards, this process's own included."""
         clock = self._owner.clock
-        partitions = MapView(map_of(self._owner.config))
+        partitions = self._owner.shards.partitions
         make_link = functools.partial(link_to, self._owner.home, clock)
         caller = Caller(partitions, make_link, clock, SystemRandom())
         tree = ShardedVolume(caller, partitions, clock)
@@ -175,6 +187,8 @@ class Daemon:
         # Beside the door, not in it: when that is closed the kernel writes back, and needs answers.
         self._nursery.start_soon(keep_links)
         try:
+            with trio.move_on_after(HEARD_SECONDS):
+                await tree.wait_heard()
             await serve_mount(
                 tree, directory, options=options, timeout_seconds=SHARDED_TIMEOUT_SECONDS, task_status=task_status
             )
@@ -219,7 +233,13 @@ class Daemon:
 
 
 async def serve(
-    home: Home, mount: str | None, s3: tuple[str, int] | None, announce: Announce, all_ready: Callable[[], None]
+    home: Home,
+    mount: str | None,
+    s3: tuple[str, int] | None,
+    announce: Announce,
+    all_ready: Callable[[], None],
+    *,
+    s3_workers: int = 1,
 ) -> None:
     """Own the volume, open the doors that are asked for, and serve until a signal, `stop`, or the last door's end.
 
@@ -235,7 +255,7 @@ async def serve(
                 # What is there now stays: a full collection then takes 1 ms of the loop's time, not 12.
                 gc.collect()
                 gc.freeze()
-                await _serve_doors(owner, shutdown.stopping, mount, s3, announce, all_ready)
+                await _serve_doors(owner, shutdown.stopping, mount, s3, s3_workers, announce, all_ready)
         if shutdown.opening.cancelled_caught:
             raise Unavailable(f"told to stop while {home.path} was being opened")
 
@@ -254,6 +274,7 @@ async def _serve_doors(
     stopping: trio.Event,
     mount: str | None,
     s3: tuple[str, int] | None,
+    s3_workers: int,
     announce: Announce,
     all_ready: Callable[[], None],
 ) -> None:
@@ -263,7 +284,7 @@ async def _serve_doors(
     with watchdog.watching():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(delay.run)
-            await _serve_until_stopped(owner, nursery, delay, stopping, mount, s3, announce, all_ready)
+            await _serve_until_stopped(owner, nursery, delay, stopping, mount, s3, s3_workers, announce, all_ready)
 
 
 async def _serve_until_stopped(
@@ -273,6 +294,7 @@ async def _serve_until_stopped(
     stopping: trio.Event,
     mount: str | None,
     s3: tuple[str, int] | None,
+    s3_workers: int,
     announce: Announce,
     all_ready: Callable[[], None],
 ) -> None:
@@ -280,7 +302,7 @@ async def _serve_until_stopped(
     if mount is not None:
         announce(f"ready {await daemon.open_mount(mount)}")
     if s3 is not None:
-        announce(f"ready {await daemon.open_s3(*s3)}")
+        announce(f"ready {await daemon.open_s3(*s3, s3_workers)}")
     daemon.ends_with_last_door = bool(daemon.doors)
     await nursery.start(serve_control, owner.home, daemon.perform)
     all_ready()

@@ -6,6 +6,7 @@ cannot be checked without it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import string
@@ -111,6 +112,32 @@ class KeyRing:
         text = msgspec.json.format(msgspec.json.encode(list(keys.values())), indent=2)
         write_whole(self._path, text + b"\n", mode=0o600)
         self._keys = keys
+
+
+class FollowedKeys:
+    """The access keys of a volume as another process leaves them: the file is looked at before each lookup, and read
+    when it has been replaced. One that cannot be read leaves the keys as they were."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._mark()
+        self._keys = KeyRing.load(path)
+
+    def lookup(self, access: str) -> AccessKey | None:
+        """See KeyRing."""
+        mark = self._mark()
+        if mark != self._seen:
+            with contextlib.suppress(ConfigInvalid, Unavailable):
+                self._keys = KeyRing.load(self._path)
+                self._seen = mark
+        return self._keys.lookup(access)
+
+    def _mark(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def generate_access() -> str:

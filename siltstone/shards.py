@@ -14,7 +14,7 @@ from siltstone.core.opening import ONLY_SHARD
 from siltstone.core.shard import Shard
 from siltstone.failure import expected
 from siltstone.home import Home
-from siltstone.meta.shards.map import map_of
+from siltstone.meta.shards.map import MapView, map_of
 from siltstone.ports import Clock
 from siltstone.shard_service import ShardService
 from siltstone.supervisor import LOOK_SECONDS, Meter, ProcessState, ShardProcess, processor_seconds
@@ -27,7 +27,8 @@ class Shards:
     def __init__(self, config: VolumeConfig, processes: list[ShardProcess]) -> None:
         self.processes = processes
         self.own_meter = Meter()
-        self._partitions = map_of(config)
+        self.partitions = MapView(map_of(config))
+        """What the doors of this process know of where partitions are."""
 
     def status(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -42,7 +43,7 @@ class Shards:
             }
             for process in self.processes
         ]
-        return {"map_version": self._partitions.version, "shards": [own, *others]}
+        return {"map_version": self.partitions().version, "shards": [own, *others]}
 
     def _shown(self, shard: ShardId, meter: Meter) -> dict[str, Any]:
         """What is shown of every shard, as of the owner's."""
@@ -52,7 +53,7 @@ class Shards:
             "state": ProcessState.SERVING.value,
             "reason": "",
             "restarts": 0,
-            "partitions": len(self._partitions.partitions_of(shard)),
+            "partitions": len(self.partitions().partitions_of(shard)),
             **meter.shown(),
         }
 

@@ -1,7 +1,7 @@
-"""Starts the processes of shards, watches them, and starts anew what died; all end with the owner.
+"""Starts the processes of shards and workers, watches them, and starts anew what died; all end with the owner.
 
-A shard's process has a pipe from its owner as standard input: `stop` ends it in order, and so does, at once, the death
-of the owner, which closes the pipe (shard_process.py).
+Each has a pipe from its owner as standard input: `stop` ends it in order, and so does, at once, the death of the owner,
+which closes the pipe (child.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from siltstone.types import ShardId
 
 PAUSE_SECONDS = 0.05
 PAUSE_SECONDS_MAX = 10.0
-"""How long is waited before a shard is started again: a time that doubles with each death,"""
+"""How long is waited before a process is started again: a time that doubles with each death,"""
 
 SOUND_SECONDS = 30.0
 """and is short again for one that has served so long."""
@@ -49,7 +50,7 @@ logger = logging.getLogger("siltstone.shards")
 
 
 class ProcessState(enum.Enum):
-    """Where a shard's process stands: starting -> serving <-> silent, from each of these -> pausing -> starting, and
+    """Where a process stands: starting -> serving <-> silent, from each of these -> pausing -> starting, and
     from all -> ended."""
 
     STARTING = "starting"
@@ -60,21 +61,21 @@ class ProcessState(enum.Enum):
     ENDED = "ended"
 
 
-class ShardProcess:
-    """One shard's process, in one life after the other."""
+class KeptProcess:
+    """A process in one life after the other: ``python -m MODULE ARGUMENTS``, called ``name``."""
 
-    def __init__(self, home: Home, shard: ShardId, clock: Clock) -> None:
-        self.shard = shard
+    def __init__(self, name: str, module: str, arguments: Sequence[str], home: Home, clock: Clock) -> None:
+        self.name = name
         self.state = ProcessState.STARTING
         self.restarts = 0
         self.reason = ""
         """Why it does not serve, or did not before it was started again."""
-        self.meter = Meter()
+        self._module = module
+        self._arguments = arguments
         self._home = home
         self._clock = clock
         self._process: trio.Process | None = None
         self._stopping = False
-        self._link = link_to(home, clock, shard)
 
     @property
     def pid(self) -> int:
@@ -99,30 +100,15 @@ class ShardProcess:
                 break
             self.reason = failure or ended
             if not has_served:
-                raise Unavailable(f"shard {self.shard} does not start: {self.reason}")
+                raise Unavailable(f"{self.name} does not start: {self.reason}")
             self.state = ProcessState.PAUSING
             if not failure and self._clock.monotonic_ns() - begun_ns > SOUND_SECONDS * 1e9:
                 pause = PAUSE_SECONDS
-            logger.warning("shard %d: %s; it is started again in %g s", self.shard, self.reason, pause)
+            logger.warning("%s: %s; it is started again in %g s", self.name, self.reason, pause)
             self.restarts += 1
             await self._clock.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
         self.state = ProcessState.ENDED
-
-    async def watch(self) -> None:
-        """Ask for its load, for ever."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._link.run)
-            while True:
-                try:
-                    with trio.move_on_after(SILENT_SECONDS) as asking:
-                        load = _decode(await self._link.call(_ask))
-                        self.meter.note(load, self._clock.monotonic_ns(), processor_seconds(self.pid))
-                except PeerLost:
-                    self.meter.lose()
-                else:
-                    self._note_silence(is_silent=asking.cancelled_caught)
-                await self._clock.sleep(LOOK_SECONDS)
 
     async def stop(self) -> None:
         """End it in order, or by force when that takes too long."""
@@ -135,7 +121,7 @@ class ShardProcess:
                 await process.stdin.send_all(b"stop\n")
             await process.wait()
             return
-        logger.error("shard %d: process %d does not end; it is killed", self.shard, process.pid)
+        logger.error("%s: process %d does not end; it is killed", self.name, process.pid)
         self.kill()
 
     def kill(self) -> None:
@@ -143,17 +129,6 @@ class ShardProcess:
         self._stopping = True
         if self._process is not None:
             self._process.kill()
-
-    def _note_silence(self, *, is_silent: bool) -> None:
-        if is_silent and self.state is ProcessState.SERVING:
-            self.state = ProcessState.SILENT
-            self.reason = f"process {self.pid} gives no answer for {SILENT_SECONDS:g} s"
-            self.meter.lose()
-            logger.warning("shard %d: %s", self.shard, self.reason)
-        elif not is_silent and self.state is ProcessState.SILENT:
-            self.state = ProcessState.SERVING
-            self.reason = ""
-            logger.info("shard %d: process %d answers again", self.shard, self.pid)
 
     async def _wait_end(self) -> str:
         """Return when the process is gone, with how it went."""
@@ -169,7 +144,7 @@ class ShardProcess:
     async def _start(self) -> str:
         """Start a process; returns when it serves, with nothing, or has failed, with why."""
         # -P: a directory called siltstone where the user happens to stand is not the package.
-        command = [sys.executable, "-P", "-m", "siltstone.shard_process", str(self._home.path), str(self.shard)]
+        command = [sys.executable, "-P", "-m", self._module, *self._arguments]
         try:
             process = await trio.lowlevel.open_process(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
@@ -187,6 +162,42 @@ class ShardProcess:
                 received += piece
         word, _, rest = received.decode(errors="replace").partition("\n")[0].partition(" ")
         return "" if word == "ready" else rest or f"it ended before it served (see {self._home.log_file})"
+
+
+class ShardProcess(KeptProcess):
+    """One shard's process."""
+
+    def __init__(self, home: Home, shard: ShardId, clock: Clock) -> None:
+        super().__init__(f"shard {shard}", "siltstone.shard_process", [str(home.path), str(shard)], home, clock)
+        self.shard = shard
+        self.meter = Meter()
+        self._link = link_to(home, clock, shard)
+
+    async def watch(self) -> None:
+        """Ask for its load, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._link.run)
+            while True:
+                try:
+                    with trio.move_on_after(SILENT_SECONDS) as asking:
+                        load = _decode(await self._link.call(_ask))
+                        self.meter.note(load, self._clock.monotonic_ns(), processor_seconds(self.pid))
+                except PeerLost:
+                    self.meter.lose()
+                else:
+                    self._note_silence(is_silent=asking.cancelled_caught)
+                await self._clock.sleep(LOOK_SECONDS)
+
+    def _note_silence(self, *, is_silent: bool) -> None:
+        if is_silent and self.state is ProcessState.SERVING:
+            self.state = ProcessState.SILENT
+            self.reason = f"process {self.pid} gives no answer for {SILENT_SECONDS:g} s"
+            self.meter.lose()
+            logger.warning("shard %d: %s", self.shard, self.reason)
+        elif not is_silent and self.state is ProcessState.SILENT:
+            self.state = ProcessState.SERVING
+            self.reason = ""
+            logger.info("shard %d: process %d answers again", self.shard, self.pid)
 
 
 class Meter:

@@ -1,6 +1,7 @@
 """`make kills-shards MINUTES=5`: kill -9 shards and the owner of a real volume of three shards, under clients.
 
-Clients create, rename, link, unlink over all shards; who is killed when is chance. Then everything that was answered is
+Clients create, rename, link, unlink over all shards, others put, copy, get and delete objects by S3, whose workers are
+killed too; who is killed when is chance. Then everything that was answered is
 compared, before a restart and after it. Exit status 1 when something is missing or more, and then the volume stays.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from kills.s3_clients import free_port
 from kills.sharded import KilledShards, ShardedPlace
 
 CALLS_END_SECONDS = 300
@@ -28,11 +30,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5, help="how long")
     parser.add_argument("--seed", type=int, default=None, help="of what clients do and who dies when")
     parser.add_argument("--shards", type=int, default=3, help="how many")
+    parser.add_argument("--s3-workers", type=int, default=2, help="processes that serve S3")
     options = parser.parse_args()
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="siltstone-kill-shards-"))
     print(f"seed {seed}, in {folder}", flush=True)
-    place = ShardedPlace(folder, options.shards)
+    place = ShardedPlace(folder, options.shards, s3_port=free_port(), s3_workers=options.s3_workers)
     killed = KilledShards(place, seed)
     seconds = 60 * options.minutes
     try:

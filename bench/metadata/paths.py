@@ -19,7 +19,8 @@ import trio
 from metadata.host import rate
 from metadata.operations import shuffled
 from siltstone.core.object_paths import KeyPath, find, split_key
-from siltstone.core.objects import Objects, find_bucket
+from siltstone.core.objects import Objects
+from siltstone.core.places import Start, find_bucket
 from siltstone.core.volume import Volume
 from siltstone.meta import keys, names
 from siltstone.meta.directories import DIRECTORIES_MAX, DirectoryIndex
@@ -81,21 +82,25 @@ async def measure_depths(volume: Volume, repeats: int) -> Depths:
     store = volume.ledger.store
     objects = Objects(volume)
     await objects.create_bucket("bucket", owner="me")
-    bucket = await objects.buckets.find("bucket")
+    bucket = await objects.find_bucket("bucket")
     made = {depth: await make_keys(volume, bucket, depth) for depth in DEPTHS}
     await store.checkpoint()
     small = DirectoryIndex(DIRECTORIES // 10)
     store.watch(small.forget)
 
+    def start(key: bytes) -> Start:
+        ino = find_bucket(store, "bucket")
+        return Start(ino, ino, split_key(key).directory)
+
     def indexed(key: bytes) -> None:
-        assert find(store, volume.directories, find_bucket(store, "bucket"), split_key(key)) is not None
+        assert find(store, volume.directories, start(key), split_key(key)) is not None
 
     def in_small(key: bytes) -> None:
-        assert find(store, small, find_bucket(store, "bucket"), split_key(key)) is not None
+        assert find(store, small, start(key), split_key(key)) is not None
 
     def one_by_one(key: bytes) -> None:
         path = split_key(key)
-        assert find(store, DirectoryIndex(1), walk(volume, bucket, path), path._replace(directory=b"")) is not None
+        assert find(store, DirectoryIndex(1), Start(bucket, walk(volume, bucket, path), b""), path) is not None
 
     async def listed(key: bytes) -> None:
         prefix = key.rpartition(b"/")[0] + b"/" if b"/" in key else key

@@ -35,7 +35,7 @@ from siltstone.meta.shards.messages import (
     Verdict,
     Vote,
 )
-from siltstone.meta.shards.spanning import Foreign, ForeignPart, NeedsForeign, SpanningTransaction
+from siltstone.meta.shards.spanning import Foreign, ForeignPart, NeedsForeign, NeedsMany, Range, SpanningTransaction
 from siltstone.meta.store.port import Chunk, Reader
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.ports import Clock, Random
@@ -135,6 +135,10 @@ class Coordinator:
                         self._commit(transaction)
                         committed(outcome.value)
                     return outcome.result()
+            except NeedsMany as many:
+                if not await self._fetch_many(many, foreign):
+                    backoff = await self._back_off(backoff)
+                continue
             except NeedsForeign as needs:
                 if not await self._fetch(needs, foreign, exact=False):
                     backoff = await self._back_off(backoff)
@@ -150,19 +154,34 @@ class Coordinator:
             foreign.clear()
             backoff = await self._back_off(backoff)
 
-    async def look(self, question: Callable[[Reader], T]) -> T:
+    async def look(
+        self,
+        question: Callable[[Reader], T],
+        *,
+        remembered: dict[bytes, bytes | None] | None = None,
+        is_loose: bool = False,
+    ) -> T:
         """Run ``question``, which only reads; returns, or raises, what it does. It may run several times.
 
         What it read was all there at one moment: where that is not plain, everything is read twice, and must be the
-        same both times.
+        same both times. ``remembered``: what it read of others the last time, with which it is tried first; it gets
+        what was read this time. ``is_loose``: what it returns need not be of one moment, only what it raises.
         """
         foreign = Foreign()
         backoff = BACKOFF_SECONDS
+        is_guess = bool(remembered)
+        if remembered:
+            foreign.values.update(remembered)
         seen: Mapping[bytes, bytes | None] | None = None
         while True:
             view = self._begin(foreign, exact=True)
             try:
                 outcome = _outcome(question, view)
+            except NeedsMany as many:
+                if not await self._fetch_many(many, foreign):
+                    backoff = await self._back_off(backoff)
+                seen = None
+                continue
             except NeedsForeign as needs:
                 if not await self._fetch(needs, foreign, exact=True):
                     backoff = await self._back_off(backoff)
@@ -171,9 +190,17 @@ class Coordinator:
             except KeyLocked as locked:
                 await self._locks.wait(locked.transaction)
                 continue
-            if view.is_of_one_moment or seen == view.reads:
+            is_of_one_moment = view.is_of_one_moment and not (is_guess and view.foreign_reads)
+            if is_of_one_moment or seen == view.reads or (is_loose and outcome.error is None):
+                if remembered is not None:
+                    remembered.clear()
+                    remembered.update(view.foreign_reads)
                 return outcome.result()
-            seen = view.reads if await self._is_still_so(view.foreign_parts(), foreign) else None
+            parts = view.foreign_parts()
+            is_same = await self._is_still_so(parts, foreign)
+            # What was remembered and is so again may have been otherwise meanwhile. One shard's was so at one moment.
+            seen = view.reads if is_same and not (is_guess and len(parts) > 1) else None
+            is_guess = False
 
     def verdict(self, transaction: TransactionId) -> Verdict:
         """What has become of a transaction of this shard. A commit is one when it is durable."""
@@ -217,21 +244,53 @@ class Coordinator:
             foreign.chunks[wanted] = Chunk(*fetched.chunks[0])
         return fetched is not None
 
+    async def _fetch_many(self, many: NeedsMany, foreign: Foreign) -> bool:
+        """Fetch what is needed, of all shards at once. False if some of it is elsewhere by now, as for ``_fetch``."""
+        moved: list[ShardId] = []
+
+        async def fetch(shard: ShardId, wanted: list[bytes | Range]) -> None:
+            records = [one for one in wanted if isinstance(one, bytes)]
+            ranges = [one for one in wanted if not isinstance(one, bytes)]
+            fetched = await self._ask(shard, Fetch(records, [*ranges], True))
+            if fetched is None:
+                moved.append(shard)
+                return
+            foreign.values.update(zip(records, fetched.values, strict=True))
+            foreign.chunks.update((ranged, Chunk(*found)) for ranged, found in zip(ranges, fetched.chunks, strict=True))
+
+        async with trio.open_nursery() as nursery:
+            for shard, wanted in many.wanted.items():
+                nursery.start_soon(fetch, shard, wanted)
+        if moved:
+            foreign.clear()
+        return not moved
+
     async def _is_still_so(self, parts: Mapping[ShardId, ForeignPart], foreign: Foreign) -> bool:
         """Whether others still have what was fetched of them; what they have by now is taken over."""
-        is_same = True
-        for shard, part in parts.items():
+        same: list[bool] = []
+        moved: list[ShardId] = []
+
+        async def ask(shard: ShardId, part: ForeignPart) -> None:
             ranges = [wanted for wanted, _ in part.scans]
             fetched = await self._ask(shard, Fetch([*part.reads], [*ranges], True))
             if fetched is None:
-                foreign.clear()
-                return False
+                moved.append(shard)
+                return
             now = dict(zip(part.reads, fetched.values, strict=True))
             chunks = {wanted: Chunk(*found) for wanted, found in zip(ranges, fetched.chunks, strict=True)}
-            is_same = is_same and now == part.reads and all(foreign.chunks.get(key) == chunks[key] for key in chunks)
+            same.append(now == part.reads and all(foreign.chunks.get(key) == chunks[key] for key in chunks))
             foreign.values |= now
             foreign.chunks |= chunks
-        return is_same
+
+        if len(parts) == 1:
+            await ask(*next(iter(parts.items())))
+        else:
+            async with trio.open_nursery() as nursery:
+                for shard, part in parts.items():
+                    nursery.start_soon(ask, shard, part)
+        if moved:
+            foreign.clear()
+        return not moved and all(same)
 
     async def _ask(self, shard: ShardId, message: Fetch) -> Fetched | None:
         """What a shard answers, however long it takes; None if it does not have that (any more)."""
@@ -276,7 +335,7 @@ class Coordinator:
                     return None
                 again.keep_own()
                 again.check_locks()
-            except (NeedsForeign, KeyLocked):
+            except (NeedsForeign, NeedsMany, KeyLocked):
                 # Never waited for here: two that hold what the other wants would wait for ever.
                 return None
             again.put(keys.decision(transaction), encode(Decision([*attempt.parts])))
@@ -413,7 +472,7 @@ def _outcome(function: Callable[[SpanningTransaction], T], transaction: Spanning
     not go together, and only when they are known to is it an error of the program."""
     try:
         return _Outcome(function(transaction), None)
-    except (NeedsForeign, KeyLocked):
+    except (NeedsForeign, NeedsMany, KeyLocked):
         raise
     except Exception as error:
         return _Outcome(None, error)

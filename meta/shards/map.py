@@ -111,6 +111,10 @@ class MapView:
         """Call ``listener`` with the map whenever it has changed."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Callable[[PartitionMap], None]) -> None:
+        """Call it no more."""
+        self._listeners.remove(listener)
+
     def learn(self, placements: Iterable[Placement]) -> bool:
         """Take over what is newer than what is known; whether anything was. Of a shard's own partitions, and of what it
         is said to own, nothing is taken over: of these its records speak."""

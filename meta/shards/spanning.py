@@ -9,7 +9,7 @@ but the transaction, which is dropped. (The reconnaissance of deterministic data
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from siltstone.meta.shards.locks import LockTable
@@ -35,6 +35,14 @@ class NeedsForeign(Exception):
     def __init__(self, shard: ShardId, wanted: bytes | Range) -> None:
         super().__init__(f"shard {shard} has to be asked")
         self.shard = shard
+        self.wanted = wanted
+
+
+class NeedsMany(Exception):
+    """These records, and first parts of ranges, of other shards will be wanted. As NeedsForeign."""
+
+    def __init__(self, wanted: dict[ShardId, list[bytes | Range]]) -> None:
+        super().__init__(f"shards {sorted(wanted)} have to be asked")
         self.wanted = wanted
 
 
@@ -126,6 +134,27 @@ class SpanningTransaction(Transaction):
             if chunk.rest is None:
                 return
             wanted = Range(*chunk.rest, reverse)
+
+    def expect(self, wanted: Iterable[bytes | tuple[bytes, bytes]]) -> None:
+        """See Reader. Raises NeedsMany."""
+        missing: dict[ShardId, list[bytes | Range]] = {}
+        foreign = self._foreign
+        for one in wanted:
+            owner = self._map.owner_of_key(one if isinstance(one, bytes) else one[0])
+            if owner is None or owner == self._shard:
+                continue
+            if isinstance(one, bytes):
+                if one not in foreign.values:
+                    missing.setdefault(owner, []).append(one)
+            elif (ranged := Range(*one, reverse=False)) not in foreign.chunks:
+                missing.setdefault(owner, []).append(ranged)
+        if missing:
+            raise NeedsMany(missing)
+
+    @property
+    def foreign_reads(self) -> Mapping[bytes, bytes | None]:
+        """What it read of others, but for ranges."""
+        return self._foreign_reads
 
     @property
     def reads(self) -> Mapping[bytes, bytes | None]:

@@ -31,6 +31,10 @@ class Reader(Protocol):
     def is_settled(self) -> bool:
         """Whether no transaction of another shard is about to change anything here."""
 
+    def expect(self, wanted: Iterable[bytes | tuple[bytes, bytes]]) -> None:
+        """These keys and ranges (start, end) will be read soon: those of other shards are fetched at a time. Only a
+        hint; ``wanted`` is not looked at where nothing is to be fetched."""
+
     def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """The entries with start <= key < end, in the order of the keys, or against it.
 

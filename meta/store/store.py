@@ -11,7 +11,7 @@ durable rest replayed over it the store is exactly the state after that prefix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import trio
@@ -124,6 +124,9 @@ class Store:
     def is_settled(self) -> bool:
         """It does not know of other shards (see Reader)."""
         return True
+
+    def expect(self, wanted: Iterable[bytes | tuple[bytes, bytes]]) -> None:
+        """Nothing is to be fetched (see Reader)."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None when there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,9 @@ class Transaction:
     def is_settled(self) -> bool:
         """Whether no transaction of another shard is about to change anything here."""
         return True
+
+    def expect(self, wanted: Iterable[bytes | tuple[bytes, bytes]]) -> None:
+        """Nothing is to be fetched (see Reader)."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as this transaction sees it, None when there is none. The same each time."""

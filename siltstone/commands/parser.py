@@ -37,6 +37,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
+def add_s3_workers(parser: argparse.ArgumentParser) -> None:
+    """The option --s3-workers."""
+    parser.add_argument(
+        "--s3-workers",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes that share the S3 port, for volumes of several shards (default 1: the owner's own)",
+    )
+
+
 def parse_address(text: str) -> tuple[str, int]:
     """ "127.0.0.1:9000" or "[::1]:9000" -> host and port; port 0 takes a free one. Raises ConfigInvalid."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):([0-9]{1,5})", text)

@@ -6,10 +6,11 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 
 import trio
 
-from siltstone.commands.parser import Subparsers, add_command, add_home, parse_address
+from siltstone.commands.parser import Subparsers, add_command, add_home, add_s3_workers, parse_address
 from siltstone.failure import describe
 from siltstone.home import Home
 
@@ -29,6 +30,7 @@ def add_parser(commands: Subparsers) -> None:
     add_home(parser)
     parser.add_argument("--mount", metavar="DIR", help="mount the volume on this empty directory")
     parser.add_argument("--s3", metavar="HOST:PORT", help="serve S3 at this address (port 0 takes a free one)")
+    add_s3_workers(parser)
     parser.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     try:
-        trio.run(serve, home, mount, s3, announce, all_ready)
+        trio.run(partial(serve, home, mount, s3, announce, all_ready, s3_workers=options.s3_workers))
     except (Exception, BaseExceptionGroup) as error:
         if options.detached:
             print("failed " + describe(error), flush=True)

@@ -77,10 +77,17 @@ def describe(status: dict[str, Any]) -> list[str]:
             f"process    {process['pid']}, {format_bytes(process['resident_bytes'])} resident, loop delay "
             f"p99 {delay['p99']:.1f} ms, longest {delay['max_since_start']:.1f} ms"
         )
-        lines += [f"door       {door['kind']} {door['address']}" for door in process["doors"]]
+        for door in process["doors"]:
+            lines.append(f"door       {door['kind']} {door['address']}")
+            lines += [f"worker     {_describe_worker(worker)}" for worker in door["workers"]]
     else:
         lines.append("process    none; `siltstone mount` or `siltstone serve` starts one")
     return lines + [f"warning    {warning}" for warning in volume["warnings"]]
+
+
+def _describe_worker(worker: dict[str, Any]) -> str:
+    restarts = f", started again {worker['restarts']} times: {worker['reason']}" if worker["restarts"] else ""
+    return f"process {worker['pid']} {worker['state']}{restarts}"
 
 
 def _describe_snapshots(snapshots: dict[str, Any], now_ns: int) -> str:

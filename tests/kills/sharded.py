@@ -22,6 +22,7 @@ from typing import Any
 
 import trio
 
+from kills.s3_clients import S3Clients
 from siltstone.core.caller import Caller
 from siltstone.engine.disk.system import SystemClock, SystemRandom
 from siltstone.home import Home
@@ -29,32 +30,46 @@ from siltstone.meta.shards.map import MapView, map_of
 from siltstone.shard_service import link_to
 from siltstone.types import ROOT_INO, Ino, ShardId, partition_of
 from sim.command import PATIENCE_SECONDS, siltstone
+from sim.served import MAIN
 
 OWNER = {"uid": 0, "gid": 0}
 
 CLIENTS = 10
+S3_CLIENTS = 4
 DIRECTORIES = 9
 PAUSE_SECONDS = (0.5, 4.0)
 """Between two kills."""
 
 
+WORKER = "siltstone.s3_worker"
+
+
 class ShardedPlace:
     """A volume of several shards, and who serves it."""
 
-    def __init__(self, path: Path, shards: int) -> None:
+    def __init__(self, path: Path, shards: int, *, s3_port: int = 0, s3_workers: int = 2) -> None:
+        """``s3_port``: serve S3 there, with so many workers."""
         self.home = Home(path / "volume")
+        self.s3_port = s3_port
+        self._s3_workers = s3_workers
         self.process: subprocess.Popen[str] | None = None
         made = siltstone("init", self.home.path, "--shards", str(shards), "--disk-size", "512M")
         assert made.returncode == 0, made
+        if s3_port:
+            added = siltstone("key", "add", self.home.path, "--access", MAIN.access, "--secret", MAIN.secret)
+            assert added.returncode == 0, added
 
     def start(self) -> None:
         """Serve, and return when it does."""
         command = [sys.executable, "-P", "-m", "siltstone", "serve", str(self.home.path), "--detached"]
+        if self.s3_port:
+            command += ["--s3", f"127.0.0.1:{self.s3_port}", "--s3-workers", str(self._s3_workers)]
         with self.home.log_file.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         with self.process.stdout:
-            assert self.process.stdout.readline() == "ready\n", self.home.log_file.read_text()
+            said = list(self.process.stdout)
+            assert said and said[-1] == "ready\n", (said, self.home.log_file.read_text())
 
     def shards(self) -> list[dict[str, Any]]:
         """What `siltstone meta status` says."""
@@ -63,22 +78,22 @@ class ShardedPlace:
         shards: list[dict[str, Any]] = json.loads(shown.stdout)["shards"]
         return shards
 
-    def pids(self) -> set[int]:
-        """The processes of shards of this volume, by what the kernel says."""
+    def pids(self, module: str = "siltstone.shard_process") -> set[int]:
+        """The processes of shards (or workers) of this volume, by what the kernel says."""
         found = set()
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
                     arguments = (folder / "cmdline").read_bytes().split(b"\0")
-                    if b"siltstone.shard_process" in arguments and os.fsencode(self.home.path) in arguments:
+                    if module.encode() in arguments and os.fsencode(self.home.path) in arguments:
                         found.add(int(folder.name))
         return found
 
     def wait_no_process(self) -> None:
         """Return when none is left, and fail if one stays."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.pids():
-            assert time.monotonic() < deadline, f"left behind: {self.pids()}"
+        while left := self.pids() | self.pids(WORKER):
+            assert time.monotonic() < deadline, f"left behind: {left}"
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -122,6 +137,7 @@ class KilledShards:
         """The longest that a call took."""
         self._place = place
         self._chance = random.Random(seed)
+        self._s3 = S3Clients(place.s3_port, S3_CLIENTS, seed) if place.s3_port else None
         self._directories: list[Ino] = []
         self._names: list[dict[bytes, Ino]] = [{} for _ in range(DIRECTORIES)]
         """What must be in each directory."""
@@ -131,6 +147,8 @@ class KilledShards:
         for number in range(DIRECTORIES):
             made = await caller.call("mkdir", ROOT_INO, b"directory %d" % number, mode=0o755, **OWNER)
             self._directories.append(made.ino)
+        if self._s3 is not None:
+            await trio.to_thread.run_sync(self._s3.start)
         over = trio.Event()
         async with trio.open_nursery() as nursery:
             for client in range(CLIENTS):
@@ -140,6 +158,10 @@ class KilledShards:
                 await trio.sleep(self._chance.uniform(*PAUSE_SECONDS))
                 await trio.to_thread.run_sync(self._kill)
             over.set()
+        if self._s3 is not None:
+            await trio.to_thread.run_sync(self._s3.stop)
+            self.counts += self._s3.counts
+            self.slowest_seconds = max(self.slowest_seconds, self._s3.slowest_seconds)
         self.counts["calls sent again"] = caller.resent
 
     async def check(self, caller: Caller) -> None:
@@ -152,6 +174,8 @@ class KilledShards:
             links.update(expected.values())
         for ino, count in links.items():
             assert (await caller.call("attributes", ino)).nlink == count
+        if self._s3 is not None:
+            await trio.to_thread.run_sync(self._s3.check)
 
     def _kill(self) -> None:
         shards = sorted(self._place.pids())
@@ -160,9 +184,11 @@ class KilledShards:
             self._place.start()
             self.counts["owners killed"] += 1
             return
+        workers = sorted(self._place.pids(WORKER))
+        is_worker = bool(workers) and self._chance.random() < 0.4
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._chance.choice(shards), signal.SIGKILL)
-            self.counts["shards killed"] += 1
+            os.kill(self._chance.choice(workers if is_worker else shards), signal.SIGKILL)
+            self.counts["workers killed" if is_worker else "shards killed"] += 1
 
     async def _work(self, caller: Caller, client: int, chance: random.Random, over: trio.Event) -> None:
         mine: list[tuple[int, bytes, Ino]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from siltstone.meta.shards.map import PartitionMap
 from siltstone.meta.store.port import Reader
@@ -21,6 +21,9 @@ class AllRecords:
     def owns(self, key: bytes) -> bool:
         """All of them."""
         return True
+
+    def expect(self, wanted: Iterable[bytes | tuple[bytes, bytes]]) -> None:
+        """Nothing is to be fetched (see Reader)."""
 
     def get(self, key: bytes) -> bytes | None:
         """A record, wherever it is."""

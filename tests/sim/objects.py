@@ -223,6 +223,8 @@ class SimObjects:
         """See ObjectStore."""
         return self.find(name).info
 
+    bucket_of_key = bucket
+
     async def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None) -> SimObjectWriter:
         """See ObjectStore."""
         return SimObjectWriter(self, bucket, key)

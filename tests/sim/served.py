@@ -56,13 +56,30 @@ def _run(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@dataclass(frozen=True)
+class Kind:
+    """How a volume is served."""
+
+    name: str
+    shards: int
+    workers: int
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ONE_PROCESS = Kind("one process", 1, 1)
+KINDS = [ONE_PROCESS, Kind("three shards", 3, 2)]
+"""What behaves the same."""
+
+
 @contextmanager
-def served(home: Path) -> Iterator[Served]:
+def served(home: Path, kind: Kind = ONE_PROCESS) -> Iterator[Served]:
     """Make a volume in ``home`` with two access keys and serve it until the end of the context."""
-    _run("init", home)
+    _run("init", home, "--shards", str(kind.shards))
     for login, owner in ((MAIN, "main-id"), (ALT, "alt-id")):
         _run("key", "add", home, "--access", login.access, "--secret", login.secret, "--owner", owner)
-    command = _command("serve", home, "--s3", "127.0.0.1:0")
+    command = _command("serve", home, "--s3", "127.0.0.1:0", "--s3-workers", str(kind.workers))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -18,6 +19,7 @@ from siltstone.config import VolumeConfig
 from siltstone.core.caller import Caller
 from siltstone.core.opening import create_volume, open_volume
 from siltstone.core.shard import Shard
+from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.parts import part_folder
@@ -40,6 +42,13 @@ from sim.workers import SimWorkers
 
 TRIP_SECONDS = 0.003
 """The longest that a request or its answer is on the way."""
+
+
+class FrontEnd(NamedTuple):
+    """A way to the shards, and the tree by it."""
+
+    calls: Caller
+    tree: ShardedVolume
 
 
 class SimShardVolumes:
@@ -188,6 +197,14 @@ class SimShardVolumes:
     def view(self, shard: ShardId | None = None) -> MapView:
         """What somebody who begins knows of where partitions are: where they were in the beginning."""
         return MapView(map_of(self.config), shard)
+
+    def front_end(self, seed: int, nursery: trio.Nursery) -> FrontEnd:
+        """A front-end that runs in a nursery."""
+        calls = self.caller(seed)
+        nursery.start_soon(calls.run)
+        tree = ShardedVolume(calls, calls.partitions, self.world.clock)
+        nursery.start_soon(tree.run)
+        return FrontEnd(calls, tree)
 
     async def wait_quiet(self) -> None:
         """Return when every transaction is over everywhere, and every orphan purged."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple
 
 import pytest
 import trio
@@ -12,6 +15,9 @@ from hypothesis import strategies as st
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import CompletePart, Conditions, PutAttributes
+from siltstone.core.sharded_objects import ShardedObjects
+from siltstone.core.tree import Tree
+from siltstone.core.volume import Volume
 from siltstone.errors import (
     InvalidArgument,
     InvalidPart,
@@ -29,6 +35,9 @@ from siltstone.errors import (
 from siltstone.limits import MULTIPART_PART_BYTES_MIN
 from siltstone.types import ROOT_INO
 from sim.clock import autojump
+from sim.metadata import check_metadata
+from sim.randomness import SimRandom
+from sim.shard_volumes import SimShardVolumes
 from sim.volume import SimVolume, small_config
 
 elements = st.sampled_from(["a", "b", "a!", "a.b", "aa", "é", "z"])
@@ -39,12 +48,17 @@ prefixes = st.sampled_from([b"", b"a", b"a/", b"a!", b"aa/b", b"b/", b"x", b"a."
 delimiters = st.sampled_from([b"", b"/", b"a", b"!"])
 
 
+AnyStore = ObjectStore | ShardedObjects
+
+on_all = pytest.mark.parametrize("shards", [1, 3])
+
+
 def attributes_of(data: bytes) -> PutAttributes:
     """What a client's PUT stores."""
     return PutAttributes(etag=hashlib.md5(data).hexdigest(), owner="me", metadata={"k": "v"})
 
 
-async def put(store: ObjectStore, key: bytes, data: bytes, conditions: Conditions = Conditions()) -> None:  # noqa: B008
+async def put(store: AnyStore, key: bytes, data: bytes, conditions: Conditions = Conditions()) -> None:  # noqa: B008
     """PUT in two pieces."""
     writer = await store.begin_put("bucket", key)
     try:
@@ -57,7 +71,7 @@ async def put(store: ObjectStore, key: bytes, data: bytes, conditions: Condition
         raise
 
 
-async def read(store: ObjectStore, key: bytes) -> bytes:
+async def read(store: AnyStore, key: bytes) -> bytes:
     """GET."""
     reader = await store.open("bucket", key)
     try:
@@ -82,23 +96,69 @@ def expected_listing(found: list[bytes], prefix: bytes, delimiter: bytes) -> lis
     return lines
 
 
-def in_simulation(body, seed: int = 0) -> None:  # type: ignore[no-untyped-def]
-    """Run ``body(store)`` on a fresh volume with a bucket, and check the volume afterwards."""
+class Counts(NamedTuple):
+    """What there is in a volume."""
 
-    async def main() -> None:
-        world = SimVolume(small_config(), seed=seed)
-        await world.create()
-        async with world.opened() as volume:
-            store = ObjectStore(volume)
-            await store.create_bucket("bucket", owner="me")
-            await body(store)
-            await trio.sleep(5)
-            findings = await fsck(volume, deep=True)
-            assert not findings, "\n".join(map(str, findings))
-
-    trio.run(main, clock=autojump())
+    inodes: int
+    file_bytes: int
+    stripes: int
+    orphans: int
 
 
+class Sim(NamedTuple):
+    """The same volume as a mount sees it, and as it is inside."""
+
+    tree: Tree
+    volumes: Callable[[], list[Volume]]
+
+    async def counts(self) -> Counts:
+        """All shards together, when what was let go of has been purged."""
+        await trio.sleep(30)
+        found = [volume.status() for volume in self.volumes()]
+        return Counts(
+            sum(status.inodes for status in found),
+            sum(status.file_bytes for status in found),
+            sum(status.stripes for status in found),
+            sum(status.orphans for status in found),
+        )
+
+
+Body = Callable[[AnyStore, Sim], Awaitable[None]]
+
+
+def in_simulation(shards: int, body: Body, seed: int = 0) -> None:
+    """Run ``body`` on a fresh volume with a bucket, and check the volume afterwards."""
+    trio.run(_in_one_process if shards == 1 else partial(_in_shards, shards), body, seed, clock=autojump())
+
+
+async def _in_one_process(body: Body, seed: int) -> None:
+    world = SimVolume(small_config(), seed=seed)
+    await world.create()
+    async with world.opened() as volume:
+        store = ObjectStore(volume)
+        await store.create_bucket("bucket", owner="me")
+        await body(store, Sim(volume, lambda: [volume]))
+        await trio.sleep(5)
+        findings = await fsck(volume, deep=True)
+        assert not findings, "\n".join(map(str, findings))
+
+
+async def _in_shards(shards: int, body: Body, seed: int) -> None:
+    world = SimShardVolumes(shards, seed=seed)
+    await world.create()
+    async with trio.open_nursery() as nursery:
+        await world.start(nursery)
+        door, mount = world.front_end(1, nursery), world.front_end(2, nursery)
+        store = ShardedObjects(door.calls, door.tree, world.partitions, SimRandom(seed))
+        await store.create_bucket("bucket", owner="me")
+        await body(store, Sim(mount.tree, lambda: list(world.volumes.values())))
+        await world.wait_quiet()
+        problems = list(check_metadata(world.reader()))
+        assert not problems, "\n".join(map(str, problems))
+        nursery.cancel_scope.cancel()
+
+
+@on_all
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(st.sampled_from(["put", "put", "put", "delete", "copy"]), any_keys, keys), max_size=25),
@@ -108,9 +168,9 @@ def in_simulation(body, seed: int = 0) -> None:  # type: ignore[no-untyped-def]
 )
 @example([("put", b"a/b", b"a"), ("put", b"a!", b"a"), ("put", b"aa/b", b"a"), ("put", b"a.b/a", b"a")], b"", b"", 7)
 def test_a_bucket_is_a_dict_of_keys_listed_in_byte_order(
-    steps: list[tuple[str, bytes, bytes]], prefix: bytes, delimiter: bytes, page: int
+    shards: int, steps: list[tuple[str, bytes, bytes]], prefix: bytes, delimiter: bytes, page: int
 ) -> None:
-    async def body(store: ObjectStore) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         model: dict[bytes, bytes] = {}
         for serial, (kind, key, other) in enumerate(steps):
             data = b"" if key.endswith(b"/") else bytes([serial]) * (300_000 if serial % 7 == 0 else serial * 50)
@@ -144,16 +204,19 @@ def test_a_bucket_is_a_dict_of_keys_listed_in_byte_order(
         assert found == expected
         for key in list(model):
             assert await store.delete("bucket", key)
-        bucket = (await store.volume.lookup(ROOT_INO, b"bucket")).ino
-        assert await store.volume.list_directory(bucket, after=None, limit=9) == []
+        bucket = (await sim.tree.lookup(ROOT_INO, b"bucket")).ino
+        assert await sim.tree.list_directory(bucket, after=None, limit=9) == []
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
+@on_all
 @settings(max_examples=30, deadline=None)
 @given(st.lists(keys, min_size=1, max_size=12), st.binary(max_size=6))
-def test_a_listing_starts_behind_any_key_whether_it_exists_or_not(found: list[bytes], start: bytes) -> None:
-    async def body(store: ObjectStore) -> None:
+def test_a_listing_starts_behind_any_key_whether_it_exists_or_not(
+    shards: int, found: list[bytes], start: bytes
+) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         model: set[bytes] = set()
         for key in found:
             try:
@@ -164,11 +227,12 @@ def test_a_listing_starts_behind_any_key_whether_it_exists_or_not(found: list[by
         listing = await store.list_keys("bucket", prefix=b"", delimiter=b"", start_after=start, limit=1000)
         assert [entry.key for entry in listing.entries] == sorted(key for key in model if key > start)
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
-def test_a_reader_keeps_the_version_that_it_opened() -> None:
-    async def body(store: ObjectStore) -> None:
+@on_all
+def test_a_reader_keeps_the_version_that_it_opened(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         await put(store, b"key", b"old" * 100_000)
         reader = await store.open("bucket", b"key")
         await put(store, b"key", b"new")
@@ -178,11 +242,12 @@ def test_a_reader_keeps_the_version_that_it_opened() -> None:
         assert await reader.read(299_997, 10) == b"old"
         reader.close()
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
-def test_conditions_decide_whether_a_put_happens() -> None:
-    async def body(store: ObjectStore) -> None:
+@on_all
+def test_conditions_decide_whether_a_put_happens(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         with pytest.raises(NotFound):
             await put(store, b"key", b"1", Conditions(if_match="x"))
         await put(store, b"key", b"1", Conditions(if_none_match="*"))
@@ -196,25 +261,27 @@ def test_conditions_decide_whether_a_put_happens() -> None:
             await store.delete("bucket", b"key", Conditions(if_match="x"))
         assert await store.delete("bucket", b"key")
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
-def test_a_write_through_the_mount_changes_the_etag_and_drops_the_digests() -> None:
-    async def body(store: ObjectStore) -> None:
+@on_all
+def test_a_write_through_the_mount_changes_the_etag_and_drops_the_digests(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         await put(store, b"key", b"1")
         before = await store.head("bucket", b"key")
-        await store.volume.write(before.ino, 0, b"2")
+        await sim.tree.write(before.ino, 0, b"2")
         after = await store.head("bucket", b"key")
         assert after.etag != before.etag and "-" in after.etag
         assert after.metadata == {"k": "v"}
-        await store.volume.write(before.ino, 1, b"3")
+        await sim.tree.write(before.ino, 1, b"3")
         assert (await store.head("bucket", b"key")).etag != after.etag
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
-def test_an_upload_becomes_an_object_of_its_parts() -> None:
-    async def body(store: ObjectStore) -> None:
+@on_all
+def test_an_upload_becomes_an_object_of_its_parts(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         upload = await store.create_upload("bucket", b"d/key", owner="me", headers={}, metadata={"a": "b"})
         first, last = b"1" * MULTIPART_PART_BYTES_MIN, b"tail"
         etags = []
@@ -239,17 +306,17 @@ def test_an_upload_becomes_an_object_of_its_parts() -> None:
         assert await read(store, b"d/key") == first + last
         with pytest.raises(NoSuchUpload):
             await store.upload("bucket", b"d/key", upload)
-        await trio.sleep(5)
-        assert store.volume.status().orphans == 0
+        assert (await sim.counts()).orphans == 0
         assert (await store.copy("bucket", b"d/key", "bucket", b"copy", None)).part_sizes == info.part_sizes
         await store.delete("bucket", b"d/key")
         assert await read(store, b"copy") == first + last
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
-def test_a_small_part_that_is_not_the_last_is_refused() -> None:
-    async def body(store: ObjectStore) -> None:
+@on_all
+def test_a_small_part_that_is_not_the_last_is_refused(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         upload = await store.create_upload("bucket", b"key", owner="me", headers={}, metadata={})
         parts = []
         for number in (1, 2):
@@ -261,25 +328,24 @@ def test_a_small_part_that_is_not_the_last_is_refused() -> None:
         await store.abort_upload("bucket", b"key", upload)
         with pytest.raises(NoSuchUpload):
             await store.begin_part("bucket", b"key", upload, 1)
-        await trio.sleep(5)
-        assert store.volume.status().inodes == 2
+        assert (await sim.counts()).inodes == 2
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
-def test_an_aborted_put_leaves_nothing() -> None:
-    async def body(store: ObjectStore) -> None:
+@on_all
+def test_an_aborted_put_leaves_nothing(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         writer = await store.begin_put("bucket", b"key")
         for _ in range(4):
             await writer.write(bytes(300_000))
         await writer.abort()
-        await trio.sleep(10)
-        status = store.volume.status()
-        assert (status.inodes, status.file_bytes, status.stripes, status.orphans) == (2, 0, 0, 0)
+        assert await sim.counts() == (2, 0, 0, 0)
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
+@on_all
 @pytest.mark.parametrize(
     ("key", "error"),
     [
@@ -293,16 +359,17 @@ def test_an_aborted_put_leaves_nothing() -> None:
         (b"a/" * 600, NameTooLong),
     ],
 )
-def test_a_key_without_a_place_in_the_tree_is_refused(key: bytes, error: type[Refused]) -> None:
-    async def body(store: ObjectStore) -> None:
+def test_a_key_without_a_place_in_the_tree_is_refused(shards: int, key: bytes, error: type[Refused]) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         with pytest.raises(error):
             await store.begin_put("bucket", key)
 
-    in_simulation(body)
+    in_simulation(shards, body)
 
 
-def test_a_bucket_with_uploads_can_be_deleted_and_leaves_nothing() -> None:
-    async def body(store: ObjectStore) -> None:
+@on_all
+def test_a_bucket_with_uploads_can_be_deleted_and_leaves_nothing(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
         upload = await store.create_upload("bucket", b"key", owner="me", headers={}, metadata={})
         part = await store.begin_part("bucket", b"key", upload, 1)
         await part.write(b"x" * 1000)
@@ -310,8 +377,7 @@ def test_a_bucket_with_uploads_can_be_deleted_and_leaves_nothing() -> None:
         await store.delete_bucket("bucket")
         with pytest.raises(NoSuchBucket):
             await store.head("bucket", b"key")
-        await trio.sleep(5)
-        assert store.volume.status().inodes == 1
-        assert await store.volume.list_directory(ROOT_INO, after=None, limit=9) == []
+        assert (await sim.counts()).inodes == 1
+        assert await sim.tree.list_directory(ROOT_INO, after=None, limit=9) == []
 
-    in_simulation(body)
+    in_simulation(shards, body)

@@ -1,4 +1,4 @@
-"""The same data through both doors of one process: what one has answered, the other shows."""
+"""The same data through both doors of one volume: what one has answered, the other shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from sim.mounted import is_mounted
-from sim.served import MAIN, served
+from sim.served import KINDS, MAIN, served
 
 MIB = 1024 * 1024
 
@@ -49,15 +49,15 @@ class Doors(NamedTuple):
         return [entry["Key"] for entry in self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
-    """One process that serves both."""
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def opened(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[tuple[Any, Path]]:
+    """A volume that is served through both."""
     assert os.path.exists("/dev/fuse"), "system tests need /dev/fuse: run them where FUSE is to be had"
     place = tmp_path_factory.mktemp("doors")
     mountpoint = place / "mnt"
     mountpoint.mkdir()
     siltstone = [sys.executable, "-P", "-m", "siltstone"]
-    with served(place / "home") as server:
+    with served(place / "home", request.param) as server:
         try:
             subprocess.run([*siltstone, "mount", place / "home", mountpoint], check=True, capture_output=True)
             config = Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"})

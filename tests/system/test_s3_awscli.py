@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sim.served import MAIN, PATIENCE_SECONDS, Served, served
+from sim.served import KINDS, MAIN, PATIENCE_SECONDS, Served, served
 
 AWS = Path(sys.executable).parent / "aws"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("volume") / "home") as running:
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("volume") / "home", request.param) as running:
         yield running
 
 

@@ -18,14 +18,14 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from sim.served import ALT, MAIN, Login, Served, served
+from sim.served import ALT, KINDS, MAIN, Login, Served, served
 
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("volume") / "home") as running:
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("volume") / "home", request.param) as running:
         yield running
 
 

@@ -23,6 +23,9 @@ class CountingReader:
     def owns(self, key: bytes) -> bool:
         return True
 
+    def expect(self, wanted: object) -> None:
+        pass
+
     def get(self, key: bytes) -> bytes | None:
         self.gets += 1
         return self._get(key)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from siltstone.errors import AlreadyExists, ConfigInvalid, InvalidArgument, NotFound
-from siltstone.keys import AccessKey, KeyRing
+from siltstone.keys import AccessKey, FollowedKeys, KeyRing
 
 
 def test_a_key_is_generated_and_found_again_after_a_restart(tmp_path: Path) -> None:
@@ -80,3 +80,20 @@ def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, text: bytes) -> No
     (tmp_path / "keys.json").write_bytes(text)
     with pytest.raises(ConfigInvalid):
         KeyRing.load(tmp_path / "keys.json")
+
+
+def test_another_process_sees_each_change_with_its_next_lookup(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    followed = FollowedKeys(path)
+    assert followed.lookup("AKONE") is None
+    ring = KeyRing.load(path)
+    ring.add(access="AKONE", secret="secret-one")
+    found = followed.lookup("AKONE")
+    assert found is not None and found.secret == "secret-one"
+    ring.remove("AKONE")
+    assert followed.lookup("AKONE") is None
+    ring.add(access="AKTWO", secret="secret-two")
+    path.write_bytes(b"not keys")
+    assert followed.lookup("AKTWO") is None
+    ring.add(access="AKSIX", secret="secret-six")
+    assert followed.lookup("AKSIX") is not None

@@ -69,7 +69,7 @@ def begin(home: Path, shards: int) -> list[object]:
 
 def measure(place: Path, *, quick: bool) -> list[dict[str, Any]]:
     """The whole table."""
-    count, rounds = (500, 2) if quick else (2000, 5)
+    count, rounds = (300, 2) if quick else (2000, 5)
     homes = {"one": place / "one", "sharded": place / "sharded"}
     commands = {"one": begin(homes["one"], 1), "sharded": begin(homes["sharded"], 2)}
     with (

@@ -113,14 +113,17 @@ def encode_result(result: object) -> msgspec.Raw:
     return msgspec.Raw(_encode(result))
 
 
-def _method(name: str, *, is_once: bool = False) -> Method:
-    function = getattr(Volume, name)
+def method_of(kind: type, name: str, *, is_once: bool = False) -> Method:
+    """A method of a class, as it is called from elsewhere: all its arguments but ``origin`` and ``progress``."""
+    function = getattr(kind, name)
     hints = typing.get_type_hints(function)
     fields: list[Any] = []
     has_origin = False
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.name == "origin":
             has_origin = True
+            continue
+        if parameter.name == "progress":
             continue
         kind = bytes if hints[parameter.name] == Buffer else hints[parameter.name]
         has_default = parameter.default is not inspect.Parameter.empty
@@ -154,8 +157,8 @@ _BYTES = ("write", "flush", "fsync", "sync", "space")
 _CHANGES = ("create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "set_attributes")
 _XATTR_CHANGES = ("set_xattr", "remove_xattr")
 
-METHODS = {name: _method(name) for name in _LOOKS + _BYTES} | {
-    name: _method(name, is_once=True) for name in _CHANGES + _XATTR_CHANGES
+METHODS = {name: method_of(Volume, name) for name in _LOOKS + _BYTES} | {
+    name: method_of(Volume, name, is_once=True) for name in _CHANGES + _XATTR_CHANGES
 }
 
 

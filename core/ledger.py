@@ -152,6 +152,8 @@ class Ledger:
         self.waits = 0
         """How often a change had to wait: for room in the pool, or for the log to get under its high-water mark."""
         self._spread: SpreadOperations | None = None
+        self.performing = 0
+        """Operations over several shards that have begun and not ended; who begins one was let through by ``admit``."""
         self._claims: set[SlabId] = set()
         self._slabs: dict[SlabId, Slab] = {}
         self._stripe_cache: OrderedDict[StripeId, StripeInfo] = OrderedDict()
@@ -170,7 +172,11 @@ class Ledger:
         it becomes visible. Without shards nothing is awaited.
         """
         if self._spread is not None:
-            return await self._spread.perform(change, committed)
+            self.performing += 1
+            try:
+                return await self._spread.perform(change, committed)
+            finally:
+                self.performing -= 1
         transaction = self.store.begin()
         result = change(transaction)
         self.commit(transaction)

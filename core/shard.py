@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
+from siltstone.core.administration import Administration
 from siltstone.core.calls import METHODS, Answered, AskLoad, Call, Load, News, Poll, encode_result, failed, subject_of
+from siltstone.core.orders import AskHow, GiveUp, How, Order, Orders
 from siltstone.core.sessions import Sessions
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, SiltstoneError
@@ -34,7 +36,7 @@ _Function = Callable[..., Awaitable[object]]
 """A method of the volume."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message | Call | Poll | AskLoad).decode
+_decode = msgspec.msgpack.Decoder(Message | Call | Poll | AskLoad | Order | AskHow | GiveUp).decode
 
 logger = logging.getLogger("siltstone.shards")
 
@@ -129,6 +131,9 @@ class Shard:
         ledger.spread(MarkedOperations(self._node))
         self._sessions = Sessions(volume)
         nursery.start_soon(self._sessions.run)
+        self.administration = Administration(volume, self._open_transactions)
+        self._orders = Orders(self.administration)
+        nursery.start_soon(self._orders.run, ledger.clock)
         self._calls = self._messages = self._under_way = 0
 
     async def handle(self, payload: bytes) -> bytes:
@@ -157,12 +162,22 @@ class Shard:
             log_bytes=ledger.log.kept_bytes,
         )
 
-    async def _answer(self, request: Message | Call | Poll | AskLoad) -> Reply | Answered | News | Load | Failed:
+    def _open_transactions(self) -> int:
+        coordinator = self._node.coordinator
+        return len(self._node.participant) + coordinator.undecided + coordinator.unsettled
+
+    async def _answer(
+        self, request: Message | Call | Poll | AskLoad | Order | AskHow | GiveUp
+    ) -> Reply | Answered | News | Load | How | Failed:
         if isinstance(request, AskLoad):
             return self.load()
+        if isinstance(request, AskHow | GiveUp):
+            return self._orders.how(request)
         if isinstance(request, Poll):
             return await self._sessions.poll(request)
         try:
+            if isinstance(request, Order):
+                return await self._orders.carry_out(request)
             if isinstance(request, Call):
                 self._calls += 1
                 return await self._carry_out(request)

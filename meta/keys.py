@@ -290,6 +290,7 @@ OBJECT = b"b"
 BUCKET = b"k"
 UPLOAD = b"m"
 ORPHAN = b"o"
+PART = b"n"
 XATTR = b"x"
 
 

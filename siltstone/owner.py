@@ -15,6 +15,8 @@ import msgspec
 import trio
 
 from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.core.administration import Administration
+from siltstone.core.all_shards import AllShards
 from siltstone.core.opening import ONLY_SHARD, create_volume, open_volume
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
@@ -59,9 +61,11 @@ class Owner:
         workers: TrioWorkers,
         disks: list[LocalDisk],
         shards: Shards,
+        all_shards: AllShards,
     ) -> None:
         self.home = home
         self.shards = shards
+        self.all_shards = all_shards
         self.disks = disks
         self.changing = trio.Lock()
         """Held while the membership of disks changes."""
@@ -141,7 +145,10 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
                 join = None if own_shard is None else own_shard.join
                 async with open_here(config, disks, backing, clock, workers, join=join) as volume:
                     async with running_shards(home, config, own_shard, clock) as shards:
-                        owner = Owner(home, config, volume, clock, workers, disks, shards)
+                        own = Administration(volume) if own_shard is None else own_shard.side.administration
+                        others = {process.shard: process.asked for process in shards.processes}
+                        all_shards = AllShards(own, others, clock)
+                        owner = Owner(home, config, volume, clock, workers, disks, shards, all_shards)
                         volume.mover.on_role(owner.remember_role)
                         await owner.publish()
                         volume.labels.follow(lambda: owner.config.serial, owner.label)

@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from siltstone.core.calls import AskLoad, Load
+from siltstone.core.orders import FarShard
 from siltstone.errors import Unavailable
 from siltstone.home import Home
 from siltstone.meta.shards.messages import PeerLost
@@ -75,6 +76,8 @@ class ShardProcess:
         self._process: trio.Process | None = None
         self._stopping = False
         self._link = link_to(home, clock, shard)
+        self.asked = FarShard(self._link, clock)
+        """For orders of the owner (``watch`` keeps the connection)."""
 
     @property
     def pid(self) -> int:

@@ -86,6 +86,7 @@ def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume],
                 await world.wait_quiet()
             problems = list(check_metadata(world.reader()))
             assert not problems, problems
+            assert await world.fsck(deep=True) == []
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=autojump())

@@ -54,6 +54,11 @@ class Administration:
         """See Volume."""
         return self._volume.status()
 
+    async def chunk_files(self) -> dict[int, int]:
+        """How many chunk files each disk has here."""
+        ledger = self._volume.ledger
+        return {disk.disk_id: ledger.stripes.slabs.units_of(disk.disk_id) for disk in ledger.pool.status()}
+
     async def settle(self, *, progress: ProgressListener | None = None) -> SettleReport:
         """See Volume."""
         before = self._volume.settler.settled_bytes

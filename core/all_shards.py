@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -13,11 +14,14 @@ from siltstone.core.administration import Administration
 from siltstone.core.calls import error_of, failed
 from siltstone.core.check.findings import Finding
 from siltstone.core.fsck import AskedShard, SumOfProgress, fsck_shards
+from siltstone.core.status import VolumeStatus
 from siltstone.core.types import ProgressListener
 from siltstone.errors import SiltstoneError
-from siltstone.meta.shards.messages import Failed
+from siltstone.meta.shards.messages import Failed, PeerLost
 from siltstone.ports import Clock
 from siltstone.types import ShardId
+
+STATUS_SECONDS = 2.0
 
 
 class AllShards:
@@ -49,6 +53,20 @@ class AllShards:
                 nursery.start_soon(ask, shard, asked)
         self._raise(failures)
         return {shard: answers[shard] for shard in self.shards}
+
+    async def statuses(self) -> dict[ShardId, VolumeStatus]:
+        """The status of each shard that answers within STATUS_SECONDS; whoever looks must not wait for one that is
+        stuck."""
+        found: dict[ShardId, VolumeStatus] = {}
+
+        async def look(shard: ShardId, asked: AskedShard) -> None:
+            with trio.move_on_after(STATUS_SECONDS), suppress(PeerLost):
+                found[shard] = await asked.ask("status")
+
+        async with trio.open_nursery() as nursery:
+            for shard, asked in self.shards.items():
+                nursery.start_soon(look, shard, asked)
+        return {shard: found[shard] for shard in self.shards if shard in found}
 
     async def fsck(self, *, deep: bool, progress: ProgressListener | None) -> list[Finding]:
         """Check the volume."""

@@ -65,7 +65,7 @@ class How(msgspec.Struct, array_like=True, tag="how", frozen=True):
     progress: Progress | None
 
 
-_AGAIN = ("status", "settle", "scrub", "rebuild")
+_AGAIN = ("status", "chunk_files", "settle", "scrub", "rebuild")
 """What a shard that died meanwhile is simply asked for again."""
 
 _ONCE = (

@@ -110,7 +110,7 @@ class Daemon:
         """Answer one request of the control socket."""
         match operation:
             case "status":
-                status = self._owner.status()
+                status = await self._owner.status()
                 status["process"] |= {
                     "doors": [{"kind": door.kind, "address": door.address} for door in self.doors],
                     "loop_delay_ms": self._delay.statistics(),

@@ -119,7 +119,7 @@ def _check_shards(config: VolumeConfig, operation: str) -> None:
 
 
 async def _status(owner: Owner, arguments: Arguments, report: Report) -> object:
-    return owner.status()
+    return await owner.status()
 
 
 async def _settle(owner: Owner, arguments: Arguments, report: Report) -> object:
@@ -165,7 +165,18 @@ async def _rebuild(owner: Owner, arguments: Arguments, report: Report) -> object
 
 
 async def _disk_list(owner: Owner, arguments: Arguments, report: Report) -> object:
-    return Membership(owner).shown()
+    if len(owner.all_shards.shards) == 1:
+        return Membership(owner).shown()
+    counts = (await owner.all_shards.ask("chunk_files")).values()
+    status = await owner.status()
+    return [
+        disk
+        | {
+            "path": status["disk_paths"][str(disk["disk_id"])],
+            "chunk_files": sum(count.get(disk["disk_id"], 0) for count in counts),
+        }
+        for disk in status["volume"]["disks"]
+    ]
 
 
 async def _disk_add(owner: Owner, arguments: Arguments, report: Report) -> object:
@@ -214,5 +225,5 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "disk_replace": _disk_replace,
 }
 
-OVER_SHARDS = {"status", "settle", "scrub", "fsck", "rebuild"}
+OVER_SHARDS = {"status", "disk_list", "settle", "scrub", "fsck", "rebuild"}
 """Those of them that a volume of several shards has."""

@@ -18,6 +18,7 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.administration import Administration
 from siltstone.core.all_shards import AllShards
 from siltstone.core.opening import ONLY_SHARD, create_volume, open_volume
+from siltstone.core.status_sum import sum_of_statuses
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.directory import IN_USE
@@ -112,16 +113,27 @@ class Owner:
         except TooFewDisks as error:
             logger.warning("the disks do not have the newest settings: %s", error)  # tried again each second
 
-    def status(self) -> dict[str, Any]:
-        """The volume's status, with what this process adds to it; as JSON has it."""
-        return {
+    async def status(self) -> dict[str, Any]:
+        """The volume's status, with what this process adds to it; as JSON has it. A shard that gives no answer is left
+        out of the sums, and a warning says so."""
+        statuses = await self.all_shards.statuses()
+        volume: dict[str, Any] = msgspec.to_builtins(sum_of_statuses(self.config, statuses))
+        volume["warnings"] += [
+            f"shard {shard} gives no answer: what it has is not in these sums"
+            for shard in self.all_shards.shards
+            if shard not in statuses
+        ]
+        shown = {
             "home": str(self.home.path),
             "code": f"{self.config.data_units}+{self.config.parity_units}",
             "disk_paths": {str(disk.disk_id): disk.path for disk in self.config.disks},
             "process": {"pid": os.getpid(), "resident_bytes": resident_bytes()},
-            "volume": msgspec.to_builtins(self.volume.status()),
+            "volume": volume,
             "meta": self.shards.status(),
         }
+        if len(self.all_shards.shards) > 1:
+            shown["volumes"] = {str(shard): msgspec.to_builtins(status) for shard, status in statuses.items()}
+        return shown
 
 
 @contextlib.asynccontextmanager

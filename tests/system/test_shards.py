@@ -209,7 +209,7 @@ def test_a_shard_that_does_not_start_is_an_error_that_says_why(place: ShardedPla
 
 
 def test_what_does_not_work_over_shards_says_so(place: ShardedPlace) -> None:
-    refused = siltstone("disk", "list", place.home.path)
+    refused = siltstone("disk", "drain", place.home.path, "0")
     assert refused.returncode == 1
     assert "2 shards" in refused.stderr and refused.stderr.count("\n") == 1, refused
     refused = siltstone("s3", place.home.path, "--listen", "127.0.0.1:0")
@@ -232,6 +232,13 @@ def test_work_on_the_whole_volume_is_done_in_all_processes(place: ShardedPlace) 
     scrubbed = siltstone("scrub", place.home.path, "--json")
     assert sum(disk["units"] for disk in json.loads(scrubbed.stdout)["disks"]) >= 2 * 6, scrubbed
     assert siltstone("rebuild", place.home.path).returncode == 0
+    listed = json.loads(siltstone("disk", "list", place.home.path, "--json").stdout)
+    assert [disk["state"] for disk in listed] == ["up"] * 6
+    assert sum(disk["chunk_files"] for disk in listed) >= 2 * 6
+    space = json.loads(siltstone("df", place.home.path, "--json").stdout)
+    assert space["live_bytes"] == sum(shard["live_bytes"] for shard in space["shards"].values()) == 204_800
+    status = siltstone("status", place.home.path)
+    assert "200.0 KiB" in status.stdout, status
     place.fsck()
     place.stop()
     place.fsck()

@@ -103,6 +103,11 @@ class ShardedPlace:
         assert self.process is not None
         assert self.process.wait(PATIENCE_SECONDS) == 0, self.home.log_file.read_text()
 
+    def fsck(self) -> None:
+        """fsck finds nothing, over all shards and to the last byte."""
+        done = siltstone("fsck", self.home.path, "--deep")
+        assert (done.returncode, done.stdout) == (0, "no findings\n"), done
+
     def kill(self) -> None:
         """Kill the owner, if it runs."""
         if self.process is not None:

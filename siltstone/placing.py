@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import trio
 
 from siltstone.core.all_shards import AllShards
 from siltstone.core.types import Progress
@@ -36,6 +37,9 @@ REST_SECONDS = 120.0
 """A partition that was moved stays where it is for so long."""
 
 DECISIONS_MAX = 16
+
+MOVES_TOGETHER = 6
+"""Each waits for the disks several times, and holds only its own partition back."""
 
 ATTEMPTS_MAX = 60
 ATTEMPT_SECONDS = 0.5
@@ -138,12 +142,29 @@ class Placer:
         moves = plan_even(self._partitions(), count)
         self._note(f"{len(moves)} partitions: by hand, for {count} of {known} shards")
         report(Progress(0, len(moves), "partitions"))
-        try:
-            for done, move in enumerate(moves, start=1):
-                await self._move(move)
+        todo = iter(moves)
+        done = 0
+        failures: list[SiltstoneError] = []
+
+        async def work() -> None:
+            nonlocal done
+            for move in todo:
+                try:
+                    await self._move(move)
+                except SiltstoneError as error:
+                    failures.append(error)
+                    return
+                done += 1
                 report(Progress(done, len(moves), "partitions"))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(MOVES_TOGETHER):
+                    nursery.start_soon(work)
         finally:
             self._save(self._partitions())
+        if failures:
+            raise failures[0]
         return len(moves)
 
     async def run(self) -> None:

@@ -172,9 +172,7 @@ class Lending:
         if value is None:
             return True
         inode: Inode = decode_inode(value)
-        if inode.allocated_bytes:
-            extents.truncate(transaction, ino, inode, 0, transaction.freed, limit=STEP)
-        is_gone = not inode.allocated_bytes
+        is_gone = extents.truncate(transaction, ino, inode, 0, transaction.freed, limit=STEP)
         if is_gone:
             transaction.delete(keys.inode(ino))
             counters.drop_ino(transaction, ino)

@@ -46,6 +46,15 @@ PARTITION = PartitionId(2)
 FILE = make_ino(1, PARTITION)
 
 
+class LateLog(FakeLog):
+    """It takes a while to be durable."""
+
+    async def wait_durable(self, lsn: Lsn) -> None:
+        """Return when everything before ``lsn`` is durable."""
+        await trio.sleep(0.005)
+        await super().wait_durable(lsn)
+
+
 class Pair:
     """Two shards, and what they say to each other. ``lose``: kinds of messages that do not arrive."""
 
@@ -61,7 +70,7 @@ class Pair:
     async def start(self, nursery: trio.Nursery) -> None:
         for shard in (0, 1):
             store = Store(SimBacking())
-            store.connect(FakeLog())
+            store.connect(LateLog())
             self.stores.append(store)
             self.nodes.append(
                 Node(

@@ -105,7 +105,7 @@ def measure(folder: Path, shards: int, seconds: float) -> dict[str, Any]:
     home = Home(folder / f"shards-{shards}")
     plan = plan_volume(home, [], code=None, bytes_max=2 * GIB, few_disks_allowed=False, shards=shards + 1)
     owners = bytes(1 + partition % shards for partition in range(PARTITION_COUNT))
-    config = msgspec.structs.replace(plan.config, partition_owners=owners.hex())
+    config = msgspec.structs.replace(plan.config, partition_owners=owners.hex(), balance_shards=False)
     trio.run(make_volume, home, plan._replace(config=config))
     command = [sys.executable, "-P", "-m", "siltstone", "serve", str(home.path), "--detached"]
     with home.log_file.open("ab") as log:

@@ -28,7 +28,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Answered | News | NotMine | Failed).decode
 
 MOVED_SECONDS = 0.002
-MOVED_SECONDS_MAX = 0.05
+MOVED_SECONDS_MAX = 0.02
 """How long is waited where it is said that another shard has a partition which says that it has not: a time that
 doubles. Either is about to hear."""
 

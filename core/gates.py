@@ -11,7 +11,7 @@ from siltstone.core.volume import Volume
 from siltstone.meta.shards.handover import HandoverFailed
 from siltstone.types import Ino, PartitionId, partition_of
 
-DRAIN_SECONDS = 0.08
+DRAIN_SECONDS = 0.06
 """How long is waited for calls that are under way, and for dirty bytes, while new calls are held back."""
 
 

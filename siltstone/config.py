@@ -81,6 +81,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     partition_owners: str = ""
     """The shard of each partition, two hexadecimal digits each; empty: shard 0 has all. Where a partition has moved
     since, the shards know (meta/shards/map.py)."""
+    balance_shards: bool = True
+    """Partitions go from a busy shard to an idle one by themselves."""
     partition_generations: str = ""
     """How often each partition has moved, eight hexadecimal digits each; empty: never."""
 

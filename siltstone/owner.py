@@ -185,7 +185,8 @@ async def _placing(owner: Owner) -> AsyncIterator[None]:
         lambda partitions: owner.change_config(settings_with(partitions)),
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(placer.run)
+        if owner.config.balance_shards:
+            nursery.start_soon(placer.run)
         try:
             yield
         finally:

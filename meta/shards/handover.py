@@ -41,7 +41,7 @@ ROUNDS_MAX = 32
 FEW_CHANGES = 32
 """What has changed meanwhile is sent in rounds until it is so little, or so often."""
 
-FREEZE_SECONDS = 0.15
+FREEZE_SECONDS = 0.1
 """How long nothing may change, or the attempt is given up: whoever waits for it must not wait for long."""
 
 RESEND_SECONDS = 0.05

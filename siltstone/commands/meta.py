@@ -42,7 +42,8 @@ def add_parser(commands: Subparsers) -> None:
         summary="have so many of the shards share everything evenly",
         text="Have the first N shards share all 256 partitions evenly; the others have none. The volume stays in use:\n"
         "each partition is held back for some milliseconds, and the bytes of its files follow in the background.\n"
-        "From then on partitions go from a busy shard of these to an idle one by themselves (meta status says why).",
+        "From then on partitions go from a busy shard of these to an idle one by themselves (meta status says why;\n"
+        "not with balance_shards false in volume.json).",
         example="siltstone meta shards 2 ~/volume",
     )
     shards.add_argument("count", type=int, metavar="N", help="how many; 1 is the same as `meta single`")

@@ -14,35 +14,27 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
 
 from siltstone.control import serve_control
-from siltstone.core.caller import Caller
 from siltstone.core.object_store import ObjectStore
-from siltstone.core.opening import SHUTDOWN_SECONDS
-from siltstone.core.sharded_volume import ShardedVolume
-from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import InvalidArgument, Refused, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import serve_mount
+from siltstone.fuse.options import parse_options
 from siltstone.home import Home
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
-from siltstone.meta.shards.map import map_of
 from siltstone.mounts import source_of
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3gw.server import serve_s3
-from siltstone.shard_service import link_to
+from siltstone.sharded_mount import keep_mount_process, serve_sharded_mount
 
 FORCED_EXIT_STATUS = 130
-
-SHARDED_TIMEOUT_SECONDS = 1.0
-"""How long the kernel may keep names and attributes of a volume of several shards: the news that a shard has when it
-dies is lost, and the kernel cannot be told to forget all names."""
 
 logger = logging.getLogger("siltstone")
 
@@ -74,18 +66,22 @@ class Daemon:
         self._nursery = nursery
         self._delay = delay
         self._objects = ObjectStore(owner.volume)
+        self._mounts_here = False
+        self._opening_shard = trio.Lock()
 
-    async def open_mount(self, directory: str) -> Door:
-        """Mount the volume; returns when files can be used. Raises Refused, with nothing mounted."""
-        if any(door.kind == "mount" for door in self.doors):
-            mounted = next(door.address for door in self.doors if door.kind == "mount")
-            raise Refused(f"the volume is mounted on {mounted} already; a process serves one mount")
+    async def open_mount(self, directory: str, options: str = "") -> Door:
+        """Mount the volume; returns when files can be used. Raises Refused, with nothing mounted.
+
+        ``options`` are as in /etc/fstab. The first mount is served here, any other one by a process of its own.
+        """
+        parse_options(options)
         place = await trio.to_thread.run_sync(os.path.realpath, directory)  # before it is mounted
-        options = {f"fsname={source_of(self._owner.home)}"}
-        if self._owner.config.shards > 1:
-            serve_door = functools.partial(self._serve_sharded_mount, directory, options)
+        if self._mounts_here:
+            await self._serve_shard()
+            serve_door = functools.partial(keep_mount_process, self._owner.home, directory, options)
         else:
-            serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
+            self._mounts_here = True
+            serve_door = functools.partial(self._serve_mount_here, directory, options)
         return await self._open(Door("mount", place), serve_door, lambda started: directory)
 
     async def open_s3(self, host: str, port: int) -> Door:
@@ -117,7 +113,8 @@ class Daemon:
                 }
                 return status
             case "mount":
-                return f"ready {await self.open_mount(_text(arguments, 'directory'))}"
+                door = await self.open_mount(_text(arguments, "directory"), _text(arguments, "options", ""))
+                return f"ready {door}"
             case "s3":
                 host, port = _text(arguments, "host"), arguments.get("port")
                 if not isinstance(port, int):
@@ -154,33 +151,29 @@ class Daemon:
         logger.info("ready %s", door)
         return door
 
-    async def _serve_sharded_mount(
-        self, directory: str, options: set[str], *, task_status: trio.TaskStatus[str]
-    ) -> None:
-        """A mount over all shards, this process's own included."""
-        clock = self._owner.clock
-        partitions = map_of(self._owner.config)
-        make_link = functools.partial(link_to, self._owner.home, clock)
-        caller = Caller(lambda: partitions, make_link, clock, SystemRandom())
-        tree = ShardedVolume(caller, lambda: partitions, clock)
-        links = trio.CancelScope()
-
-        async def keep_links() -> None:
-            with links:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(caller.run)
-                    nursery.start_soon(tree.run)
-
-        # Beside the door, not in it: when that is closed the kernel writes back, and needs answers.
-        self._nursery.start_soon(keep_links)
+    async def _serve_mount_here(self, directory: str, options: str, *, task_status: trio.TaskStatus[str]) -> None:
+        owner = self._owner
         try:
-            await serve_mount(
-                tree, directory, options=options, timeout_seconds=SHARDED_TIMEOUT_SECONDS, task_status=task_status
-            )
+            if owner.config.shards > 1:
+                await serve_sharded_mount(
+                    owner.home, owner.config, owner.clock, self._nursery, directory, options, task_status=task_status
+                )
+            else:
+                await serve_mount(
+                    owner.volume,
+                    directory,
+                    options=parse_options(options),
+                    source=source_of(owner.home),
+                    task_status=task_status,
+                )
         finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(SHUTDOWN_SECONDS):
-                await tree.sync()
-            links.cancel()
+            self._mounts_here = False
+
+    async def _serve_shard(self) -> None:
+        """Have this process's shard answer front-ends in other processes."""
+        async with self._opening_shard:
+            if not self._owner.own_shard.is_serving:
+                await self._nursery.start(self._owner.own_shard.serve_alone)
 
     async def _keep_open(
         self,
@@ -218,9 +211,16 @@ class Daemon:
 
 
 async def serve(
-    home: Home, mount: str | None, s3: tuple[str, int] | None, announce: Announce, all_ready: Callable[[], None]
+    home: Home,
+    mounts: Sequence[str],
+    options: str,
+    s3: tuple[str, int] | None,
+    announce: Announce,
+    all_ready: Callable[[], None],
 ) -> None:
     """Own the volume, open the doors that are asked for, and serve until a signal, `stop`, or the last door's end.
+
+    ``options`` are those of all mounts.
 
     ``announce`` gets a line for each door when it is ready, ``all_ready`` is called after the last. Raises what kept
     the volume or a door from opening; then everything is closed again.
@@ -234,7 +234,7 @@ async def serve(
                 # What is there now stays: a full collection then takes 1 ms of the loop's time, not 12.
                 gc.collect()
                 gc.freeze()
-                await _serve_doors(owner, shutdown.stopping, mount, s3, announce, all_ready)
+                await _serve_doors(owner, shutdown.stopping, mounts, options, s3, announce, all_ready)
         if shutdown.opening.cancelled_caught:
             raise Unavailable(f"told to stop while {home.path} was being opened")
 
@@ -251,7 +251,8 @@ class Shutdown:
 async def _serve_doors(
     owner: Owner,
     stopping: trio.Event,
-    mount: str | None,
+    mounts: Sequence[str],
+    options: str,
     s3: tuple[str, int] | None,
     announce: Announce,
     all_ready: Callable[[], None],
@@ -260,8 +261,8 @@ async def _serve_doors(
         delay = LoopDelay(owner.clock)
         nursery.start_soon(delay.run)
         daemon = Daemon(owner, nursery, delay, stopping)
-        if mount is not None:
-            announce(f"ready {await daemon.open_mount(mount)}")
+        for directory in mounts:
+            announce(f"ready {await daemon.open_mount(directory, options)}")
         if s3 is not None:
             announce(f"ready {await daemon.open_s3(*s3)}")
         daemon.ends_with_last_door = bool(daemon.doors)
@@ -313,8 +314,8 @@ def _url_of(started: tuple[str, int]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _text(arguments: Arguments, name: str) -> str:
-    value = arguments.get(name)
+def _text(arguments: Arguments, name: str, default: str | None = None) -> str:
+    value = arguments.get(name, default)
     if not isinstance(value, str):
         raise InvalidArgument(f"want {name!r} as a text")
     return value

@@ -1,8 +1,8 @@
 """The process of one shard, which the owner of the volume starts: `python -m siltstone.shard_process HOME SHARD`.
 
-It prints ``ready``, or ``failed`` and why. ``stop`` on its standard input ends it in order. The end of that input is
-the death of the owner: then it leaves at once, whatever it is doing, for the next owner starts its own. The lock of the
-shard keeps two lives from writing the same log: a new one waits until the old is gone with all its threads.
+It hears of the owner as any child does (children.py), and leaves at once when that dies, whatever it is doing, for the
+next owner starts its own. The lock of the shard keeps two lives from writing the same log: a new one waits until the
+old is gone with all its threads.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 
 import trio
 
+from siltstone.children import watch_owner
 from siltstone.engine.disk.system import SystemClock, TrioWorkers
 from siltstone.failure import describe
 from siltstone.home import Home, Ownership
@@ -24,8 +24,6 @@ from siltstone.owner import metadata, open_here, opened_disks
 from siltstone.shard_lock import hold_shard
 from siltstone.shard_service import ShardService
 from siltstone.types import ShardId
-
-ORPHANED_STATUS = 3
 
 logger = logging.getLogger("siltstone.shards")
 
@@ -51,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 async def _serve(home: Home, shard: ShardId) -> None:
     stopping = trio.Event()
-    _watch_owner(trio.lowlevel.current_trio_token(), stopping)
+    watch_owner(trio.lowlevel.current_trio_token(), stopping)
     config = home.load_config()
     await trio.to_thread.run_sync(hold_shard, home, shard)
     # A disk that hangs keeps the process, and with it the lock: there is nothing else to keep.
@@ -64,17 +62,6 @@ async def _serve(home: Home, shard: ShardId) -> None:
                 gc.freeze()  # see the daemon
                 print("ready", flush=True)
                 await stopping.wait()
-
-
-def _watch_owner(token: trio.lowlevel.TrioToken, stopping: trio.Event) -> None:
-    """A thread, since the loop may be busy, or stuck, when the owner dies."""
-
-    def watch() -> None:
-        while os.read(0, 64):
-            token.run_sync_soon(stopping.set)
-        os._exit(ORPHANED_STATUS)
-
-    threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
 if __name__ == "__main__":

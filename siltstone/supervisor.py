@@ -1,23 +1,17 @@
-"""Starts the processes of shards, watches them, and starts anew what died; all end with the owner.
-
-A shard's process has a pipe from its owner as standard input: `stop` ends it in order, and so does, at once, the death
-of the owner, which closes the pipe (shard_process.py).
-"""
+"""Starts the processes of shards, watches them, and starts anew what died; all end with the owner (children.py)."""
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
+from siltstone.children import ENDED_EARLY, ask_to_stop, start_child, wait_ready
 from siltstone.core.calls import AskLoad, Load
 from siltstone.errors import Unavailable
 from siltstone.home import Home
@@ -128,11 +122,10 @@ class ShardProcess:
         """End it in order, or by force when that takes too long."""
         self._stopping = True
         process = self._process
-        if process is None or process.stdin is None:
+        if process is None:
             return
         with trio.move_on_after(STOP_SECONDS):
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has just died
-                await process.stdin.send_all(b"stop\n")
+            await ask_to_stop(process)
             await process.wait()
             return
         logger.error("shard %d: process %d does not end; it is killed", self.shard, process.pid)
@@ -168,25 +161,12 @@ class ShardProcess:
 
     async def _start(self) -> str:
         """Start a process; returns when it serves, with nothing, or has failed, with why."""
-        # -P: a directory called siltstone where the user happens to stand is not the package.
-        command = [sys.executable, "-P", "-m", "siltstone.shard_process", str(self._home.path), str(self.shard)]
         try:
-            process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
-            )
-        except OSError as error:
-            return f"no process can be started: {error.strerror}"
-        self._process = process
-        assert process.stdout is not None
-        received = b""
-        async with process.stdout:
-            while b"\n" not in received:
-                piece = await process.stdout.receive_some(65536)
-                if not piece:
-                    break
-                received += piece
-        word, _, rest = received.decode(errors="replace").partition("\n")[0].partition(" ")
-        return "" if word == "ready" else rest or f"it ended before it served (see {self._home.log_file})"
+            self._process = await start_child("siltstone.shard_process", str(self._home.path), str(self.shard))
+        except Unavailable as error:
+            return str(error)
+        failure = await wait_ready(self._process)
+        return f"{failure} (see {self._home.log_file})" if failure == ENDED_EARLY else failure
 
 
 class Meter:

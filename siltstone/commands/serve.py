@@ -9,8 +9,9 @@ import sys
 
 import trio
 
-from siltstone.commands.parser import Subparsers, add_command, add_home, parse_address
+from siltstone.commands.parser import Subparsers, add_command, add_home, add_mount_options, parse_address
 from siltstone.failure import describe
+from siltstone.fuse.options import parse_options
 from siltstone.home import Home
 
 
@@ -27,7 +28,14 @@ def add_parser(commands: Subparsers) -> None:
         example="siltstone serve ~/volume --mount ~/files --s3 127.0.0.1:9000",
     )
     add_home(parser)
-    parser.add_argument("--mount", metavar="DIR", help="mount the volume on this empty directory")
+    parser.add_argument(
+        "--mount",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="mount the volume on this empty directory; repeatable",
+    )
+    add_mount_options(parser)
     parser.add_argument("--s3", metavar="HOST:PORT", help="serve S3 at this address (port 0 takes a free one)")
     parser.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)
 
@@ -38,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
 
     home = Home(options.home)
     s3 = None if options.s3 is None else parse_address(options.s3)
-    mount = None if options.mount is None else os.path.abspath(options.mount)
+    mounts = [os.path.abspath(directory) for directory in options.mount]
+    mount_options = ",".join(options.mount_options)
+    parse_options(mount_options)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
 
     def announce(line: str) -> None:
@@ -50,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     try:
-        trio.run(serve, home, mount, s3, announce, all_ready)
+        trio.run(serve, home, mounts, mount_options, s3, announce, all_ready)
     except (Exception, BaseExceptionGroup) as error:
         if options.detached:
             print("failed " + describe(error), flush=True)

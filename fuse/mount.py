@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Callable
 
 import pyfuse3
 import trio
@@ -13,6 +14,8 @@ from pyfuse3 import FileNameT, InodeT
 from siltstone.core.tree import Tree
 from siltstone.errors import Refused, SiltstoneError
 from siltstone.fuse import mountpoint as mountpoints
+from siltstone.fuse.forgetting import Forgetter
+from siltstone.fuse.handles import Handles
 from siltstone.fuse.invalidate import Invalidator
 from siltstone.fuse.operations import Operations
 from siltstone.fuse.options import DEFAULTS, AccessTimes, MountOptions
@@ -38,12 +41,14 @@ async def serve_mount(
     *,
     options: MountOptions = DEFAULTS,
     source: str = mountpoints.SUBTYPE,
+    watch: Callable[[Handles], object] = lambda handles: None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount the volume and serve it until it is unmounted (by us, on cancel, or by umount(8)).
 
-    ``source`` is what `df` shows first. ``task_status`` is told the real path when files can be used. On cancel the
-    kernel's data is written back and the mount taken away, lazily if programs still use it; the volume is not closed.
+    ``source`` is what `df` shows first. ``watch`` is given what tells how much the kernel holds. ``task_status`` is
+    told the real path when files can be used. On cancel the kernel's data is written back and the mount taken away,
+    lazily if programs still use it; the volume is not closed.
     Raises Refused, with nothing mounted, when the directory is missing, not a directory, not empty, or the system does
     not let us mount. One mount per process, as pyfuse3 has it.
     """
@@ -51,6 +56,8 @@ async def serve_mount(
     kernel = KernelCache()
     operations = Operations(volume, options, kernel.invalidate_attributes)
     handles = operations.handles
+    watch(handles)
+    forgetter = Forgetter(volume, handles, kernel, options.known_inodes_max)
     invalidator = Invalidator(operations, handles.knows, kernel)
     reader = Reader()
     sessions = fuse_descriptors()
@@ -71,6 +78,7 @@ async def serve_mount(
                 ended = trio.Event()
                 nursery.start_soon(_serve, ended)
                 nursery.start_soon(invalidator.run)
+                nursery.start_soon(forgetter.run)
                 try:
                     await _become_ready(path)
                     task_status.started(path)

@@ -24,6 +24,7 @@ from siltstone.core.object_store import ObjectStore
 from siltstone.errors import InvalidArgument, Refused, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
+from siltstone.fuse.handles import Handles
 from siltstone.fuse.mount import serve_mount
 from siltstone.fuse.options import parse_options
 from siltstone.home import Home
@@ -39,6 +40,7 @@ FORCED_EXIT_STATUS = 130
 logger = logging.getLogger("siltstone")
 
 Announce = Callable[[str], None]
+Watch = Callable[[Handles], object]
 
 
 class Door:
@@ -48,11 +50,24 @@ class Door:
         self.kind = kind
         self.place = place
         self.address = ""
+        self.handles: Handles | None = None
+        """What the kernel holds of a mount that this process serves."""
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.address}"
+
+    def watch(self, handles: Handles) -> None:
+        """The mount has begun."""
+        self.handles = handles
+
+    def status(self) -> dict[str, Any]:
+        """As JSON has it."""
+        held = self.handles
+        return {"kind": self.kind, "address": self.address} | (
+            {} if held is None else {"known_inodes": held.known_count, "open_files": len(held.files)}
+        )
 
 
 class Daemon:
@@ -76,13 +91,14 @@ class Daemon:
         """
         parse_options(options)
         place = await trio.to_thread.run_sync(os.path.realpath, directory)  # before it is mounted
+        door = Door("mount", place)
         if self._mounts_here:
             await self._serve_shard()
             serve_door = functools.partial(keep_mount_process, self._owner.home, directory, options)
         else:
             self._mounts_here = True
-            serve_door = functools.partial(self._serve_mount_here, directory, options)
-        return await self._open(Door("mount", place), serve_door, lambda started: directory)
+            serve_door = functools.partial(self._serve_mount_here, door.watch, directory, options)
+        return await self._open(door, serve_door, lambda started: directory)
 
     async def open_s3(self, host: str, port: int) -> Door:
         """Serve S3; returns when the endpoint answers. Raises Refused when the address is not to be had."""
@@ -108,7 +124,7 @@ class Daemon:
             case "status":
                 status = self._owner.status()
                 status["process"] |= {
-                    "doors": [{"kind": door.kind, "address": door.address} for door in self.doors],
+                    "doors": [door.status() for door in self.doors],
                     "loop_delay_ms": self._delay.statistics(),
                 }
                 return status
@@ -151,12 +167,21 @@ class Daemon:
         logger.info("ready %s", door)
         return door
 
-    async def _serve_mount_here(self, directory: str, options: str, *, task_status: trio.TaskStatus[str]) -> None:
+    async def _serve_mount_here(
+        self, watch: Watch, directory: str, options: str, *, task_status: trio.TaskStatus[str]
+    ) -> None:
         owner = self._owner
         try:
             if owner.config.shards > 1:
                 await serve_sharded_mount(
-                    owner.home, owner.config, owner.clock, self._nursery, directory, options, task_status=task_status
+                    owner.home,
+                    owner.config,
+                    owner.clock,
+                    self._nursery,
+                    directory,
+                    options,
+                    watch=watch,
+                    task_status=task_status,
                 )
             else:
                 await serve_mount(
@@ -164,6 +189,7 @@ class Daemon:
                     directory,
                     options=parse_options(options),
                     source=source_of(owner.home),
+                    watch=watch,
                     task_status=task_status,
                 )
         finally:

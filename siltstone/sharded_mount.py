@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import trio
 
@@ -16,6 +17,7 @@ from siltstone.core.opening import SHUTDOWN_SECONDS
 from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import Refused, Unavailable
+from siltstone.fuse.handles import Handles
 from siltstone.fuse.mount import UNMOUNT_SECONDS, serve_mount
 from siltstone.fuse.options import parse_options
 from siltstone.home import Home
@@ -40,6 +42,7 @@ async def serve_sharded_mount(
     directory: str,
     options: str,
     *,
+    watch: Callable[[Handles], object] = lambda handles: None,
     task_status: trio.TaskStatus[str],
 ) -> None:
     """A mount over all shards. ``beside``: a nursery that lives longer than the mount, for what it asks by."""
@@ -62,6 +65,7 @@ async def serve_sharded_mount(
             directory,
             options=parse_options(options).limited(TIMEOUT_SECONDS_MAX),
             source=source_of(home),
+            watch=watch,
             task_status=task_status,
         )
     finally:

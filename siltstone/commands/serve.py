@@ -13,6 +13,7 @@ from siltstone.commands.parser import Subparsers, add_command, add_home, add_mou
 from siltstone.failure import describe
 from siltstone.fuse.options import parse_options
 from siltstone.home import Home
+from siltstone.notify import notify
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         print(line, flush=True)
 
     def all_ready() -> None:
+        notify("READY=1")
         if options.detached:
             print("ready", flush=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

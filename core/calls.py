@@ -77,13 +77,6 @@ class AskLoad(msgspec.Struct, array_like=True, tag="ask-load", frozen=True):
     """How much is there to do?"""
 
 
-class Give(msgspec.Struct, array_like=True, tag="give", frozen=True):
-    """Make this partition that shard's."""
-
-    partition: int
-    to: int
-
-
 class Load(msgspec.Struct, array_like=True, tag="load", frozen=True):
     """What a shard has done since it began, and what it is at."""
 
@@ -100,6 +93,8 @@ class Load(msgspec.Struct, array_like=True, tag="load", frozen=True):
     """Transactions that it has decided, and not all others are known to have carried out."""
     inodes: int
     log_bytes: int
+    partition_calls: dict[int, int] = {}
+    """Calls about each partition."""
 
 
 class Method(NamedTuple):
@@ -126,8 +121,9 @@ def encode_result(result: object) -> msgspec.Raw:
     return msgspec.Raw(_encode(result))
 
 
-def _method(name: str, owner: type = Volume, *, is_once: bool = False) -> Method:
-    function = getattr(owner, name)
+def method_of(kind: type, name: str, *, is_once: bool = False) -> Method:
+    """A method of a class, as it is called from elsewhere: all its arguments but ``origin`` and ``progress``."""
+    function = getattr(kind, name)
     hints = typing.get_type_hints(function)
     fields: list[Any] = []
     has_origin = False
@@ -135,13 +131,15 @@ def _method(name: str, owner: type = Volume, *, is_once: bool = False) -> Method
         if parameter.name == "origin":
             has_origin = True
             continue
-        kind = bytes if hints[parameter.name] == Buffer else hints[parameter.name]
+        if parameter.name == "progress":
+            continue
+        hint = bytes if hints[parameter.name] == Buffer else hints[parameter.name]
         has_default = parameter.default is not inspect.Parameter.empty
-        fields.append((parameter.name, kind, parameter.default) if has_default else (parameter.name, kind))
+        fields.append((parameter.name, hint, parameter.default) if has_default else (parameter.name, hint))
     arguments = msgspec.defstruct(f"Arguments_{name}", fields, array_like=True, frozen=True)
     return Method(
         name,
-        owner,
+        kind,
         is_once,
         has_origin,
         arguments,
@@ -196,10 +194,10 @@ _OBJECT_CHANGES = (
 )
 
 METHODS = (
-    {name: _method(name) for name in _LOOKS + _BYTES}
-    | {name: _method(name, is_once=True) for name in _CHANGES + _XATTR_CHANGES}
-    | {name: _method(name, ShardObjects) for name in _OBJECT_LOOKS + _OBJECT_BYTES}
-    | {name: _method(name, ShardObjects, is_once=True) for name in _OBJECT_CHANGES}
+    {name: method_of(Volume, name) for name in _LOOKS + _BYTES}
+    | {name: method_of(Volume, name, is_once=True) for name in _CHANGES + _XATTR_CHANGES}
+    | {name: method_of(ShardObjects, name) for name in _OBJECT_LOOKS + _OBJECT_BYTES}
+    | {name: method_of(ShardObjects, name, is_once=True) for name in _OBJECT_CHANGES}
 )
 
 

@@ -162,6 +162,8 @@ class Ledger:
         self.waits = 0
         """How often a change had to wait: for room in the pool, or for the log to get under its high-water mark."""
         self._spread: SpreadOperations | None = None
+        self.performing = 0
+        """Operations over several shards that have begun and not ended; who begins one was let through by ``admit``."""
         self._claims: set[SlabId] = set()
         self._slabs: dict[SlabId, Slab] = {}
         self._stripe_cache: OrderedDict[StripeId, StripeInfo] = OrderedDict()
@@ -180,7 +182,11 @@ class Ledger:
         it becomes visible. Without shards nothing is awaited.
         """
         if self._spread is not None:
-            return await self._spread.perform(change, committed)
+            self.performing += 1
+            try:
+                return await self._spread.perform(change, committed)
+            finally:
+                self.performing -= 1
         transaction = self.store.begin()
         result = change(transaction)
         self.commit(transaction)
@@ -402,6 +408,11 @@ class Ledger:
         self._refusal = error
         if error is not None:
             self.hold_writers(False)
+
+    @property
+    def is_holding_changes(self) -> bool:
+        """Whether every change waits."""
+        return not self._changes_go.is_set()
 
     def hold_changes(self, hold: bool) -> None:
         """Let every change wait (somebody walks the metadata), or go on."""

@@ -189,6 +189,11 @@ def _has_root(config: VolumeConfig, shard: ShardId) -> bool:
     return map_of(config).owner(partition_of(ROOT_INO)) == shard
 
 
+def _share(bytes_per_second: int, shards: int) -> int:
+    """What one of several shards may take of a rate, which is for the disks that they share; 0 is without limit."""
+    return max(1, bytes_per_second // shards) if bytes_per_second else 0
+
+
 def snapshot_files(config: VolumeConfig, pool: Pool, random: Random, workers: Workers) -> SnapshotFiles:
     """The snapshots of a volume: on as many disks as its log."""
     return SnapshotFiles(
@@ -252,9 +257,10 @@ def _assemble(
         snapshots,
         {superblock.disk_id: pack_superblock(superblock) for superblock in superblocks},
         interval=config.scrub_interval,
-        bytes_per_second=config.scrub_bytes_per_second,
+        bytes_per_second=_share(config.scrub_bytes_per_second, config.shards),
     )
-    mover = Mover(ledger, files, grace=config.rebuild_grace, bytes_per_second=config.rebuild_bytes_per_second)
+    rebuild_rate = _share(config.rebuild_bytes_per_second, config.shards)
+    mover = Mover(ledger, files, grace=config.rebuild_grace, bytes_per_second=rebuild_rate)
     relocator = Relocator(ledger, carrier, mover, splitter, data_units=config.data_units)
     labels = Labels(pool, minimum=config.log_copies_min)
     return Volume(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -139,6 +139,24 @@ class Tallies:
         self._record.lost_count += 1
         if len(self._record.lost) < LOST_NAMED_MAX:
             self._record.lost = [*self._record.lost, message]
+
+
+def sum_of_reports(reports: Sequence[ScrubReport]) -> ScrubReport:
+    """What passes over several shards found together: of each disk the sum. ``ended_ns`` is of the last."""
+    disks: dict[int, ScrubbedDisk] = {}
+    for disk in (disk for report in reports for disk in report.disks):
+        before = disks.get(disk.disk_id)
+        if before is not None:
+            counts = zip(msgspec.structs.asdict(before).items(), msgspec.structs.astuple(disk), strict=True)
+            disk = ScrubbedDisk(**{name: old + new for (name, old), new in counts} | {"disk_id": disk.disk_id})
+        disks[disk.disk_id] = disk
+    return ScrubReport(
+        started_ns=min(report.started_ns for report in reports),
+        ended_ns=max(report.ended_ns for report in reports) if all(report.ended_ns for report in reports) else 0,
+        disks=[disks[disk_id] for disk_id in sorted(disks)],
+        lost=[message for report in reports for message in report.lost],
+        lost_count=sum(report.lost_count for report in reports),
+    )
 
 
 def report_of(record: ScrubRecord) -> ScrubReport:

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 
+from siltstone.core.administration import Administration
 from siltstone.core.bringing import Bringer
 from siltstone.core.calls import (
     METHODS,
     Answered,
     AskLoad,
     Call,
-    Give,
     Load,
     Method,
     News,
@@ -31,18 +31,20 @@ from siltstone.core.calls import (
     subject_of,
 )
 from siltstone.core.gates import Gates
+from siltstone.core.orders import AskHow, GiveUp, How, Order, Orders
 from siltstone.core.sessions import Sessions
 from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, SiltstoneError
 from siltstone.meta import counters
 from siltstone.meta.shards.answers import Request, is_carried_out, once
-from siltstone.meta.shards.map import MapView
-from siltstone.meta.shards.messages import Done, Failed, Message, NotMine, Peers, Reply
+from siltstone.meta.shards.handover import HandoverFailed
+from siltstone.meta.shards.map import MapView, Placement
+from siltstone.meta.shards.messages import Failed, Message, NotMine, Peers, Reply
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
-from siltstone.types import Ino, PartitionId, ShardId, partition_of
+from siltstone.types import Ino, PartitionId, ShardId, make_ino, partition_of
 
 T = TypeVar("T")
 
@@ -50,8 +52,8 @@ _Function = Callable[..., Awaitable[object]]
 """A method of the volume."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_Request = Message | Call | Poll | AskLoad | Give
-_Answer = Reply | Answered | News | Load | Failed
+_Request = Message | Call | Poll | AskLoad | Order | AskHow | GiveUp
+_Answer = Reply | Answered | News | Load | How | Failed
 
 _decode = msgspec.msgpack.Decoder(_Request).decode
 
@@ -154,6 +156,7 @@ class Shard:
             nursery,
             self._gates,
             read=volume.reader.read,
+            admit=ledger.admit,
             bring=self._bringer.bring,
             commit=ledger.commit,
             on_applied=volume.applied,
@@ -164,6 +167,9 @@ class Shard:
         nursery.start_soon(self._objects.run)
         self._sessions = Sessions(volume)
         nursery.start_soon(self._sessions.run)
+        self.administration = Administration(volume, self._open_transactions, self.give)
+        self._orders = Orders(self.administration)
+        nursery.start_soon(self._orders.run, ledger.clock)
         self._calls = self._messages = self._under_way = 0
 
     async def handle(self, payload: bytes) -> bytes:
@@ -190,24 +196,35 @@ class Shard:
             unsettled=coordinator.unsettled,
             inodes=counters.read_totals(ledger.store).inodes,
             log_bytes=ledger.log.kept_bytes,
+            partition_calls={int(partition): count for partition, count in self._gates.counts.items()},
         )
 
-    async def give(self, partition: PartitionId, to: ShardId) -> None:
-        """Make a partition another shard's; durable on return. Raises InvalidArgument, HandoverFailed."""
-        await self._node.give(partition, to)
+    async def give(self, partition: PartitionId, to: ShardId) -> Placement:
+        """Make a partition another shard's; durable on return, which says where it is. One that is another's already
+        stays there. Raises HandoverFailed."""
+        if self._volume.ledger.is_holding_changes:
+            raise HandoverFailed("the volume is being checked; partitions stay where they are meanwhile")
+        if self._node.owns(make_ino(0, partition)):
+            await self._node.give(partition, to)
+        return self.partitions().placement(partition)
+
+    def _open_transactions(self) -> int:
+        coordinator = self._node.coordinator
+        return len(self._node.participant) + coordinator.undecided + coordinator.unsettled + self._node.moving
 
     async def _answer(self, request: _Request) -> _Answer:
         if isinstance(request, AskLoad):
             return self.load()
+        if isinstance(request, AskHow | GiveUp):
+            return self._orders.how(request)
         if isinstance(request, Poll):
             return await self._sessions.poll(request)
         try:
+            if isinstance(request, Order):
+                return await self._orders.carry_out(request)
             if isinstance(request, Call):
                 self._calls += 1
                 return await self._carry_out(request)
-            if isinstance(request, Give):
-                await self.give(PartitionId(request.partition), ShardId(request.to))
-                return Done()
             self._messages += 1
             return await self._node.answer(request)
         except SiltstoneError as error:

@@ -14,6 +14,7 @@ import trio
 
 from siltstone.core.calls import Nameless, News
 from siltstone.core.events import Subscribers
+from siltstone.core.status_sum import sum_of_spaces
 from siltstone.core.types import (
     Attributes,
     AttributesChanged,
@@ -298,10 +299,10 @@ class ShardedVolume:
         await self._calls.call_all("sync")
 
     async def space(self) -> VolumeSpace:
-        """See Volume. All shards are on the same disks; inodes are counted by each."""
+        """See Volume; of all shards together."""
         shards = self._partitions().shards()
         found: list[VolumeSpace] = [await self._calls.call_on(shard, "space") for shard in shards]
-        return found[0]._replace(inodes=sum(space.inodes for space in found))
+        return sum_of_spaces(found)
 
     # --- news ------------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     usable_total_bytes: int
     usable_free_bytes: int
     available_bytes: int
+    in_slabs_bytes: int
+    """Of what is free, free rows of slabs that are there; the rest is free on the disks, for whoever takes it first."""
     log_segments: int
     log_lsn: int
     log_durable_lsn: int
@@ -179,6 +181,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
         usable_total_bytes=engine_space.usable_total_bytes,
         usable_free_bytes=engine_space.usable_free_bytes,
         available_bytes=ledger.available_bytes,
+        in_slabs_bytes=engine_space.data_free_bytes,
         log_segments=len(segments),
         log_lsn=ledger.log.next_lsn,
         log_durable_lsn=ledger.log.durable_lsn,

@@ -206,6 +206,7 @@ class Volume:
             free_bytes=free_bytes,
             available_bytes=min(self.ledger.available_bytes, free_bytes),
             inodes=inode_count,
+            in_slabs_bytes=stripes.data_free_bytes,
         )
 
     # --- names -----------------------------------------------------------------------------------------------------

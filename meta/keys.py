@@ -323,6 +323,7 @@ BUCKET = b"k"
 UPLOAD = b"m"
 PART = b"n"
 ORPHAN = b"o"
+PART = b"n"
 XATTR = b"x"
 
 

@@ -130,7 +130,7 @@ class Daemon:
         """Answer one request of the control socket."""
         match operation:
             case "status":
-                status = self._owner.status()
+                status = await self._owner.status()
                 status["process"] |= {
                     "doors": [door.status() for door in self.doors],
                     "loop_delay_ms": self._delay.statistics(),

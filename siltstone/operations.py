@@ -17,9 +17,11 @@ import trio
 
 from siltstone.config import VolumeConfig
 from siltstone.control import NoOwner, request
-from siltstone.core.fsck import fsck
+from siltstone.core.opening import ONLY_SHARD
+from siltstone.core.scrub_report import sum_of_reports
 from siltstone.core.types import Progress
 from siltstone.errors import InvalidArgument, Refused, Unavailable
+from siltstone.failure import expected
 from siltstone.home import Home
 from siltstone.keys import KeyRing
 from siltstone.membership import Membership
@@ -121,22 +123,26 @@ def _check_shards(config: VolumeConfig, operation: str) -> None:
 
 
 async def _status(owner: Owner, arguments: Arguments, report: Report) -> object:
-    return owner.status()
+    return await owner.status()
 
 
 async def _settle(owner: Owner, arguments: Arguments, report: Report) -> object:
-    before = owner.volume.status()
-    await owner.volume.settle(report)
-    after = owner.volume.status()
-    return {"settled_bytes": after.settled_bytes - before.settled_bytes, "log_live_bytes": after.log_live_bytes}
+    done = (await owner.all_shards.ask("settle", progress=report)).values()
+    return {
+        "settled_bytes": sum(part.settled_bytes for part in done),
+        "log_live_bytes": sum(part.log_live_bytes for part in done),
+    }
 
 
 async def _scrub(owner: Owner, arguments: Arguments, report: Report) -> object:
-    return await owner.volume.scrub(report)
+    return sum_of_reports(list((await owner.all_shards.ask("scrub", progress=report)).values()))
 
 
 async def _fsck(owner: Owner, arguments: Arguments, report: Report) -> object:
-    findings = await fsck(owner.volume, deep=bool(arguments.get("deep")), progress=report)
+    try:
+        findings = await owner.all_shards.fsck(deep=bool(arguments.get("deep")), progress=report)
+    except BaseExceptionGroup as group:
+        raise expected(group) or group from None
     return [{"invariant": f.invariant, "subject": f.subject, "message": f.message} for f in findings]
 
 
@@ -159,12 +165,33 @@ def _key_remove(keys: KeyRing, arguments: Arguments) -> object:
 
 
 async def _rebuild(owner: Owner, arguments: Arguments, report: Report) -> object:
-    await owner.volume.rebuild(report)
-    return owner.status()["volume"]["moves"]
+    return (await owner.all_shards.ask("rebuild", progress=report))[ONLY_SHARD]
+
+
+async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> object:
+    placer, count = owner.shards.placer, int(arguments["shards"])
+    if placer is None:
+        if count == 1:
+            return {"moved": 0}
+        raise Refused("the volume has one shard; several are made with siltstone init --shards N")
+    moved = await placer.spread(count, report)
+    await owner.publish()
+    return {"moved": moved}
 
 
 async def _disk_list(owner: Owner, arguments: Arguments, report: Report) -> object:
-    return Membership(owner).shown()
+    if len(owner.all_shards.shards) == 1:
+        return Membership(owner).shown()
+    counts = (await owner.all_shards.ask("chunk_files")).values()
+    status = await owner.status()
+    return [
+        disk
+        | {
+            "path": status["disk_paths"][str(disk["disk_id"])],
+            "chunk_files": sum(count.get(disk["disk_id"], 0) for count in counts),
+        }
+        for disk in status["volume"]["disks"]
+    ]
 
 
 async def _disk_add(owner: Owner, arguments: Arguments, report: Report) -> object:
@@ -207,6 +234,7 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "scrub": _scrub,
     "fsck": _fsck,
     "rebuild": _rebuild,
+    "meta_spread": _meta_spread,
     "disk_list": _disk_list,
     "disk_add": _disk_add,
     "disk_drain": _disk_drain,
@@ -214,5 +242,5 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "disk_replace": _disk_replace,
 }
 
-OVER_SHARDS = {"status"}
+OVER_SHARDS = {"status", "disk_list", "settle", "scrub", "fsck", "rebuild", "meta_spread"}
 """Those of them that a volume of several shards has."""

@@ -15,7 +15,10 @@ import msgspec
 import trio
 
 from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.core.administration import Administration
+from siltstone.core.all_shards import AllShards
 from siltstone.core.opening import ONLY_SHARD, create_volume, open_volume
+from siltstone.core.status_sum import sum_of_statuses
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.directory import IN_USE
@@ -34,6 +37,7 @@ from siltstone.home import Home, Ownership
 from siltstone.keys import KeyRing
 from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.meta.store.port import Backing
+from siltstone.placing import Placer, settings_with
 from siltstone.ports import Disk, Fanout
 from siltstone.roster import check_roster
 from siltstone.settings import Settings, label_of
@@ -60,10 +64,12 @@ class Owner:
         disks: list[LocalDisk],
         shards: Shards,
         own_shard: ShardService,
+        all_shards: AllShards,
     ) -> None:
         self.home = home
         self.shards = shards
         self.own_shard = own_shard
+        self.all_shards = all_shards
         self.disks = disks
         self.changing = trio.Lock()
         """Held while the membership of disks changes."""
@@ -110,16 +116,27 @@ class Owner:
         except TooFewDisks as error:
             logger.warning("the disks do not have the newest settings: %s", error)  # tried again each second
 
-    def status(self) -> dict[str, Any]:
-        """The volume's status, with what this process adds to it; as JSON has it."""
-        return {
+    async def status(self) -> dict[str, Any]:
+        """The volume's status, with what this process adds to it; as JSON has it. A shard that gives no answer is left
+        out of the sums, and a warning says so."""
+        statuses = await self.all_shards.statuses()
+        volume: dict[str, Any] = msgspec.to_builtins(sum_of_statuses(self.config, statuses))
+        volume["warnings"] += [
+            f"shard {shard} gives no answer: what it has is not in these sums"
+            for shard in self.all_shards.shards
+            if shard not in statuses
+        ]
+        shown = {
             "home": str(self.home.path),
             "code": f"{self.config.data_units}+{self.config.parity_units}",
             "disk_paths": {str(disk.disk_id): disk.path for disk in self.config.disks},
             "process": {"pid": os.getpid(), "resident_bytes": resident_bytes()},
-            "volume": msgspec.to_builtins(self.volume.status()),
+            "volume": volume,
             "meta": self.shards.status(),
         }
+        if len(self.all_shards.shards) > 1:
+            shown["volumes"] = {str(shard): msgspec.to_builtins(status) for shard, status in statuses.items()}
+        return shown
 
 
 @contextlib.asynccontextmanager
@@ -143,12 +160,38 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
                 join = own_shard.join if config.shards > 1 else own_shard.join_later
                 async with open_here(config, disks, backing, clock, workers, join=join) as volume:
                     async with running_shards(home, config, own_shard, clock) as shards:
-                        owner = Owner(home, config, volume, clock, workers, disks, shards, own_shard)
+                        own = own_shard.side.administration if config.shards > 1 else Administration(volume)
+                        others = {process.shard: process.asked for process in shards.processes}
+                        all_shards = AllShards(own, others, clock)
+                        owner = Owner(home, config, volume, clock, workers, disks, shards, own_shard, all_shards)
                         volume.mover.on_role(owner.remember_role)
                         await owner.publish()
                         volume.labels.follow(lambda: owner.config.serial, owner.label)
-                        yield owner
+                        async with _placing(owner):
+                            yield owner
                     disks[:] = owner.disks
+
+
+@contextlib.asynccontextmanager
+async def _placing(owner: Owner) -> AsyncIterator[None]:
+    """Partitions go where they should, for as long as the context lasts."""
+    if len(owner.all_shards.shards) == 1:
+        yield
+        return
+    shards = owner.shards
+    placer = shards.placer = Placer(
+        owner.all_shards,
+        shards.partitions,
+        owner.clock,
+        shards.loads,
+        lambda partitions: owner.change_config(settings_with(partitions)),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(placer.run)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
 
 
 async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> None:

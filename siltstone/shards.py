@@ -15,6 +15,7 @@ from siltstone.core.shard import Shard
 from siltstone.failure import expected
 from siltstone.home import Home
 from siltstone.meta.shards.map import MapView, map_of
+from siltstone.placing import Placer, ShardLoad
 from siltstone.ports import Clock
 from siltstone.shard_service import ShardService
 from siltstone.supervisor import LOOK_SECONDS, Meter, ProcessState, ShardProcess, processor_seconds
@@ -29,6 +30,17 @@ class Shards:
         self.own_meter = Meter()
         self.partitions = MapView(map_of(config))
         """What the doors of this process know of where partitions are."""
+        self.placer: Placer | None = None
+        """There is one if there are several shards."""
+
+    def loads(self) -> dict[ShardId, ShardLoad]:
+        """What each shard does that answers."""
+        meters = {ONLY_SHARD: self.own_meter} | {process.shard: process.meter for process in self.processes}
+        return {
+            shard: ShardLoad(meter.processor_share, meter.partition_calls)
+            for shard, meter in meters.items()
+            if meter.load is not None
+        }
 
     def status(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -43,7 +55,8 @@ class Shards:
             }
             for process in self.processes
         ]
-        return {"map_version": self.partitions().version, "shards": [own, *others]}
+        placer = {} if self.placer is None else self.placer.shown()
+        return {**placer, "map_version": self.partitions().version, "shards": [own, *others]}
 
     def _shown(self, shard: ShardId, meter: Meter) -> dict[str, Any]:
         """What is shown of every shard, as of the owner's."""

@@ -14,12 +14,13 @@ import trio
 
 from siltstone.child import ENDED_EARLY, ask_to_stop, start_child, wait_ready
 from siltstone.core.calls import AskLoad, Load
+from siltstone.core.orders import FarShard
 from siltstone.errors import Unavailable
 from siltstone.home import Home
 from siltstone.meta.shards.messages import PeerLost
 from siltstone.ports import Clock
 from siltstone.shard_service import link_to
-from siltstone.types import ShardId
+from siltstone.types import PartitionId, ShardId
 
 PAUSE_SECONDS = 0.05
 PAUSE_SECONDS_MAX = 10.0
@@ -152,6 +153,8 @@ class ShardProcess(KeptProcess):
         self.shard = shard
         self.meter = Meter()
         self._link = link_to(home, clock, shard)
+        self.asked = FarShard(self._link, clock)
+        """For orders of the owner (``watch`` keeps the connection)."""
 
     async def watch(self) -> None:
         """Ask for its load, for ever."""
@@ -187,6 +190,8 @@ class Meter:
         self.load: Load | None = None
         self.calls_per_second = 0.0
         self.processor_share = 0.0
+        self.partition_calls: dict[PartitionId, float] = {}
+        """A second."""
         self._before: tuple[Load, int, float] | None = None
 
     def note(self, load: Load, now_ns: int, processor_seconds: float) -> None:
@@ -196,6 +201,10 @@ class Meter:
             seconds = max(now_ns - then_ns, 1) / 1e9
             self.calls_per_second = max(0, load.calls - before.calls) / seconds
             self.processor_share = max(0.0, processor_seconds - processor_before) / seconds
+            self.partition_calls = {
+                PartitionId(partition): max(0, calls - before.partition_calls.get(partition, 0)) / seconds
+                for partition, calls in load.partition_calls.items()
+            }
         self._before = (load, now_ns, processor_seconds)
         self.load = load
 
@@ -203,14 +212,21 @@ class Meter:
         """Nobody answers."""
         self.load = self._before = None
         self.calls_per_second = self.processor_share = 0.0
+        self.partition_calls = {}
 
     def shown(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
             "calls_per_second": round(self.calls_per_second, 1),
             "processor_share": round(self.processor_share, 3),
-            "load": None if self.load is None else msgspec.structs.asdict(self.load),
+            "load": None if self.load is None else _shown(self.load),
         }
+
+
+def _shown(load: Load) -> dict[str, Any]:
+    shown = msgspec.structs.asdict(load)
+    del shown["partition_calls"]  # 256 numbers that nobody reads
+    return shown
 
 
 def processor_seconds(pid: int) -> float:

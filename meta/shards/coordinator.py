@@ -66,6 +66,11 @@ class Decision(msgspec.Struct, array_like=True, tag=1, frozen=True):
 _decode = msgspec.msgpack.Decoder(Decision).decode
 
 
+def participants_of(decision: bytes) -> list[int]:
+    """The shards that have a part in a decision, of which this is the record. Raises msgspec.DecodeError."""
+    return _decode(decision).participants
+
+
 class Coordinator:
     """Runs the functions of the namespace, over whatever shards they need."""
 

@@ -46,10 +46,19 @@ ReadBytes = Callable[[Ino, int, int], Awaitable[bytes]]
 class Lending:
     """The side that has them. ``read``: how it reads its own bytes."""
 
-    def __init__(self, shard: ShardId, store: Store, read: ReadBytes, *, commit: Callable[[Transaction], Lsn]) -> None:
+    def __init__(
+        self,
+        shard: ShardId,
+        store: Store,
+        read: ReadBytes,
+        admit: Callable[[], Awaitable[None]],
+        *,
+        commit: Callable[[Transaction], Lsn],
+    ) -> None:
         self._shard = shard
         self._store = store
         self._read = read
+        self._admit = admit
         self._commit = commit
         self._wakeup = trio.Event()
         self._wakeup.set()
@@ -66,6 +75,11 @@ class Lending:
             for partition, moved in read_moved(self._store).items():
                 if moved.owner != self._shard and not moved.is_sorted:
                     await self._sort_out(partition, moved)
+
+    @property
+    def unsorted(self) -> int:
+        """Partitions of which more is left here than what is lent."""
+        return sum(moved.owner != self._shard and not moved.is_sorted for moved in read_moved(self._store).values())
 
     def list(self, message: ListLent) -> Lent:
         """The inodes of which there are bytes here."""
@@ -94,8 +108,9 @@ class Lending:
         """Let go of inodes; durable on return. Knows those that are gone already, and what is its own again."""
         partition = PartitionId(message.partition)
         for ino in message.inodes:
+            await self._admit()
             while self._lent(partition, message.generation) is not None and not self._drop_step(Ino(ino)):
-                await trio.lowlevel.checkpoint()
+                await self._admit()
         await self._store.log.wait_durable(self._store.last_lsn)
         return Done()
 
@@ -157,9 +172,7 @@ class Lending:
         if value is None:
             return True
         inode: Inode = decode_inode(value)
-        if inode.allocated_bytes:
-            extents.truncate(transaction, ino, inode, 0, transaction.freed, limit=STEP)
-        is_gone = not inode.allocated_bytes
+        is_gone = extents.truncate(transaction, ino, inode, 0, transaction.freed, limit=STEP)
         if is_gone:
             transaction.delete(keys.inode(ino))
             counters.drop_ino(transaction, ino)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -55,11 +55,13 @@ class Node:
         guard: Guard,
         *,
         read: ReadBytes,
+        admit: Callable[[], Awaitable[None]],
         bring: Bring,
         commit: Callable[[Transaction], Lsn],
         on_applied: Callable[[list[Change]], None],
     ) -> None:
-        """``partitions``: made for this shard; what its own records say of them is added here."""
+        """``partitions``: made for this shard; what its own records say of them is added here. ``admit``: waits
+        as long as changes are held back."""
         self.shard = shard
         self._partitions = partitions
         _place_own(partitions, shard, store)
@@ -72,7 +74,7 @@ class Node:
         )
         self.giver = Giver(shard, store, self.locks, partitions, peers, clock, guard, nursery, commit=commit)
         self.taker = Taker(shard, store, partitions, peers, clock, guard, commit=commit)
-        self.lending = Lending(shard, store, read, commit=commit)
+        self.lending = Lending(shard, store, read, admit, commit=commit)
         self.borrowing = Borrowing(store, peers, clock, bring, commit=commit)
         self.requests = Requests()
         self.perform = self.coordinator.perform
@@ -128,6 +130,11 @@ class Node:
         """Make a partition another shard's. Raises what Giver.give raises."""
         await self.giver.give(partition, to)
         self.lending.wake()
+
+    @property
+    def moving(self) -> int:
+        """Partitions that are on their way here or from here, or have left more behind than what they lend."""
+        return len(self.giver.giving) + len(self.taker.coming) + self.lending.unsorted
 
     def _may_change(self, partition: PartitionId) -> bool:
         return self._partitions().owner(partition) == self.shard and partition not in self.giver.giving

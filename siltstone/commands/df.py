@@ -43,12 +43,24 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show the space."""
-    volume = perform(Home(options.home), "status")["volume"]
+    status = perform(Home(options.home), "status")
+    volume, shards = status["volume"], status.get("volumes", {})
     if options.json:
-        print(json.dumps({name: volume[name] for name in FIELDS}))
-    else:
-        print("\n".join(describe(volume)))
+        each = {number: {name: shard[name] for name in FIELDS} for number, shard in shards.items()}
+        print(json.dumps({name: volume[name] for name in FIELDS} | ({"shards": each} if each else {})))
+        return 0
+    lines = describe(volume)
+    lines += [_describe_shard(number, shard) for number, shard in shards.items()]
+    lines += [f"warning      {text}" for text in volume["warnings"] if "not in these sums" in text]
+    print("\n".join(lines))
     return 0
+
+
+def _describe_shard(number: str, shard: dict[str, Any]) -> str:
+    return (
+        f"shard {number:<6} {format_bytes(shard['live_bytes'])} live and {format_bytes(shard['dead_bytes'])} dead in "
+        f"stripes of {format_bytes(shard['raw_used_bytes'])}, {format_bytes(shard['log_live_bytes'])} live in the log"
+    )
 
 
 def describe(volume: dict[str, Any]) -> list[str]:

@@ -96,7 +96,7 @@ class S3Clients:
         kept = self._kept[number]
         key = f"d{chance.randrange(5)}/e{chance.randrange(3)}/c{number}-{chance.randrange(6)}"
         kind = chance.choices(["put", "copy", "get", "delete"], [50, 10, 20, 20])[0]
-        kind = "put" if not kept else kind
+        kind = "put" if not kept or (kind == "copy" and [*kept] == [key]) else kind
         self.counts[f"s3 {kind}s"] += 1
         if kind == "put":
             size, at = chance.choice(SIZES), chance.randrange(max(SIZES))
@@ -104,7 +104,7 @@ class S3Clients:
             self._insist(client, "put_object", Bucket=BUCKET, Key=key, Body=body)
             kept[key] = hashlib.md5(body).hexdigest()
         elif kind == "copy":
-            source = chance.choice(sorted(kept))
+            source = chance.choice(sorted(kept.keys() - {key}))
             self._insist(client, "copy_object", Bucket=BUCKET, Key=key, CopySource={"Bucket": BUCKET, "Key": source})
             kept[key] = kept[source]
         elif kind == "get":

@@ -23,8 +23,10 @@ from typing import Any
 import trio
 
 from kills.s3_clients import S3Clients
+from siltstone.control import request
 from siltstone.core.caller import Caller
 from siltstone.engine.disk.system import SystemClock, SystemRandom
+from siltstone.errors import SiltstoneError
 from siltstone.home import Home
 from siltstone.meta.shards.map import MapView, map_of
 from siltstone.shard_service import link_to
@@ -50,6 +52,7 @@ class ShardedPlace:
     def __init__(self, path: Path, shards: int, *, s3_port: int = 0, s3_workers: int = 2) -> None:
         """``s3_port``: serve S3 there, with so many workers."""
         self.home = Home(path / "volume")
+        self.count = shards
         self.s3_port = s3_port
         self._s3_workers = s3_workers
         self.process: subprocess.Popen[str] | None = None
@@ -103,6 +106,16 @@ class ShardedPlace:
         assert self.process is not None
         assert self.process.wait(PATIENCE_SECONDS) == 0, self.home.log_file.read_text()
 
+    def fsck(self) -> None:
+        """fsck finds nothing, over all shards and to the last byte."""
+        done = siltstone("fsck", self.home.path, "--deep")
+        assert (done.returncode, done.stdout) == (0, "no findings\n"), done
+
+    def spread(self, shards: int) -> int:
+        """Have so many shards share all partitions; how many went. Raises what the command would say."""
+        moved: int = request(self.home, "meta_spread", {"shards": shards})["moved"]
+        return moved
+
     def kill(self) -> None:
         """Kill the owner, if it runs."""
         if self.process is not None:
@@ -153,11 +166,13 @@ class KilledShards:
         async with trio.open_nursery() as nursery:
             for client in range(CLIENTS):
                 nursery.start_soon(self._work, caller, client, random.Random(self._chance.random()), over)
+            nursery.start_soon(self._move, random.Random(self._chance.random()), over)
             end = trio.current_time() + seconds
             while trio.current_time() < end:
                 await trio.sleep(self._chance.uniform(*PAUSE_SECONDS))
                 await trio.to_thread.run_sync(self._kill)
             over.set()
+            self.counts["calls that followed a partition"] = caller.moved
         if self._s3 is not None:
             await trio.to_thread.run_sync(self._s3.stop)
             self.counts += self._s3.counts
@@ -189,6 +204,18 @@ class KilledShards:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._chance.choice(workers if is_worker else shards), signal.SIGKILL)
             self.counts["workers killed" if is_worker else "shards killed"] += 1
+
+    async def _move(self, chance: random.Random, over: trio.Event) -> None:
+        """Have partitions go from shard to shard all the time."""
+        while not over.is_set():
+            count = chance.randint(1, self._place.count)
+            try:
+                moved = await trio.to_thread.run_sync(self._place.spread, count)
+            except (SiltstoneError, OSError):
+                self.counts["moves broken off"] += 1
+                await trio.sleep(0.2)
+            else:
+                self.counts["partitions moved"] += moved
 
     async def _work(self, caller: Caller, client: int, chance: random.Random, over: trio.Event) -> None:
         mine: list[tuple[int, bytes, Ino]] = []

@@ -16,8 +16,11 @@ import trio
 from trio.testing import memory_stream_pair
 
 from siltstone.config import VolumeConfig
+from siltstone.core.all_shards import AllShards
 from siltstone.core.caller import Caller
+from siltstone.core.check.findings import Finding
 from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.orders import FarShard
 from siltstone.core.shard import Shard
 from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.core.superblocks import superblock_of
@@ -64,6 +67,7 @@ class SimShardVolumes:
         self.serving: dict[ShardId, tuple[Shard, trio.Nursery]] = {}
         self.volumes: dict[ShardId, Volume] = {}
         self._scopes: dict[ShardId, trio.CancelScope] = {}
+        self._far: dict[ShardId, FarShard] = {}
         self.is_losing_answers = False
         """Requests of front-ends are carried out, and none of them hears of it."""
         self.answers_lost = trio.Event()
@@ -205,6 +209,19 @@ class SimShardVolumes:
         tree = ShardedVolume(calls, calls.partitions, self.world.clock)
         nursery.start_soon(tree.run)
         return FrontEnd(calls, tree)
+
+    def all_shards(self) -> AllShards:
+        """What the owner has, in whose process is shard 0."""
+        for shard in self.shards[1:]:
+            if shard not in self._far:
+                link = self.make_link(shard)
+                self._nursery.start_soon(link.run)
+                self._far[shard] = FarShard(link, self.world.clock)
+        return AllShards(self.serving[self.shards[0]][0].administration, self._far, self.world.clock)
+
+    async def fsck(self, *, deep: bool = False) -> list[Finding]:
+        """What fsck finds, as the owner runs it."""
+        return await self.all_shards().fsck(deep=deep, progress=None)
 
     async def wait_quiet(self) -> None:
         """Return when every transaction is over everywhere, and every orphan purged."""

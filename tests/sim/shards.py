@@ -120,6 +120,7 @@ class SimShard:
                 nursery,
                 NoFiles(),
                 read=no_bytes,
+                admit=trio.lowlevel.checkpoint,
                 bring=bring_none,
                 commit=Transaction.commit,
                 on_applied=lambda changes: None,

@@ -93,6 +93,7 @@ def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume],
             for shard in world.volumes.values():
                 problems += check_space(shard.ledger.store)
             assert not problems, problems
+            assert await world.fsck(deep=True) == []
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=autojump())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -128,10 +129,12 @@ def test_a_shard_that_is_killed_under_load_is_a_delay_and_all_that_was_answered_
     place.ask(check)
     assert [shard["restarts"] for shard in place.shards()] == [0, 3]
     assert all(len(found) > 20 for found in expected.values())
+    place.fsck()
     place.stop()
     place.start()
     place.ask(check)
     place.stop()
+    place.fsck()
 
 
 def test_a_shard_that_gives_no_answer_is_said_to_be_silent_until_it_does(place: ShardedPlace) -> None:
@@ -206,7 +209,33 @@ def test_a_shard_that_does_not_start_is_an_error_that_says_why(place: ShardedPla
 
 
 def test_what_does_not_work_over_shards_says_so(place: ShardedPlace) -> None:
-    for command in (["fsck"], ["settle"], ["disk", "list"]):
-        refused = siltstone(*command, place.home.path)
-        assert refused.returncode == 1
-        assert "2 shards" in refused.stderr and refused.stderr.count("\n") == 1, refused
+    refused = siltstone("disk", "drain", place.home.path, "0")
+    assert refused.returncode == 1
+    assert "2 shards" in refused.stderr and refused.stderr.count("\n") == 1, refused
+
+
+def test_work_on_the_whole_volume_is_done_in_all_processes(place: ShardedPlace) -> None:
+    place.start()
+
+    async def build(caller: Caller) -> None:
+        for directory in (await directories(place, caller)).values():
+            made = await caller.call("create", directory, b"file", mode=0o100644, **OWNER)
+            await caller.call("write", made.ino, 0, bytes(range(256)) * 400)
+            await caller.call("fsync", made.ino)
+
+    place.ask(build)
+    settled = siltstone("settle", place.home.path)
+    assert settled.stdout == "settled 200.0 KiB; 0 B stay in the log\n", settled
+    scrubbed = siltstone("scrub", place.home.path, "--json")
+    assert sum(disk["units"] for disk in json.loads(scrubbed.stdout)["disks"]) >= 2 * 6, scrubbed
+    assert siltstone("rebuild", place.home.path).returncode == 0
+    listed = json.loads(siltstone("disk", "list", place.home.path, "--json").stdout)
+    assert [disk["state"] for disk in listed] == ["up"] * 6
+    assert sum(disk["chunk_files"] for disk in listed) >= 2 * 6
+    space = json.loads(siltstone("df", place.home.path, "--json").stdout)
+    assert space["live_bytes"] == sum(shard["live_bytes"] for shard in space["shards"].values()) == 204_800
+    status = siltstone("status", place.home.path)
+    assert "200.0 KiB" in status.stdout, status
+    place.fsck()
+    place.stop()
+    place.fsck()

@@ -1,0 +1,142 @@
+"""What the owner of a volume asks of one shard as a whole: work that a person or the calendar wants, over all it has.
+
+Each method is asked for by name (core/orders.py), so that it does not matter in which process the shard is; what
+arguments and results are, the annotations say. ``progress`` is not sent: whoever asked is told by and by.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from siltstone.core.check.findings import Finding
+from siltstone.core.check.names import NamePage
+from siltstone.core.check.shard import ShardCheck, read_everything
+from siltstone.core.check.transactions import TransactionRecords
+from siltstone.core.mover import MoveStatus
+from siltstone.core.scrub_report import ScrubReport
+from siltstone.core.status import VolumeStatus
+from siltstone.core.types import ProgressListener
+from siltstone.core.volume import Volume
+from siltstone.errors import InvalidArgument, Unavailable
+from siltstone.meta.shards.map import Placement
+from siltstone.types import PartitionId, ShardId
+
+Give = Callable[[PartitionId, ShardId], Awaitable[Placement]]
+
+
+class SettleReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What settling by hand has done."""
+
+    settled_bytes: int
+    log_live_bytes: int
+    """What stays in the log."""
+
+
+class Administration:
+    """The work on one shard. ``open_transactions``: how many over several shards have not ended here. ``give``: makes a
+    partition another shard's."""
+
+    def __init__(
+        self, volume: Volume, open_transactions: Callable[[], int] = lambda: 0, give: Give | None = None
+    ) -> None:
+        self._volume = volume
+        self._open_transactions = open_transactions
+        self._give = give
+        self._checks: dict[int, ShardCheck] = {}
+
+    async def ask(self, method: str, *arguments: Any, progress: ProgressListener | None = None) -> Any:
+        """Have a method carried out, by name; see AskedShard."""
+        function = getattr(self, method)
+        if progress is not None and "progress" in inspect.signature(function).parameters:
+            return await function(*arguments, progress=progress)
+        return await function(*arguments)
+
+    # --- work ------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> VolumeStatus:
+        """See Volume."""
+        return self._volume.status()
+
+    async def chunk_files(self) -> dict[int, int]:
+        """How many chunk files each disk has here."""
+        ledger = self._volume.ledger
+        return {disk.disk_id: ledger.stripes.slabs.units_of(disk.disk_id) for disk in ledger.pool.status()}
+
+    async def settle(self, *, progress: ProgressListener | None = None) -> SettleReport:
+        """See Volume."""
+        before = self._volume.settler.settled_bytes
+        await self._volume.settle(progress)
+        return SettleReport(
+            settled_bytes=self._volume.settler.settled_bytes - before,
+            log_live_bytes=self._volume.ledger.totals.log_live_bytes,
+        )
+
+    async def scrub(self, *, progress: ProgressListener | None = None) -> ScrubReport:
+        """See Volume."""
+        return await self._volume.scrub(progress)
+
+    async def rebuild(self, *, progress: ProgressListener | None = None) -> MoveStatus:
+        """See Volume; where moving stands then."""
+        await self._volume.rebuild(progress)
+        return self._volume.mover.status()
+
+    # --- partitions ------------------------------------------------------------------------------------------------
+
+    async def give(self, partition: int, to: int) -> Placement:
+        """Make a partition another shard's; where it is then. Raises HandoverFailed."""
+        if self._give is None:
+            raise InvalidArgument("the volume has one shard")
+        return await self._give(PartitionId(partition), ShardId(to))
+
+    # --- fsck ------------------------------------------------------------------------------------------------------
+
+    async def hold_check(self, number: int) -> None:
+        """Hold changes back for a check, until this is cancelled. ``number``: of the check, from the asking side."""
+        check = self._check(number)
+        try:
+            async with check.held():
+                await trio.sleep_forever()
+        finally:
+            self._checks.pop(number, None)
+
+    async def wait_check_held(self, number: int) -> list[int]:
+        """Return when ``hold_check`` holds changes back, with the partitions that the shard owns."""
+        return await self._check(number).wait_held()
+
+    async def check_open_operations(self, number: int) -> int:
+        """Operations and transactions over several shards that have begun and not ended."""
+        return self._held_check(number).open_operations()
+
+    async def check_transactions(self, number: int) -> TransactionRecords:
+        """What there is of transactions."""
+        return await self._held_check(number).transactions()
+
+    async def check_names(self, number: int) -> NamePage:
+        """The next part of what names here say of other shards' inodes, and of directories."""
+        return await self._held_check(number).next_names()
+
+    async def check_take_names(self, number: int, facts: dict[int, bytes]) -> None:
+        """What names in other shards say of inodes here."""
+        self._held_check(number).take_names(facts)
+
+    async def check(self, number: int, *, progress: ProgressListener | None = None) -> list[Finding]:
+        """What is wrong with the metadata here; all names were taken."""
+        return await self._held_check(number).check(progress)
+
+    async def check_bytes(self, *, progress: ProgressListener | None = None) -> list[Finding]:
+        """What is wrong with what is on the disks; needs no hold."""
+        return await read_everything(self._volume, progress)
+
+    def _check(self, number: int) -> ShardCheck:
+        return self._checks.setdefault(number, ShardCheck(self._volume, self._open_transactions))
+
+    def _held_check(self, number: int) -> ShardCheck:
+        check = self._checks.get(number)
+        if check is None or not check.is_held:
+            raise Unavailable("the check has ended here: was the shard started anew meanwhile? Run fsck again")
+        return check

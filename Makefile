@@ -7,7 +7,7 @@ EXAMPLES ?=
 KILLS ?= 200
 PROFILE ?= default
 
-.PHONY: help setup check test demo bench sim soak kills kills-shards clean
+.PHONY: help setup check test demo bench sim soak kills kills-shards programs clean
 
 help:
 	@echo "make setup            system packages (as root), .venv, the package with its test tools; the others run it first"
@@ -19,6 +19,7 @@ help:
 	@echo "make soak MINUTES=30  the simulated volume on new seeds until the time is up"
 	@echo "make soak EXAMPLES=10000  the same until so many examples of the volume machine ran"
 	@echo "make kills KILLS=200  kill -9 of a real daemon under writing clients; what it promised is compared"
+	@echo "make programs         PostgreSQL and fio on a mount, git, rsync, tar and LMDB on shards (apt: postgresql, fio)"
 	@echo "make kills-shards MINUTES=5  the same of shards and owner of a volume of three shards"
 
 setup:
@@ -49,6 +50,10 @@ kills: setup
 
 kills-shards: setup
 	$(PY) tools/kill_shards.py --minutes $(MINUTES)
+
+programs: setup
+	$(PY) -m pytest tests/programs/postgres.py tests/programs/fio.py
+	SILTSTONE_MOUNT=shards $(PY) -m pytest tests/system/test_mount_archives.py
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

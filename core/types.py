@@ -51,7 +51,8 @@ def attributes_of(ino: Ino, inode: Inode) -> Attributes:
 
 
 class SetAttributes(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of attributes; None leaves one as it is. ctime becomes now with every change."""
+    """A change of attributes; None leaves one as it is. ctime becomes now, unless ``keeps_ctime``: where a read moves
+    atime."""
 
     mode: int | None = None
     uid: int | None = None
@@ -59,6 +60,7 @@ class SetAttributes(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    keeps_ctime: bool = False
 
 
 class DirEntry(NamedTuple):

@@ -394,12 +394,13 @@ class Volume:
                     gid=changes.gid,
                     atime_ns=changes.atime_ns,
                     mtime_ns=changes.mtime_ns,
+                    keeps_ctime=changes.keeps_ctime,
                     now_ns=now_ns,
                 )
 
             def committed(_: None) -> None:
                 file = self.write_back.files.get(ino)
-                if file is not None:
+                if file is not None and not changes.keeps_ctime:
                     # What is flushed later must not take the new times back.
                     file.ctime_ns = now_ns
                     if changes.mtime_ns is not None:

@@ -1,8 +1,4 @@
-"""Attributes, as the volume has them and as the kernel wants them. Pure translation.
-
-The kernel may keep names and attributes for ``TIMEOUT_SECONDS``: changes made elsewhere are invalidated one by one
-(invalidate.py), so the time only bounds how long a lost invalidation could matter.
-"""
+"""Attributes, as the volume has them and as the kernel wants them. Pure translation."""
 
 from __future__ import annotations
 
@@ -11,10 +7,9 @@ import stat
 from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
 
 from siltstone.core.types import Attributes, SetAttributes, VolumeSpace
+from siltstone.fuse.options import DEFAULTS, AccessTimes, MountOptions
 from siltstone.limits import KIB, NAME_BYTES_MAX
 from siltstone.types import Ino
-
-TIMEOUT_SECONDS = 300.0
 
 BLOCK_BYTES = 4 * KIB
 """Unit of the numbers of statfs."""
@@ -29,7 +24,11 @@ INODE_BYTES = 512
 """What statfs assumes that a further inode takes when it tells how many are left."""
 
 
-def entry_of(attributes: Attributes, timeout_seconds: float) -> EntryAttributes:
+ACCESS_TIME_AGE_NS = 24 * 3600 * 10**9
+"""``relatime``: an access time that is older is renewed although nothing has changed since."""
+
+
+def entry_of(attributes: Attributes, options: MountOptions = DEFAULTS) -> EntryAttributes:
     """The kernel's form of an inode's attributes. The generation stays 0: inode numbers are never used again."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(attributes.ino)
@@ -44,18 +43,38 @@ def entry_of(attributes: Attributes, timeout_seconds: float) -> EntryAttributes:
     entry.st_atime_ns = attributes.atime_ns
     entry.st_mtime_ns = attributes.mtime_ns
     entry.st_ctime_ns = attributes.ctime_ns
-    if timeout_seconds != TIMEOUT_SECONDS:
-        # A new EntryAttributes has pyfuse3's default, which is ours too (a test says so).
-        entry.entry_timeout = entry.attr_timeout = timeout_seconds
+    if options is not DEFAULTS:
+        # A new EntryAttributes has pyfuse3's default times, which are ours too (a test says so).
+        _change_shown(entry, options)
     return entry
 
 
-def absent_entry(timeout_seconds: float) -> EntryAttributes:
+def _change_shown(entry: EntryAttributes, options: MountOptions) -> None:
+    entry.entry_timeout = options.entry_seconds
+    entry.attr_timeout = options.attribute_seconds
+    if options.uid is not None:
+        entry.st_uid = options.uid
+    if options.gid is not None:
+        entry.st_gid = options.gid
+    if options.umask is not None:
+        entry.st_mode = ModeT(stat.S_IFMT(entry.st_mode) | 0o777 & ~options.umask)
+
+
+def absent_entry(options: MountOptions) -> EntryAttributes:
     """The answer "no such name", which the kernel may remember."""
     entry = EntryAttributes()
     entry.st_ino = InodeT(0)
-    entry.entry_timeout = timeout_seconds
+    entry.entry_timeout = options.negative_seconds
     return entry
+
+
+def is_access_to_note(attributes: Attributes, rule: AccessTimes, now_ns: int) -> bool:
+    """Whether reading what has these attributes now changes its access time."""
+    if rule is AccessTimes.RELATIVE:
+        atime_ns = attributes.atime_ns
+        changed_ns = max(attributes.mtime_ns, attributes.ctime_ns)
+        return atime_ns <= changed_ns or now_ns - atime_ns >= ACCESS_TIME_AGE_NS
+    return rule is AccessTimes.ALWAYS
 
 
 def directory_stub(ino: Ino) -> EntryAttributes:

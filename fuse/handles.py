@@ -127,8 +127,17 @@ class Handles:
         return ino in self._lookups
 
     def known(self) -> list[Ino]:
-        """Every inode that the kernel has looked up and not forgotten."""
+        """Every inode that the kernel has looked up and not forgotten, in the order in which it did."""
         return list(self._lookups)
+
+    @property
+    def known_count(self) -> int:
+        """How many they are."""
+        return len(self._lookups)
+
+    def is_idle(self, ino: Ino) -> bool:
+        """Whether the kernel knows an inode that nobody has open."""
+        return ino in self._lookups and ino not in self._open
 
     # --- lookups ---------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import pyfuse3
 import trio
@@ -14,9 +14,11 @@ from pyfuse3 import FileNameT, InodeT
 from siltstone.core.tree import Tree
 from siltstone.errors import Refused, SiltstoneError
 from siltstone.fuse import mountpoint as mountpoints
-from siltstone.fuse.attributes import TIMEOUT_SECONDS
+from siltstone.fuse.forgetting import Forgetter
+from siltstone.fuse.handles import Handles
 from siltstone.fuse.invalidate import Invalidator
 from siltstone.fuse.operations import Operations
+from siltstone.fuse.options import DEFAULTS, AccessTimes, MountOptions
 from siltstone.fuse.reader import Reader, fuse_descriptors, taking_turns, watched
 from siltstone.types import Ino
 
@@ -37,26 +39,30 @@ async def serve_mount(
     volume: Tree,
     mountpoint: str,
     *,
-    options: Iterable[str] = (),
-    writeback: bool = False,
-    timeout_seconds: float = TIMEOUT_SECONDS,
+    options: MountOptions = DEFAULTS,
+    source: str = mountpoints.SUBTYPE,
+    watch: Callable[[Handles], object] = lambda handles: None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount the volume and serve it until it is unmounted (by us, on cancel, or by umount(8)).
 
-    ``options`` are mount options beside the standing ones ("fsname=..." replaces ours). ``task_status`` is told the
-    real path when files can be used. On cancel the kernel's data is written back and the mount taken away, lazily if
-    programs still use it; the volume is not closed. Raises Refused, with nothing mounted, when the directory is
-    missing, not a directory, not empty, or the system does not let us mount. One mount per process, as pyfuse3 has it.
+    ``source`` is what `df` shows first. ``watch`` is given what tells how much the kernel holds. ``task_status`` is
+    told the real path when files can be used. On cancel the kernel's data is written back and the mount taken away,
+    lazily if programs still use it; the volume is not closed.
+    Raises Refused, with nothing mounted, when the directory is missing, not a directory, not empty, or the system does
+    not let us mount. One mount per process, as pyfuse3 has it.
     """
     path = await _prepare(mountpoint)
-    operations = Operations(volume, writeback=writeback, timeout_seconds=timeout_seconds)
+    kernel = KernelCache()
+    operations = Operations(volume, options, kernel.invalidate_attributes)
     handles = operations.handles
-    invalidator = Invalidator(operations, handles.knows, KernelCache())
+    watch(handles)
+    forgetter = Forgetter(volume, handles, kernel, options.known_inodes_max)
+    invalidator = Invalidator(operations, handles.knows, kernel)
     reader = Reader()
     sessions = fuse_descriptors()
     try:
-        pyfuse3.init(watched(operations, reader), path, mount_options(options, is_root=os.geteuid() == 0))
+        pyfuse3.init(watched(operations, reader), path, kernel_options(options, source, is_root=os.geteuid() == 0))
     except RuntimeError as error:
         raise Refused(f"cannot mount on {mountpoint}: {error}; libfuse has told why on stderr") from error
     reader.attach(*(fuse_descriptors() - sessions))
@@ -72,6 +78,7 @@ async def serve_mount(
                 ended = trio.Event()
                 nursery.start_soon(_serve, ended)
                 nursery.start_soon(invalidator.run)
+                nursery.start_soon(forgetter.run)
                 try:
                     await _become_ready(path)
                     task_status.started(path)
@@ -88,15 +95,26 @@ async def serve_mount(
         handles.close()
 
 
-def mount_options(extra: Iterable[str], *, is_root: bool) -> set[str]:
-    """The options of a mount. ``noatime`` tells what is true: reading a file changes nothing."""
-    options = {"default_permissions", "noatime", f"subtype={mountpoints.SUBTYPE}", *extra}
-    if not any(option.startswith("fsname=") for option in options):
-        options.add(f"fsname={mountpoints.SUBTYPE}")
-    if is_root:
+class _Word(str):
+    """A word for libfuse, which pyfuse3 wants to be ASCII; names of files need not be."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        """As the system has names."""
+        return os.fsencode(str(self))
+
+
+def kernel_options(options: MountOptions, source: str, *, is_root: bool) -> set[str]:
+    """What libfuse is told of a mount. The kernel keeps no access times of FUSE's: that word is only shown."""
+    name = _Word("fsname=" + source.replace("\\", "\\\\").replace(",", "\\,"))
+    words = {"default_permissions", f"subtype={mountpoints.SUBTYPE}", name, *options.kernel}
+    if options.access_times is AccessTimes.NEVER:
+        words.add("noatime")
+    if is_root and "allow_root" not in words:
         # Others may ask only root to look into their mounts; a mount made by root is for everybody, like any disk.
-        options.add("allow_other")
-    return options
+        words.add("allow_other")
+    return words
 
 
 class KernelCache:
@@ -111,7 +129,7 @@ class KernelCache:
         return True
 
     def invalidate_attributes(self, ino: Ino) -> bool:
-        """Forget attributes."""
+        """Forget attributes. Takes no lock, so it may be called in the loop."""
         return self._invalidate_inode(ino, attr_only=True)
 
     def invalidate_data(self, ino: Ino) -> bool:

@@ -11,7 +11,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import pyfuse3
 from pyfuse3 import (
@@ -31,19 +32,20 @@ from pyfuse3 import (
 )
 
 from siltstone.core.tree import Tree
-from siltstone.core.types import Attributes, DirEntry
-from siltstone.errors import AlreadyExists, NotFound
+from siltstone.core.types import Attributes, DirEntry, SetAttributes
+from siltstone.errors import AlreadyExists, NotFound, SiltstoneError
 from siltstone.fuse.attributes import (
-    TIMEOUT_SECONDS,
     absent_entry,
     changes_of,
     changes_of_emptying,
     directory_stub,
     entry_of,
+    is_access_to_note,
     statvfs_of,
 )
 from siltstone.fuse.errors import answered, answered_of_inode
 from siltstone.fuse.handles import Handles
+from siltstone.fuse.options import DEFAULTS, AccessTimes, MountOptions
 from siltstone.types import Ino
 
 RENAME_NOREPLACE = int(pyfuse3.RENAME_NOREPLACE)
@@ -55,20 +57,28 @@ logger = logging.getLogger("siltstone.fuse")
 class Operations(pyfuse3.Operations):
     """The handlers of one mount. The object itself is the ``origin`` of the changes that come through it.
 
-    ``writeback``: the kernel gathers writes in its page cache and sends them later; small sequential writes get faster,
-    errors surface only at fsync and close. ``timeout_seconds``: how long the kernel may keep what it is told.
+    With ``options.writeback`` the kernel gathers writes in its page cache and sends them later; small sequential writes
+    get faster, errors surface only at fsync and close.
     """
 
     supports_dot_lookup = True
     enable_acl = False
 
-    def __init__(self, volume: Tree, *, writeback: bool = False, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        volume: Tree,
+        options: MountOptions = DEFAULTS,
+        forget_attributes: Callable[[Ino], object] = lambda ino: None,
+    ) -> None:
+        """``forget_attributes`` has the kernel forget those of an inode; must not block."""
         super().__init__()
-        self.enable_writeback_cache = writeback
+        self.enable_writeback_cache = options.writeback
         self.handles = Handles(volume.released)
         self._volume = volume
-        self._timeout_seconds = timeout_seconds
-        self._absent = absent_entry(timeout_seconds)
+        self._options = options
+        self._forget_attributes = forget_attributes
+        self._absent = absent_entry(options)
+        self._notes_access = options.access_times is not AccessTimes.NEVER and not options.is_read_only
 
     # --- names -----------------------------------------------------------------------------------------------------
 
@@ -166,14 +176,17 @@ class Operations(pyfuse3.Operations):
     @answered_of_inode
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         """A symbolic link's target."""
-        return FileNameT(await self._volume.readlink(Ino(inode)))
+        target = await self._volume.readlink(Ino(inode))
+        if self._notes_access:
+            await self._note_access(await self._volume.attributes(Ino(inode)))
+        return FileNameT(target)
 
     # --- attributes ------------------------------------------------------------------------------------------------
 
     @answered_of_inode
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """An inode's attributes, with what is written but not yet committed."""
-        return entry_of(await self._volume.attributes(Ino(inode)), self._timeout_seconds)
+        return entry_of(await self._volume.attributes(Ino(inode)), self._options)
 
     @answered_of_inode
     async def setattr(
@@ -186,7 +199,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """chmod, chown, utimensat, truncate."""
         changed = await self._volume.set_attributes(Ino(inode), changes_of(attr, fields), origin=self)
-        return entry_of(changed, self._timeout_seconds)
+        return entry_of(changed, self._options)
 
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -243,9 +256,12 @@ class Operations(pyfuse3.Operations):
         nothing: the kernel then passes by its cache; ``direct_io`` would only forbid shared mappings.
         """
         ino = Ino(inode)
-        mode = (await self._volume.attributes(ino)).mode
+        attributes = await self._volume.attributes(ino)
         if flags & os.O_TRUNC:
-            await self._volume.set_attributes(ino, changes_of_emptying(mode, ctx.uid), origin=self)
+            changes = changes_of_emptying(attributes.mode, ctx.uid)
+            attributes = await self._volume.set_attributes(ino, changes, origin=self)
+        if self._notes_access and flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_NOATIME:
+            await self._note_access(attributes)
         return FileInfo(fh=FileHandleT(self.handles.open_file(ino, flags)))
 
     @answered
@@ -295,7 +311,9 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List entries with their attributes. Each that finds room counts as a lookup; "." and ".." do not."""
         handle = self.handles.directories[fh]
-        volume, handles, timeout_seconds = self._volume, self.handles, self._timeout_seconds
+        volume, handles, options = self._volume, self.handles, self._options
+        if self._notes_access and start_id == 0:
+            await self._note_access(await volume.attributes(handle.ino))
 
         async def fetch(after: bytes | None, limit: int) -> list[DirEntry]:
             return await volume.list_directory(handle.ino, after=after, limit=limit)
@@ -306,7 +324,7 @@ class Operations(pyfuse3.Operations):
 
         def emit(entry: DirEntry, cookie: int) -> bool:
             attributes = entry.attributes
-            if not pyfuse3.readdir_reply(token, FileNameT(entry.name), entry_of(attributes, timeout_seconds), cookie):
+            if not pyfuse3.readdir_reply(token, FileNameT(entry.name), entry_of(attributes, options), cookie):
                 return False
             handles.looked_up(attributes.ino)
             return True
@@ -325,7 +343,17 @@ class Operations(pyfuse3.Operations):
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
+    async def _note_access(self, attributes: Attributes) -> None:
+        """What has these attributes is read. That a full or failing pool cannot note it fails no read."""
+        now_ns = time.time_ns()
+        if is_access_to_note(attributes, self._options.access_times, now_ns):
+            changes = SetAttributes(atime_ns=now_ns, keeps_ctime=True)
+            with contextlib.suppress(SiltstoneError):
+                await self._volume.set_attributes(attributes.ino, changes, origin=self)
+            # Of this change the kernel knows nothing when it has the pages, and so does not ask for them.
+            self._forget_attributes(attributes.ino)
+
     def _enter(self, attributes: Attributes) -> EntryAttributes:
         """Answer with an entry, which counts as a lookup of its inode."""
         self.handles.looked_up(attributes.ino)
-        return entry_of(attributes, self._timeout_seconds)
+        return entry_of(attributes, self._options)

@@ -19,12 +19,13 @@ def set_attributes(
     gid: int | None = None,
     atime_ns: int | None = None,
     mtime_ns: int | None = None,
+    keeps_ctime: bool = False,
     now_ns: int,
 ) -> Inode:
-    """Change what is not None; ctime becomes now. Returns the inode as it is then. Raises NotFound.
+    """Change what is not None; ctime becomes now, unless it is a read that moves atime.
 
-    Of ``mode`` only the permission bits count: a file's type never changes. Which set-id bits a change of owner takes
-    away is the kernel's to say: it sends the mode with it.
+    Returns the inode as it is then. Raises NotFound. Of ``mode`` only the permission bits count: a file's type never
+    changes. Which set-id bits a change of owner takes away is the kernel's to say: it sends the mode with it.
     """
     inode = get_inode(transaction, ino)
     if mode is not None:
@@ -37,6 +38,7 @@ def set_attributes(
         inode.atime_ns = atime_ns
     if mtime_ns is not None:
         inode.mtime_ns = mtime_ns
-    inode.ctime_ns = now_ns
+    if not keeps_ctime:
+        inode.ctime_ns = now_ns
     put_inode(transaction, ino, inode)
     return inode

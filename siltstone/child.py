@@ -1,26 +1,72 @@
-"""A process that the owner of a volume starts and keeps (siltstone/supervisor.py): how it begins and ends.
+"""Processes that the owner of a volume starts, and that end with it: shards, S3 workers, mounts beside the first.
 
-It prints ``ready``, or ``failed`` and why. ``stop`` on its standard input ends it in order. The end of that input is
-the death of the owner: then it leaves at once, whatever it is doing, for the next owner starts its own.
+A child prints ``ready``, or ``failed`` and why. It has a pipe from its owner as standard input: ``stop`` on it ends the
+child in order. The end of that input is the death of the owner: then the child leaves at once, whatever it is doing,
+for the next owner starts its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 
 import trio
 
+from siltstone.errors import Unavailable
 from siltstone.failure import describe
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
 
 ORPHANED_STATUS = 3
 
+ENDED_EARLY = "it ended before it served"
+
 logger = logging.getLogger("siltstone")
+
+
+# --- the owner's side -------------------------------------------------------------------------------------------------
+
+
+async def start_child(module: str, *arguments: str) -> trio.Process:
+    """Start one: ``python -m MODULE ARGUMENTS``. What it logs goes where the owner's log output goes. Raises
+    Unavailable."""
+    # -P: a directory called siltstone where the user happens to stand is not the package.
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    try:
+        return await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+        )
+    except OSError as error:
+        raise Unavailable(f"no process can be started: {error.strerror}") from error
+
+
+async def wait_ready(process: trio.Process) -> str:
+    """Return when a child serves, with nothing, or has failed, with why (ENDED_EARLY if it did not say)."""
+    assert process.stdout is not None
+    received = b""
+    async with process.stdout:
+        while b"\n" not in received:
+            piece = await process.stdout.receive_some(65536)
+            if not piece:
+                break
+            received += piece
+    word, _, rest = received.decode(errors="replace").partition("\n")[0].partition(" ")
+    return "" if word == "ready" else rest or ENDED_EARLY
+
+
+async def ask_to_stop(process: trio.Process) -> None:
+    """Have a child end in order."""
+    assert process.stdin is not None
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has just died
+        await process.stdin.send_all(b"stop\n")
+
+
+# --- the child's side -------------------------------------------------------------------------------------------------
 
 
 def serve_child(name: str, serve: Callable[[trio.Event], Awaitable[None]]) -> int:
@@ -50,7 +96,8 @@ def _watch_owner(token: trio.lowlevel.TrioToken, stopping: trio.Event) -> None:
 
     def watch() -> None:
         while os.read(0, 64):
-            token.run_sync_soon(stopping.set)
+            with contextlib.suppress(trio.RunFinishedError):  # it is at its end by itself
+                token.run_sync_soon(stopping.set)
         os._exit(ORPHANED_STATUS)
 
     threading.Thread(target=watch, name="owner", daemon=True).start()

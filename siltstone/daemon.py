@@ -15,21 +15,20 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
 from siltstone.config import check_s3_workers
 from siltstone.control import serve_control
-from siltstone.core.caller import Caller
 from siltstone.core.object_store import ObjectStore
-from siltstone.core.opening import SHUTDOWN_SECONDS
-from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.engine.disk.system import SystemRandom
-from siltstone.errors import InvalidArgument, Refused, SiltstoneError, Unavailable
+from siltstone.errors import InvalidArgument, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
+from siltstone.fuse.handles import Handles
 from siltstone.fuse.mount import serve_mount
+from siltstone.fuse.options import parse_options
 from siltstone.home import Home
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
 from siltstone.mounts import source_of
@@ -37,22 +36,16 @@ from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3_workers import S3Workers
 from siltstone.s3gw.server import serve_s3
-from siltstone.shard_service import link_to
+from siltstone.sharded_mount import keep_mount_process, serve_sharded_mount
 from siltstone.sharded_s3 import serve_sharded_s3
 from siltstone.watchdog import Watchdog
 
 FORCED_EXIT_STATUS = 130
 
-SHARDED_TIMEOUT_SECONDS = 1.0
-"""How long the kernel may keep names and attributes of a volume of several shards: the news that a shard has when it
-dies is lost, and the kernel cannot be told to forget all names."""
-
-HEARD_SECONDS = 10.0
-"""How long a mount waits for the word of all shards before it is shown; one that has just died delays it so long."""
-
 logger = logging.getLogger("siltstone")
 
 Announce = Callable[[str], None]
+Watch = Callable[[Handles], object]
 
 
 class Door:
@@ -64,16 +57,25 @@ class Door:
         self.address = ""
         self.workers: S3Workers | None = None
         """Where several processes serve it."""
+        self.handles: Handles | None = None
+        """What the kernel holds of a mount that this process serves."""
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.address}"
 
+    def watch(self, handles: Handles) -> None:
+        """The mount has begun."""
+        self.handles = handles
+
     def status(self) -> dict[str, Any]:
         """As JSON has it."""
         workers = [] if self.workers is None else self.workers.status()
-        return {"kind": self.kind, "address": self.address, "workers": workers}
+        held = self.handles
+        return {"kind": self.kind, "address": self.address, "workers": workers} | (
+            {} if held is None else {"known_inodes": held.known_count, "open_files": len(held.files)}
+        )
 
 
 class Daemon:
@@ -87,19 +89,24 @@ class Daemon:
         self._nursery = nursery
         self._delay = delay
         self._objects = ObjectStore(owner.volume)
+        self._mounts_here = False
+        self._opening_shard = trio.Lock()
 
-    async def open_mount(self, directory: str) -> Door:
-        """Mount the volume; returns when files can be used. Raises Refused, with nothing mounted."""
-        if any(door.kind == "mount" for door in self.doors):
-            mounted = next(door.address for door in self.doors if door.kind == "mount")
-            raise Refused(f"the volume is mounted on {mounted} already; a process serves one mount")
+    async def open_mount(self, directory: str, options: str = "") -> Door:
+        """Mount the volume; returns when files can be used. Raises Refused, with nothing mounted.
+
+        ``options`` are as in /etc/fstab. The first mount is served here, any other one by a process of its own.
+        """
+        parse_options(options)
         place = await trio.to_thread.run_sync(os.path.realpath, directory)  # before it is mounted
-        options = {f"fsname={source_of(self._owner.home)}"}
-        if self._owner.config.shards > 1:
-            serve_door = functools.partial(self._serve_sharded_mount, directory, options)
+        door = Door("mount", place)
+        if self._mounts_here:
+            await self._serve_shard()
+            serve_door = functools.partial(keep_mount_process, self._owner.home, directory, options)
         else:
-            serve_door = functools.partial(serve_mount, self._owner.volume, directory, options=options)
-        return await self._open(Door("mount", place), serve_door, lambda started: directory)
+            self._mounts_here = True
+            serve_door = functools.partial(self._serve_mount_here, door.watch, directory, options)
+        return await self._open(door, serve_door, lambda started: directory)
 
     async def open_s3(self, host: str, port: int, workers: int = 1) -> Door:
         """Serve S3, with several processes if ``workers`` is more than one; returns when the endpoint answers. Raises
@@ -130,7 +137,8 @@ class Daemon:
                 }
                 return status
             case "mount":
-                return f"ready {await self.open_mount(_text(arguments, 'directory'))}"
+                door = await self.open_mount(_text(arguments, "directory"), _text(arguments, "options", ""))
+                return f"ready {door}"
             case "s3":
                 host, port, workers = _text(arguments, "host"), arguments.get("port"), arguments.get("workers", 1)
                 if not isinstance(port, int) or not isinstance(workers, int):
@@ -167,35 +175,39 @@ class Daemon:
         logger.info("ready %s", door)
         return door
 
-    async def _serve_sharded_mount(
-        self, directory: str, options: set[str], *, task_status: trio.TaskStatus[str]
+    async def _serve_mount_here(
+        self, watch: Watch, directory: str, options: str, *, task_status: trio.TaskStatus[str]
     ) -> None:
-        """A mount over all shards, this process's own included."""
-        clock = self._owner.clock
-        partitions = self._owner.shards.partitions
-        make_link = functools.partial(link_to, self._owner.home, clock)
-        caller = Caller(partitions, make_link, clock, SystemRandom())
-        tree = ShardedVolume(caller, partitions, clock)
-        links = trio.CancelScope()
-
-        async def keep_links() -> None:
-            with links:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(caller.run)
-                    nursery.start_soon(tree.run)
-
-        # Beside the door, not in it: when that is closed the kernel writes back, and needs answers.
-        self._nursery.start_soon(keep_links)
+        owner = self._owner
         try:
-            with trio.move_on_after(HEARD_SECONDS):
-                await tree.wait_heard()
-            await serve_mount(
-                tree, directory, options=options, timeout_seconds=SHARDED_TIMEOUT_SECONDS, task_status=task_status
-            )
+            if owner.config.shards > 1:
+                await serve_sharded_mount(
+                    owner.home,
+                    owner.shards.partitions,
+                    owner.clock,
+                    self._nursery,
+                    directory,
+                    options,
+                    watch=watch,
+                    task_status=task_status,
+                )
+            else:
+                await serve_mount(
+                    owner.volume,
+                    directory,
+                    options=parse_options(options),
+                    source=source_of(owner.home),
+                    watch=watch,
+                    task_status=task_status,
+                )
         finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(SHUTDOWN_SECONDS):
-                await tree.sync()
-            links.cancel()
+            self._mounts_here = False
+
+    async def _serve_shard(self) -> None:
+        """Have this process's shard answer front-ends in other processes."""
+        async with self._opening_shard:
+            if not self._owner.own_shard.is_serving:
+                await self._nursery.start(self._owner.own_shard.serve_alone)
 
     async def _keep_open(
         self,
@@ -232,15 +244,17 @@ class Daemon:
                     self.stopping.set()
 
 
-async def serve(
-    home: Home,
-    mount: str | None,
-    s3: tuple[str, int] | None,
-    announce: Announce,
-    all_ready: Callable[[], None],
-    *,
-    s3_workers: int = 1,
-) -> None:
+class WantedDoors(NamedTuple):
+    """The doors that are opened at once."""
+
+    mounts: tuple[str, ...] = ()
+    mount_options: str = ""
+    """Of all of them."""
+    s3: tuple[str, int] | None = None
+    s3_workers: int = 1
+
+
+async def serve(home: Home, wanted: WantedDoors, announce: Announce, all_ready: Callable[[], None]) -> None:
     """Own the volume, open the doors that are asked for, and serve until a signal, `stop`, or the last door's end.
 
     ``announce`` gets a line for each door when it is ready, ``all_ready`` is called after the last. Raises what kept
@@ -255,7 +269,7 @@ async def serve(
                 # What is there now stays: a full collection then takes 1 ms of the loop's time, not 12.
                 gc.collect()
                 gc.freeze()
-                await _serve_doors(owner, shutdown.stopping, mount, s3, s3_workers, announce, all_ready)
+                await _serve_doors(owner, shutdown.stopping, wanted, announce, all_ready)
         if shutdown.opening.cancelled_caught:
             raise Unavailable(f"told to stop while {home.path} was being opened")
 
@@ -270,13 +284,7 @@ class Shutdown:
 
 
 async def _serve_doors(
-    owner: Owner,
-    stopping: trio.Event,
-    mount: str | None,
-    s3: tuple[str, int] | None,
-    s3_workers: int,
-    announce: Announce,
-    all_ready: Callable[[], None],
+    owner: Owner, stopping: trio.Event, wanted: WantedDoors, announce: Announce, all_ready: Callable[[], None]
 ) -> None:
     delay = LoopDelay(owner.clock)
     what, limit = f"process {os.getpid()}, which serves {owner.home.path}", owner.config.disk_timeout
@@ -284,35 +292,25 @@ async def _serve_doors(
     with watchdog.watching():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(delay.run)
-            await _serve_until_stopped(owner, nursery, delay, stopping, mount, s3, s3_workers, announce, all_ready)
+            daemon = Daemon(owner, nursery, delay, stopping)
+            await _open_doors(daemon, wanted, announce)
+            await nursery.start(serve_control, owner.home, daemon.perform)
+            all_ready()
+            await stopping.wait()
+            logger.info("shutting down")
+            for door in list(daemon.doors):
+                door.scope.cancel()
+            for door in list(daemon.doors):
+                await door.closed.wait()
+            nursery.cancel_scope.cancel()
 
 
-async def _serve_until_stopped(
-    owner: Owner,
-    nursery: trio.Nursery,
-    delay: LoopDelay,
-    stopping: trio.Event,
-    mount: str | None,
-    s3: tuple[str, int] | None,
-    s3_workers: int,
-    announce: Announce,
-    all_ready: Callable[[], None],
-) -> None:
-    daemon = Daemon(owner, nursery, delay, stopping)
-    if mount is not None:
-        announce(f"ready {await daemon.open_mount(mount)}")
-    if s3 is not None:
-        announce(f"ready {await daemon.open_s3(*s3, s3_workers)}")
+async def _open_doors(daemon: Daemon, wanted: WantedDoors, announce: Announce) -> None:
+    for directory in wanted.mounts:
+        announce(f"ready {await daemon.open_mount(directory, wanted.mount_options)}")
+    if wanted.s3 is not None:
+        announce(f"ready {await daemon.open_s3(*wanted.s3, wanted.s3_workers)}")
     daemon.ends_with_last_door = bool(daemon.doors)
-    await nursery.start(serve_control, owner.home, daemon.perform)
-    all_ready()
-    await stopping.wait()
-    logger.info("shutting down")
-    for door in list(daemon.doors):
-        door.scope.cancel()
-    for door in list(daemon.doors):
-        await door.closed.wait()
-    nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -352,8 +350,8 @@ def _url_of(started: tuple[str, int]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _text(arguments: Arguments, name: str) -> str:
-    value = arguments.get(name)
+def _text(arguments: Arguments, name: str, default: str | None = None) -> str:
+    value = arguments.get(name, default)
     if not isinstance(value, str):
         raise InvalidArgument(f"want {name!r} as a text")
     return value

@@ -63,10 +63,12 @@ class Owner:
         workers: TrioWorkers,
         disks: list[LocalDisk],
         shards: Shards,
+        own_shard: ShardService,
         all_shards: AllShards,
     ) -> None:
         self.home = home
         self.shards = shards
+        self.own_shard = own_shard
         self.all_shards = all_shards
         self.disks = disks
         self.changing = trio.Lock()
@@ -153,15 +155,15 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
         clock, workers = SystemClock(), TrioWorkers()
         async with opened_disks(config, ownership) as disks:
             config = await _compare_with_labels(home, config, disks)
-            own_shard = ShardService(home, config, ONLY_SHARD) if config.shards > 1 else None
+            own_shard = ShardService(home, config, ONLY_SHARD)
             with metadata(str(home.meta), config, ownership=ownership) as backing:
-                join = None if own_shard is None else own_shard.join
+                join = own_shard.join if config.shards > 1 else own_shard.join_later
                 async with open_here(config, disks, backing, clock, workers, join=join) as volume:
                     async with running_shards(home, config, own_shard, clock) as shards:
-                        own = Administration(volume) if own_shard is None else own_shard.side.administration
+                        own = own_shard.side.administration if config.shards > 1 else Administration(volume)
                         others = {process.shard: process.asked for process in shards.processes}
                         all_shards = AllShards(own, others, clock)
-                        owner = Owner(home, config, volume, clock, workers, disks, shards, all_shards)
+                        owner = Owner(home, config, volume, clock, workers, disks, shards, own_shard, all_shards)
                         volume.mover.on_role(owner.remember_role)
                         await owner.publish()
                         volume.labels.follow(lambda: owner.config.serial, owner.label)

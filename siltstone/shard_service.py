@@ -27,10 +27,15 @@ def link_to(home: Home, clock: Clock, shard: ShardId) -> Link:
 
 
 class ShardService:
-    """A shard of a volume on this machine. ``side`` is there when it has joined."""
+    """A shard of a volume on this machine. ``side`` is there when it has joined.
+
+    The only shard of a volume joins late, or never: when the first front-end in another process wants to ask it.
+    """
 
     def __init__(self, home: Home, config: VolumeConfig, shard: ShardId) -> None:
         self.side: Shard
+        self.is_serving = False
+        self._volume: tuple[Volume, trio.Nursery] | None = None
         self._home = home
         self._shard = shard
         self.partitions = MapView(map_of(config), shard)
@@ -40,6 +45,20 @@ class ShardService:
         peers = LinkedPeers(partial(link_to, self._home, volume.ledger.clock))
         nursery.start_soon(peers.run)
         self.side = Shard(self._shard, volume, self.partitions, peers, nursery)
+
+    def join_later(self, volume: Volume, nursery: trio.Nursery) -> None:
+        """Remember what was opened (``open_volume``'s ``join``), for ``serve_alone``."""
+        self._volume = volume, nursery
+
+    async def serve_alone(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Make what was opened a shard, the only one, and answer front-ends until cancelled."""
+        if self._volume is not None:
+            volume, nursery = self._volume
+            self._volume = None
+            self.join(volume, nursery)
+        async with self.serving():
+            task_status.started()
+            await trio.sleep_forever()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -53,8 +72,10 @@ class ShardService:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, answer, [listener])
+            self.is_serving = True
             try:
                 yield
             finally:
+                self.is_serving = False
                 nursery.cancel_scope.cancel()
                 socket.unlink(missing_ok=True)

@@ -72,15 +72,13 @@ class Shards:
 
 
 @contextlib.asynccontextmanager
-async def running_shards(
-    home: Home, config: VolumeConfig, own: ShardService | None, clock: Clock
-) -> AsyncIterator[Shards]:
-    """Serve the owner's shard and start the others; with one (``own`` is None) there is nothing to serve or to start.
-    Raises Unavailable when a shard does not start.
+async def running_shards(home: Home, config: VolumeConfig, own: ShardService, clock: Clock) -> AsyncIterator[Shards]:
+    """Serve the owner's shard and start the others; with one there is nothing to serve or to start. Raises Unavailable
+    when a shard does not start.
 
     Order of the end: the others, durably, then the owner's. If the body raises, all end at once.
     """
-    if own is None:
+    if config.shards == 1:
         yield Shards(config, [])
         return
     processes = [ShardProcess(home, ShardId(shard), clock) for shard in range(1, config.shards)]

@@ -1,17 +1,10 @@
-"""Starts the processes of shards and workers, watches them, and starts anew what died; all end with the owner.
-
-Each has a pipe from its owner as standard input: `stop` ends it in order, and so does, at once, the death of the owner,
-which closes the pipe (child.py).
-"""
+"""Starts processes of shards and workers, watches them, starts anew what died; all end with the owner (child.py)."""
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +12,7 @@ from typing import Any
 import msgspec
 import trio
 
+from siltstone.child import ENDED_EARLY, ask_to_stop, start_child, wait_ready
 from siltstone.core.calls import AskLoad, Load
 from siltstone.core.orders import FarShard
 from siltstone.errors import Unavailable
@@ -115,11 +109,10 @@ class KeptProcess:
         """End it in order, or by force when that takes too long."""
         self._stopping = True
         process = self._process
-        if process is None or process.stdin is None:
+        if process is None:
             return
         with trio.move_on_after(STOP_SECONDS):
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has just died
-                await process.stdin.send_all(b"stop\n")
+            await ask_to_stop(process)
             await process.wait()
             return
         logger.error("%s: process %d does not end; it is killed", self.name, process.pid)
@@ -144,25 +137,12 @@ class KeptProcess:
 
     async def _start(self) -> str:
         """Start a process; returns when it serves, with nothing, or has failed, with why."""
-        # -P: a directory called siltstone where the user happens to stand is not the package.
-        command = [sys.executable, "-P", "-m", self._module, *self._arguments]
         try:
-            process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
-            )
-        except OSError as error:
-            return f"no process can be started: {error.strerror}"
-        self._process = process
-        assert process.stdout is not None
-        received = b""
-        async with process.stdout:
-            while b"\n" not in received:
-                piece = await process.stdout.receive_some(65536)
-                if not piece:
-                    break
-                received += piece
-        word, _, rest = received.decode(errors="replace").partition("\n")[0].partition(" ")
-        return "" if word == "ready" else rest or f"it ended before it served (see {self._home.log_file})"
+            self._process = await start_child(self._module, *self._arguments)
+        except Unavailable as error:
+            return str(error)
+        failure = await wait_ready(self._process)
+        return f"{failure} (see {self._home.log_file})" if failure == ENDED_EARLY else failure
 
 
 class ShardProcess(KeptProcess):

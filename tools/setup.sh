@@ -57,7 +57,7 @@ has_isal() { { command -v "${python:-python3}" >/dev/null && "${python:-python3}
 loss_of() {  # what is lost without an optional package
     case $1 in
         libisal2) echo "erasure coding will use zfec, which is 20 times slower" ;;
-        git) echo "a test that runs git in the mount will be skipped" ;;
+        git | rsync) echo "a test that runs $1 in the mount will be skipped" ;;
     esac
 }
 
@@ -65,6 +65,7 @@ missing=$(missing_packages | xargs)
 optional=()
 has_isal || optional+=(libisal2)
 command -v git >/dev/null || optional+=(git)
+command -v rsync >/dev/null || optional+=(rsync)
 
 if [ -n "$missing" ] || [ "${#optional[@]}" -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

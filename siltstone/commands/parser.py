@@ -48,6 +48,19 @@ def add_s3_workers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_mount_options(parser: argparse.ArgumentParser) -> None:
+    """The option -o."""
+    parser.add_argument(
+        "-o",
+        "--options",
+        dest="mount_options",
+        metavar="OPTION[,OPTION...]",
+        action="append",
+        default=[],
+        help="as in /etc/fstab: ro, relatime, uid=1000, umask=022, attr_timeout=1, ... (docs/mount.md has all)",
+    )
+
+
 def parse_address(text: str) -> tuple[str, int]:
     """ "127.0.0.1:9000" or "[::1]:9000" -> host and port; port 0 takes a free one. Raises ConfigInvalid."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):([0-9]{1,5})", text)

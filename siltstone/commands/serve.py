@@ -6,13 +6,21 @@ import argparse
 import logging
 import os
 import sys
-from functools import partial
 
 import trio
 
-from siltstone.commands.parser import Subparsers, add_command, add_home, add_s3_workers, parse_address
+from siltstone.commands.parser import (
+    Subparsers,
+    add_command,
+    add_home,
+    add_mount_options,
+    add_s3_workers,
+    parse_address,
+)
 from siltstone.failure import describe
+from siltstone.fuse.options import parse_options
 from siltstone.home import Home
+from siltstone.notify import notify
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -28,7 +36,14 @@ def add_parser(commands: Subparsers) -> None:
         example="siltstone serve ~/volume --mount ~/files --s3 127.0.0.1:9000",
     )
     add_home(parser)
-    parser.add_argument("--mount", metavar="DIR", help="mount the volume on this empty directory")
+    parser.add_argument(
+        "--mount",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="mount the volume on this empty directory; repeatable",
+    )
+    add_mount_options(parser)
     parser.add_argument("--s3", metavar="HOST:PORT", help="serve S3 at this address (port 0 takes a free one)")
     add_s3_workers(parser)
     parser.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)
@@ -36,23 +51,29 @@ def add_parser(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop. ``--detached`` is for `mount` and `s3`, which read our first lines from a pipe."""
-    from siltstone.daemon import serve  # only this command needs the doors' libraries
+    from siltstone.daemon import WantedDoors, serve  # only this command needs the doors' libraries
 
     home = Home(options.home)
-    s3 = None if options.s3 is None else parse_address(options.s3)
-    mount = None if options.mount is None else os.path.abspath(options.mount)
+    wanted = WantedDoors(
+        mounts=tuple(os.path.abspath(directory) for directory in options.mount),
+        mount_options=",".join(options.mount_options),
+        s3=None if options.s3 is None else parse_address(options.s3),
+        s3_workers=options.s3_workers,
+    )
+    parse_options(wanted.mount_options)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
 
     def announce(line: str) -> None:
         print(line, flush=True)
 
     def all_ready() -> None:
+        notify("READY=1")
         if options.detached:
             print("ready", flush=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     try:
-        trio.run(partial(serve, home, mount, s3, announce, all_ready, s3_workers=options.s3_workers))
+        trio.run(serve, home, wanted, announce, all_ready)
     except (Exception, BaseExceptionGroup) as error:
         if options.detached:
             print("failed " + describe(error), flush=True)

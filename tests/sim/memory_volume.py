@@ -228,7 +228,8 @@ class MemoryVolume:
 
     async def set_attributes(self, ino: Ino, changes: SetAttributes, *, origin: object = None) -> Attributes:
         node = self._node(ino)
-        node.ctime_ns = self._tick()
+        if not changes.keeps_ctime:
+            node.ctime_ns = self._tick()
         if changes.size is not None:
             node.mtime_ns = node.ctime_ns
             del node.data[changes.size :]

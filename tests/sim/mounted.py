@@ -39,11 +39,12 @@ class MountFailed(Exception):
 class MountedVolume:
     """A volume in a directory and its mount. ``directory`` is where the files are."""
 
-    def __init__(self, home: Path, directory: Path, kind: str) -> None:
+    def __init__(self, home: Path, directory: Path, kind: str, options: str = "") -> None:
         assert os.path.exists("/dev/fuse"), "system tests need /dev/fuse: run them where FUSE is to be had"
         self.home = home
         self.directory = directory
         self.kind = kind
+        self.options = options
         self.log = directory.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +57,7 @@ class MountedVolume:
                 shards = SHARDS if self.kind == "shards" else 1
                 init = [*SILTSTONE, "init", str(self.home), "--shards", str(shards)]
                 subprocess.run(init, check=True, capture_output=True)
-            command = [*SILTSTONE, "serve", str(self.home), "--mount", str(self.directory)]
+            command = [*SILTSTONE, "serve", str(self.home), "--mount", str(self.directory), "-o", self.options]
         with self.log.open("ab") as log:
             environment = {**os.environ, "PYTHONPATH": str(TESTS)}
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
@@ -110,11 +111,11 @@ def is_mounted(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def mounted(path: Path, *, kind: str = KIND) -> Iterator[MountedVolume]:
+def mounted(path: Path, *, kind: str = KIND, options: str = "") -> Iterator[MountedVolume]:
     """A started mount under ``path``, stopped in order at the end if all went well, and gone in any case."""
     directory = path / "mnt"
     directory.mkdir(exist_ok=True)
-    volume = MountedVolume(path / "home", directory, kind)
+    volume = MountedVolume(path / "home", directory, kind, options)
     try:
         volume.start()
         yield volume

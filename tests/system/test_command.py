@@ -237,10 +237,9 @@ def test_a_busy_port_is_refused_and_the_other_doors_stay(place: Place) -> None:
     assert len(status_of(place)["process"]["doors"]) == 1
 
 
-def test_a_second_mount_of_one_process_is_refused(place: Place, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
+def test_a_directory_is_mounted_on_once(place: Place) -> None:
     succeed("mount", place.home, place.mount)
-    assert "already" in fail("mount", place.home, tmp_path / "other")
+    assert "already" in fail("mount", place.home, place.mount)
     assert os.path.ismount(place.mount)
 
 

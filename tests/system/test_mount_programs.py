@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_make_builds_what_is_old_and_nothing_else(tmp_path: Path) -> None:
         assert subprocess.run([here / "program"], check=True, capture_output=True).stdout == b"128\n"
 
 
-def test_a_virtual_environment_on_the_mount_runs(tmp_path: Path) -> None:
+def test_a_virtual_environment_on_the_mount_runs_and_pip_installs_into_it(tmp_path: Path) -> None:
     with mounted(tmp_path) as volume:
         environment = volume.directory / "environment"
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
@@ -125,5 +126,16 @@ def test_a_virtual_environment_on_the_mount_runs(tmp_path: Path) -> None:
             [environment / "moved" / "python", "-m", "pip", "--version"], check=True, capture_output=True, text=True
         ).stdout
         assert str(environment) in said
+        wheel = volume.directory / "example-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as file:
+            file.writestr("example/__init__.py", "answer = 42\n")
+            file.writestr("example-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: example\nVersion: 1.0\n")
+            file.writestr("example-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            file.writestr("example-1.0.dist-info/RECORD", "")
+        python = environment / "bin" / "python"
+        subprocess.run([python, "-m", "pip", "install", "-q", "--no-index", wheel], check=True)
+        done = subprocess.run([python, "-c", "import example; print(example.answer)"], check=True, capture_output=True)
+        assert done.stdout == b"42\n"
+        wheel.unlink()
         shutil.rmtree(environment)
         assert list(volume.directory.iterdir()) == []

@@ -212,9 +212,6 @@ def test_what_does_not_work_over_shards_says_so(place: ShardedPlace) -> None:
     refused = siltstone("disk", "drain", place.home.path, "0")
     assert refused.returncode == 1
     assert "2 shards" in refused.stderr and refused.stderr.count("\n") == 1, refused
-    refused = siltstone("s3", place.home.path, "--listen", "127.0.0.1:0")
-    assert refused.returncode == 1
-    assert "has 2 shards" in refused.stderr, refused
 
 
 def test_work_on_the_whole_volume_is_done_in_all_processes(place: ShardedPlace) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from siltstone.errors import Refused
 from siltstone.fuse import mountpoint
-from siltstone.fuse.mount import mount_options
+from siltstone.fuse.mount import kernel_options
+from siltstone.fuse.options import DEFAULTS, parse_options
 
 MOUNTINFO = r"""25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw
 30 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -52,12 +53,12 @@ def test_a_machine_without_fuse_is_refused_by_name(monkeypatch: pytest.MonkeyPat
 
 
 def test_options_say_what_is_mounted_and_root_mounts_for_everybody() -> None:
-    assert mount_options((), is_root=False) == {
+    assert kernel_options(DEFAULTS, "siltstone:/home", is_root=False) == {
         "default_permissions",
         "noatime",
         "subtype=siltstone",
-        "fsname=siltstone",
+        "fsname=siltstone:/home",
     }
-    assert "allow_other" in mount_options((), is_root=True)
-    named = mount_options({"fsname=siltstone:/home"}, is_root=False)
-    assert "fsname=siltstone:/home" in named and "fsname=siltstone" not in named
+    assert "allow_other" in kernel_options(DEFAULTS, "siltstone:/home", is_root=True)
+    private = kernel_options(parse_options("allow_root,relatime,ro"), "siltstone:/home", is_root=True)
+    assert {"allow_root", "ro"} < private and not {"allow_other", "noatime"} & private

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siltstone.core.types import Attributes, SetAttributes, VolumeSpace
-from siltstone.fuse.attributes import TIMEOUT_SECONDS, changes_of, entry_of, statvfs_of
+from siltstone.fuse.attributes import changes_of, entry_of, is_access_to_note, statvfs_of
 from siltstone.fuse.operations import Operations
+from siltstone.fuse.options import TIMEOUT_SECONDS, AccessTimes, MountOptions, parse_options
 from siltstone.types import ROOT_INO, Ino
 from sim.memory_volume import MemoryVolume
 
@@ -26,12 +27,12 @@ CONTEXT: Any = SimpleNamespace(uid=7, gid=8, umask=0)
 RDWR: Any = os.O_RDWR
 
 
-def with_operations(body: Callable[[Any, MemoryVolume], Awaitable[None]], **options: Any) -> None:
-    """Run ``body`` on handlers of a new volume."""
+def with_operations(body: Callable[[Any, MemoryVolume], Awaitable[None]], options: str = "") -> None:
+    """Run ``body`` on handlers of a new volume, with mount options."""
 
     async def main() -> None:
         volume = MemoryVolume()
-        operations = Operations(volume, **options)
+        operations = Operations(volume, parse_options(options))
         volume.register_holder(operations.handles)
         await body(operations, volume)
 
@@ -73,7 +74,7 @@ times = st.integers(0, 2**34 * 10**9)
     )
 )
 def test_attributes_reach_the_kernel_unchanged(attributes: Attributes) -> None:
-    entry = entry_of(attributes, TIMEOUT_SECONDS)
+    entry = entry_of(attributes)
     assert (entry.st_ino, entry.st_mode, entry.st_nlink) == (attributes.ino, attributes.mode, attributes.nlink)
     assert (entry.st_uid, entry.st_gid, entry.st_rdev) == (attributes.uid, attributes.gid, attributes.rdev)
     assert entry.st_size == attributes.size
@@ -88,8 +89,8 @@ def test_attributes_reach_the_kernel_unchanged(attributes: Attributes) -> None:
 
 def test_the_timeout_that_is_asked_for_is_the_one_that_the_kernel_gets() -> None:
     attributes = Attributes(Ino(5), stat.S_IFREG, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
-    entry = entry_of(attributes, 1.5)
-    assert (entry.entry_timeout, entry.attr_timeout) == (1.5, 1.5)
+    entry = entry_of(attributes, MountOptions(entry_seconds=1.5, attribute_seconds=2))
+    assert (entry.entry_timeout, entry.attr_timeout) == (1.5, 2)
 
 
 def test_a_truncate_leaves_the_times_to_the_volume_and_utimens_does_not() -> None:
@@ -287,3 +288,50 @@ def test_extended_attributes_are_refused_with_what_linux_expects() -> None:
         assert await operations.listxattr(ino, CONTEXT) == [b"user.x"]
 
     with_operations(body)
+
+
+def test_owner_group_and_permissions_are_shown_as_the_options_say() -> None:
+    attributes = Attributes(Ino(5), stat.S_IFDIR | 0o4700, 1, 5, 6, 0, 0, 0, 0, 0, 0, 0, 0, b"")
+    entry = entry_of(attributes, parse_options("uid=1000,gid=1001,umask=027"))
+    assert (entry.st_uid, entry.st_gid, entry.st_mode) == (1000, 1001, stat.S_IFDIR | 0o750)
+    entry = entry_of(attributes, parse_options("gid=1001"))
+    assert (entry.st_uid, entry.st_gid, entry.st_mode) == (5, 1001, stat.S_IFDIR | 0o4700)
+
+
+@pytest.mark.parametrize(
+    "rule, atime, changed, now, noted",
+    [
+        (AccessTimes.NEVER, 0, 1, 2, False),
+        (AccessTimes.ALWAYS, 5, 1, 6, True),
+        (AccessTimes.RELATIVE, 5, 5, 6, True),
+        (AccessTimes.RELATIVE, 5, 4, 6, False),
+        (AccessTimes.RELATIVE, 5, 4, 5 + 24 * 3600 * 10**9, True),
+    ],
+)
+def test_access_times_follow_their_rule(rule: AccessTimes, atime: int, changed: int, now: int, noted: bool) -> None:
+    for mtime, ctime in ((changed, 0), (0, changed)):
+        attributes = Attributes(Ino(5), stat.S_IFREG, 1, 0, 0, 0, 0, 0, atime, mtime, ctime, 0, 0, b"")
+        assert is_access_to_note(attributes, rule, now) == noted
+
+
+@pytest.mark.parametrize(
+    "options, flags, noted",
+    [
+        ("", os.O_RDONLY, False),
+        ("strictatime", os.O_RDONLY, True),
+        ("relatime", os.O_RDWR, True),
+        ("strictatime", os.O_WRONLY, False),
+        ("strictatime", os.O_RDONLY | os.O_NOATIME, False),
+        ("strictatime,ro", os.O_RDONLY, False),
+    ],
+)
+def test_opening_for_reading_moves_the_access_time_and_no_other(options: str, flags: Any, noted: bool) -> None:
+    async def body(operations: Any, volume: MemoryVolume) -> None:
+        ino = (await volume.create(ROOT_INO, b"f", mode=stat.S_IFREG | 0o644, uid=0, gid=0)).ino
+        before = await volume.attributes(ino)
+        await operations.open(ino, flags, CONTEXT)
+        after = await volume.attributes(ino)
+        assert (after.atime_ns > before.atime_ns) == noted
+        assert (after.mtime_ns, after.ctime_ns) == (before.mtime_ns, before.ctime_ns)
+
+    with_operations(body, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from typing import Any
 
 import msgspec
 import pytest
@@ -88,12 +89,15 @@ def test_attributes_change_one_by_one_and_ctime_with_each() -> None:
     store = open_metadata()
     transaction = store.begin()
     ino, before = names.create(transaction, ROOT_INO, b"f", mode=0o644, uid=1, gid=2, now_ns=1)
-    changes = {"mode": stat.S_IFREG | 0o4711, "uid": 8, "gid": 9, "atime_ns": -5, "mtime_ns": 2**40}
+    changes: dict[str, Any] = {"mode": stat.S_IFREG | 0o4711, "uid": 8, "gid": 9, "atime_ns": -5, "mtime_ns": 2**40}
     for now_ns, (field, value) in enumerate(changes.items(), 10):
         inode = attributes.set_attributes(transaction, ino, now_ns=now_ns, **{field: value})
         setattr(before, field, value)
         before.ctime_ns = now_ns
         assert inode == before == inodes.get_inode(transaction, ino)
+    inode = attributes.set_attributes(transaction, ino, atime_ns=7, keeps_ctime=True, now_ns=99)
+    before.atime_ns = 7
+    assert inode == before == inodes.get_inode(transaction, ino)
 
 
 def test_a_mode_never_changes_the_type() -> None:

@@ -74,6 +74,7 @@ class Gates:
     def taken(self, partition: PartitionId) -> None:
         """See Guard."""
         self._volume.orphans.take(partition)
+        self._volume.upload_cleaner.wake()
 
     async def _flush(self, partition: PartitionId) -> None:
         for ino in self._dirty(partition):

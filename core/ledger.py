@@ -8,7 +8,7 @@ between tasks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
@@ -23,14 +23,14 @@ from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import Slab, Stripe
 from siltstone.engine.stripe.store import StripeStore, WrittenStripe
 from siltstone.errors import Corrupt, NoSpace, Unavailable
-from siltstone.limits import DIRECT_THRESHOLD_BYTES, MIB
+from siltstone.limits import DIRECT_THRESHOLD_BYTES, MIB, PARTITION_COUNT
 from siltstone.meta import space
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.meta.totals import SpaceTotals
 from siltstone.ports import Clock, Random
-from siltstone.types import Ino, Lsn, SlabId, StripeId, slab_of
+from siltstone.types import Ino, Lsn, PartitionId, SlabId, StripeId, make_ino, slab_of
 
 T = TypeVar("T")
 
@@ -212,6 +212,12 @@ class Ledger:
     def owns(self, ino: Ino) -> bool:
         """Whether an inode is one of this shard's; without shards all are."""
         return self._spread is None or self._spread.owns(ino)
+
+    def owned_partitions(self) -> Iterator[PartitionId]:
+        """The partitions of this shard; without shards all."""
+        return (
+            partition for partition in map(PartitionId, range(PARTITION_COUNT)) if self.owns(make_ino(0, partition))
+        )
 
     async def wait_unclaimed(self, ino: Ino) -> None:
         """Return when no transaction of another shard speaks for an inode. Commit before the next await."""

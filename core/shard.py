@@ -194,7 +194,7 @@ class Shard:
             retries=coordinator.retries,
             prepared=len(self._node.participant),
             unsettled=coordinator.unsettled,
-            inodes=counters.read_totals(ledger.store).inodes,
+            inodes=counters.read_totals(ledger.store, ledger.owned_partitions()).inodes,
             log_bytes=ledger.log.kept_bytes,
             partition_calls={int(partition): count for partition, count in self._gates.counts.items()},
         )

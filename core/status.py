@@ -159,7 +159,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
     log = ledger.log.statistics()
     fills = settler.fills()
     return VolumeStatus(
-        inodes=totals.inodes,
+        inodes=counters.read_totals(ledger.store, ledger.owned_partitions()).inodes,
         file_bytes=totals.bytes,
         log_live_bytes=placed.log_live_bytes,
         stripe_data_bytes=placed.stripe_data_bytes,

@@ -12,7 +12,6 @@ import trio
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.orphans import Orphans
-from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import inodes, keys
 from siltstone.meta.records import Part, Upload, decode, decode_inode
 from siltstone.meta.store.port import Reader
@@ -54,7 +53,7 @@ class UploadCleaner:
                     await trio.lowlevel.checkpoint()
 
     def _find_finished(self) -> tuple[Ino, bytes, bytes] | None:
-        for partition in range(PARTITION_COUNT):
+        for partition in self._ledger.owned_partitions():
             for key, value in self._ledger.store.scan(*keys.prefix_range(b"p" + bytes((partition,)) + b"m")):
                 bucket_ino = Ino(int.from_bytes(key[3:11], "big"))
                 if decode(Upload, value).finished or self._is_gone(bucket_ino):

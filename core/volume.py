@@ -199,7 +199,7 @@ class Volume:
     async def space(self) -> VolumeSpace:
         """Room in usable bytes."""
         stripes = self.ledger.stripes.space()
-        inode_count = counters.read_totals(self.ledger.store).inodes
+        inode_count = counters.read_totals(self.ledger.store, self.ledger.owned_partitions()).inodes
         free_bytes = self.room.free_for_users() + self.ledger.hole_bytes
         return VolumeSpace(
             total_bytes=stripes.usable_total_bytes,

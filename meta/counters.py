@@ -7,7 +7,7 @@ batch that makes an inode puts it anyway, serials are handed out one by one and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -27,11 +27,11 @@ def read_counters(reader: Reader, partition: PartitionId) -> Counters:
     return Counters() if value is None else _decode(value)
 
 
-def read_totals(reader: Reader) -> Counters:
-    """The sum over all partitions. ``serial`` is how many inodes were ever made."""
+def read_totals(reader: Reader, partitions: Iterable[PartitionId] | None = None) -> Counters:
+    """The sum over some partitions, or all. ``serial`` is how many inodes were ever made."""
     total = Counters()
-    for partition in range(PARTITION_COUNT):
-        counters = read_counters(reader, PartitionId(partition))
+    for partition in map(PartitionId, range(PARTITION_COUNT)) if partitions is None else partitions:
+        counters = read_counters(reader, partition)
         total.inodes += counters.inodes
         total.bytes += counters.bytes
         total.serial += counters.serial

@@ -17,7 +17,7 @@ from siltstone.core.types import ProgressListener
 from siltstone.core.volume import Volume
 from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import keys
-from siltstone.types import PartitionId, make_ino
+from siltstone.types import PartitionId
 
 _NAMESPACE = {keys.DENTRY: "names", keys.ORPHAN: "orphans", keys.PART: "parts of uploads"}
 """What only the owner of a partition has."""
@@ -39,10 +39,7 @@ class ShardCheck:
         """Hold every change back as long as the context lasts. Those of other shards' transactions go on until there
         are none (``open_operations``)."""
         async with self._volume.quiesced():
-            owns = self._volume.ledger.owns
-            self._owned = [
-                partition for partition in map(PartitionId, range(PARTITION_COUNT)) if owns(make_ino(0, partition))
-            ]
+            self._owned = [*self._volume.ledger.owned_partitions()]
             self._names = NameCheck(self._reader, self._owned, self._findings)
             self._walk = NameWalk(self._reader, self._owned, self._names)
             self._held.set()

@@ -212,6 +212,7 @@ def test_files_read_the_same_while_their_partitions_move(seed: int, kills: bool,
                 await world.restart(chance.choice(world.shards))
         for ino, data in model.items():
             assert await volume.read(ino, 0, 1 << 20) == data
+        assert (await volume.space()).inodes == 1 + 4 + len(model), "what is lent is counted twice"
         with trio.fail_after(60):
             await world.wait_brought()
         for ino, data in model.items():

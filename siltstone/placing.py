@@ -38,7 +38,7 @@ REST_SECONDS = 120.0
 
 DECISIONS_MAX = 16
 
-MOVES_TOGETHER = 6
+MOVES_TOGETHER = 2
 """Each waits for the disks several times, and holds only its own partition back."""
 
 ATTEMPTS_MAX = 60

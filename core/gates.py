@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -18,8 +18,10 @@ DRAIN_SECONDS = 0.06
 class Gates:
     """The Guard of a shard's partitions (meta/shards/handover.py)."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, forget_places: Callable[[], None]) -> None:
+        """``forget_places``: forgets where paths lead, as far as that is remembered beside the directory index."""
         self._volume = volume
+        self._forget_places = forget_places
         self._under_way: dict[PartitionId, int] = {}
         self._closed: dict[PartitionId, trio.Event] = {}
         self._drained: dict[PartitionId, trio.Event] = {}
@@ -69,6 +71,7 @@ class Gates:
     def left(self, partition: PartitionId) -> None:
         """See Guard."""
         self._volume.directories.clear()
+        self._forget_places()
         self._volume.orphans.leave(partition)
 
     def taken(self, partition: PartitionId) -> None:

@@ -144,7 +144,8 @@ class Shard:
         self._volume = volume
         self._shard = shard
         self.partitions = partitions
-        self._gates = Gates(volume)
+        self._objects = ShardObjects(volume)
+        self._gates = Gates(volume, self._objects.forget_places)
         self._bringer = Bringer(ledger, volume.carrier)
         self._node = Node(
             shard,
@@ -163,7 +164,6 @@ class Shard:
         )
         volume.reader.borrow = self._node.borrowing.read
         ledger.spread(MarkedOperations(self._node))
-        self._objects = ShardObjects(volume)
         nursery.start_soon(self._objects.run)
         self._sessions = Sessions(volume)
         nursery.start_soon(self._sessions.run)

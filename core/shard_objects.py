@@ -91,6 +91,7 @@ class ShardObjects:
         self._volume = volume
         self._ledger = volume.ledger
         self._places = ShardPlaces(volume)
+        self.forget_places = self._places.forget_all
         self._objects = Objects(volume, self._places)
         self._uploads = Uploads(self._objects)
         self._handed: deque[tuple[int, Ino]] = deque()

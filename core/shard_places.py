@@ -84,6 +84,12 @@ class ShardPlaces:
         directory, rest = find_directory(reader, self._volume.directories, ino, path)
         return Start(ino, directory, rest)
 
+    def forget_all(self) -> None:
+        """A partition has gone to another shard: what changes in it is not heard of here from now on."""
+        self._changes += 1
+        self._buckets.clear()
+        self._names.clear()
+
     def _remember(self, bucket: str, ino: Ino) -> None:
         while len(self._buckets) >= BUCKETS_MAX:
             self._forget(next(iter(self._buckets)))

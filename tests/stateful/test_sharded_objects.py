@@ -277,3 +277,28 @@ def test_what_the_mount_has_written_in_another_shard_counts_in_conditions_and_co
         reader.close()
 
     in_world(body)
+
+
+def test_a_bucket_that_is_renamed_while_its_partition_is_elsewhere_is_not_remembered_when_that_is_back() -> None:
+    async def body(world: SimShardVolumes, store: ShardedObjects, nursery: trio.Nursery) -> None:
+        mount = world.front_end(5, nursery).tree
+        bucket = (await mount.lookup(ROOT_INO, b"bucket")).ino
+        root_shard = world.partitions().owner(partition_of(ROOT_INO))
+        home, away = [shard for shard in world.shards if shard != root_shard]
+
+        async def give(shard: ShardId) -> None:
+            if world.partitions().owner(partition_of(bucket)) != shard:
+                assert await world.give(partition_of(bucket), shard)
+            with trio.fail_after(60):
+                await world.wait_brought()
+
+        await give(home)
+        await put(store, b"key", b"old")
+        assert await get(store, b"key") == b"old"
+        await give(away)
+        await mount.rename(ROOT_INO, b"bucket", ROOT_INO, b"renamed")
+        await give(home)
+        with pytest.raises(NoSuchBucket):
+            await store.open("bucket", b"key")
+
+    in_world(body, shards=3)

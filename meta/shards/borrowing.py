@@ -95,6 +95,8 @@ class Borrowing:
                 break
             for ino in lent.inodes:
                 await self._bring(partition, Ino(ino))
+            # A crash must not bring back extents whose bytes are gone there.
+            await self._store.log.wait_durable(self._store.last_lsn)
             released = await self._peers.call(lender, Release(partition, placement.generation, lent.inodes))
             assert isinstance(released, Done)
             after = Ino(lent.inodes[-1])

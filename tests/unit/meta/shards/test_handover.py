@@ -11,6 +11,7 @@ import trio
 
 from siltstone.errors import InvalidArgument
 from siltstone.meta import counters, extents, keys
+from siltstone.meta.inodes import get_inode
 from siltstone.meta.records import Extent, Inode, Place, decode_extent, encode
 from siltstone.meta.shards.handover import FREEZE_SECONDS, HandoverFailed, get_lender
 from siltstone.meta.shards.map import MapView, Placement, even_map
@@ -24,6 +25,7 @@ from siltstone.meta.shards.messages import (
     NotMine,
     PeerLost,
     Prepare,
+    Release,
     Reply,
     Seal,
     Told,
@@ -66,6 +68,9 @@ class Pair:
         self.slow: set[type[Message]] = set()
         self.committed: list[Lsn] = []
         """The ends of the giver's batches that say where the partition is."""
+        self.bring_seconds = 3600.0
+        self.brought: list[Lsn] = []
+        """The ends of the taker's batches after which it does not need the giver's bytes."""
 
     async def start(self, nursery: trio.Nursery) -> None:
         for shard in (0, 1):
@@ -100,7 +105,10 @@ class Pair:
         transaction.commit()
 
     async def _bring(self, partition: PartitionId, ino: Ino) -> None:
-        await trio.sleep(3600)  # somebody else's part
+        await trio.sleep(self.bring_seconds)
+        transaction = self.stores[1].begin()
+        extents.truncate(transaction, ino, get_inode(transaction, ino), 0, [])
+        self.brought.append(transaction.commit())
 
     async def call(self, shard: ShardId, message: Message) -> Reply:
         """See Peers."""
@@ -113,6 +121,9 @@ class Pair:
         if isinstance(message, Handed):
             durable_lsn = self.stores[0].log.durable_lsn
             assert self.committed and durable_lsn >= self.committed[0], "the taker hears of it before it is durable"
+        if isinstance(message, Release):
+            durable_lsn = self.stores[1].log.durable_lsn
+            assert durable_lsn >= self.brought[-1], "after a crash the taker would look for what it has released"
         return await self.nodes[shard].answer(message)
 
 
@@ -235,5 +246,18 @@ def test_messages_of_attempts_that_are_over_touch_nothing_that_is_sealed() -> No
             shards.lose = set()
             await trio.sleep(2)
             assert shards.nodes[1].owns(FILE) and shards.stores[1].get(key) is not None
+
+    trio.run(main, clock=autojump())
+
+
+def test_bytes_are_released_when_the_taker_s_own_are_durable_and_then_nothing_is_left_of_the_partition() -> None:
+    async def main() -> None:
+        async with pair() as shards:
+            shards.bring_seconds = 0.001
+            await shards.nodes[0].give(PARTITION, ShardId(1))
+            await trio.sleep(3)
+            assert shards.brought
+            assert list(shards.stores[0].scan(b"p", b"q")) == []
+            assert get_lender(shards.stores[1], PARTITION) is None
 
     trio.run(main, clock=autojump())

@@ -135,6 +135,8 @@ def in_world(body, shards: int = 2) -> None:  # type: ignore[no-untyped-def]
             store = store_of(world, 1, nursery)
             await store.create_bucket("bucket", owner="me")
             await body(world, store, nursery)
+            with trio.fail_after(60):
+                await world.wait_quiet()
             problems = list(check_metadata(world.reader()))
             assert not problems, "\n".join(map(str, problems))
             nursery.cancel_scope.cancel()

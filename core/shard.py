@@ -208,9 +208,14 @@ class Shard:
             await self._node.give(partition, to)
         return self.partitions().placement(partition)
 
+    @property
+    def moving(self) -> int:
+        """Partitions that are on their way here or from here, or have left more behind than what they lend."""
+        return self._node.moving
+
     def _open_transactions(self) -> int:
         coordinator = self._node.coordinator
-        return len(self._node.participant) + coordinator.undecided + coordinator.unsettled + self._node.moving
+        return len(self._node.participant) + coordinator.undecided + coordinator.unsettled + self.moving
 
     async def _answer(self, request: _Request) -> _Answer:
         if isinstance(request, AskLoad):

@@ -31,12 +31,12 @@ from siltstone.engine.format.superblock import pack_superblock
 from siltstone.errors import SiltstoneError, Unavailable
 from siltstone.meta.shards.handover import lenders, placements_of
 from siltstone.meta.shards.link import Link
-from siltstone.meta.shards.map import MapView, PartitionMap, even_map, map_of, newest
+from siltstone.meta.shards.map import MapView, PartitionMap, even_map, map_of
 from siltstone.meta.shards.peers import LinkedPeers
 from siltstone.meta.shards.service import serve
 from siltstone.ports import Disk, Fanout
 from siltstone.types import PartitionId, ShardId
-from sim.all_records import AllRecords
+from sim.all_records import AllRecords, newest
 from sim.backing import SimBacking
 from sim.fanout import SimFanout
 from sim.randomness import SimRandom
@@ -233,9 +233,10 @@ class SimShardVolumes:
             await trio.sleep(0.1)
 
     async def wait_brought(self) -> None:
-        """Return when no shard has bytes (any more) of partitions that are another's."""
+        """Return when no partition is on its way, and no shard has bytes (any more) of what is another's."""
         while True:
-            if not any(lenders(volume.ledger.store) for volume in self.volumes.values()):
+            is_moving = any(served.moving for served, _ in self.serving.values())
+            if not is_moving and not any(lenders(volume.ledger.store) for volume in self.volumes.values()):
                 return
             await trio.sleep(1)
 

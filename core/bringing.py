@@ -21,12 +21,11 @@ from siltstone.types import Ino, PartitionId
 
 
 class Bringer:
-    """See the module. ``brought_bytes``: since it was made."""
+    """See the module."""
 
     def __init__(self, ledger: Ledger, carrier: Carrier) -> None:
         self._ledger = ledger
         self._carrier = carrier
-        self.brought_bytes = 0
 
     async def bring(self, partition: PartitionId, lent_ino: Ino) -> None:
         """Bring over all bytes of an inode that another shard still has; on return nobody reads them there.
@@ -47,7 +46,6 @@ class Bringer:
         began_ns = clock.monotonic_ns()
         await self._ledger.admit(sum(movable.length for movable in chunk), logged=0)
         carried = await self._carrier.carry(chunk, Place.REMOTE, Tier.SETTLE)
-        self.brought_bytes += carried.moved_bytes
         if carried.unreadable:
             raise next(iter(carried.unreadable.values()))
         await clock.sleep((clock.monotonic_ns() - began_ns) / 1e9)

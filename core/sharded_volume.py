@@ -28,7 +28,7 @@ from siltstone.core.types import (
     VolumeSpace,
 )
 from siltstone.errors import NotFound, SiltstoneError
-from siltstone.meta.shards.map import MapView, PartitionMap
+from siltstone.meta.shards.map import MapView
 from siltstone.meta.shards.messages import PeerLost
 from siltstone.ports import Clock
 from siltstone.types import Buffer, Ino, ShardId, partition_of
@@ -79,12 +79,11 @@ class ShardedVolume:
         self._clock = clock
         self._subscribers = Subscribers()
         self._holders: list[Holder] = []
-        self._held: dict[ShardId, set[Ino]] = {}
+        self._held: dict[ShardId, set[Ino]] = {shard: set() for shard in partitions().shards()}
         """Nameless inodes that a shard has asked about, and that were held then."""
-        self._let_go: dict[ShardId, list[Ino]] = {}
-        self._nursery: trio.Nursery | None = None
+        self._let_go: dict[ShardId, list[Ino]] = {shard: [] for shard in self._held}
         self._letting_go: dict[ShardId, trio.CancelScope] = {}
-        self._heard: dict[ShardId, trio.Event] = {}
+        self._heard = {shard: trio.Event() for shard in self._held}
         """Set when a shard has answered for the first time."""
         self._changes = 0
         """Changes heard of."""
@@ -94,19 +93,12 @@ class ShardedVolume:
         self.subscribe = self._subscribers.subscribe
         self.unsubscribe = self._subscribers.unsubscribe
         self.register_holder = self._holders.append
-        self._know_all(partitions())
 
     async def run(self) -> None:
         """Hear of what others change, for ever."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             for shard in self._held:
                 nursery.start_soon(self._listen, shard)
-            self._partitions.listen(self._know_all)
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._partitions.unlisten(self._know_all)
 
     async def wait_heard(self) -> None:
         """Return when every shard has answered: nothing that it changes is missed from then on."""
@@ -308,16 +300,6 @@ class ShardedVolume:
 
     def _holds(self, ino: Ino) -> bool:
         return any(holder.holds(ino) for holder in self._holders)
-
-    def _know_all(self, partitions: PartitionMap) -> None:
-        """Listen to every shard, before one that is new has anything that could change."""
-        for shard in partitions.shards():
-            if shard not in self._held:
-                self._held[shard] = set()
-                self._let_go[shard] = []
-                self._heard[shard] = trio.Event()
-                if self._nursery is not None:
-                    self._nursery.start_soon(self._listen, shard)
 
     async def _listen(self, shard: ShardId) -> None:
         session = seen = 0

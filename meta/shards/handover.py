@@ -14,7 +14,7 @@ See docs/decisions/0016.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -172,8 +172,6 @@ class Giver:
         self._nursery = nursery
         self._commit = commit
         self._giving: dict[PartitionId, int] = {}
-        self.frozen_seconds = 0.0
-        """How long the last partition was frozen."""
         for partition, moved in read_moved(store).items():
             if moved.owner != shard and not moved.is_told:
                 nursery.start_soon(self._tell, partition, moved)
@@ -268,12 +266,10 @@ class _Attempt:
                 await self._send_changed()
                 rounds += 1
             async with giver._guard.held_back(self._partition):
-                began_ns = giver._clock.monotonic_ns()
-                self._deadline_ns = began_ns + round(FREEZE_SECONDS * 1e9)
+                self._deadline_ns = giver._clock.monotonic_ns() + round(FREEZE_SECONDS * 1e9)
                 with giver._locks.frozen(self._partition):
                     await self._wait_unclaimed()
                     lsn, moved = await self._hand_over(generation)
-                    giver.frozen_seconds = (giver._clock.monotonic_ns() - began_ns) / 1e9
         finally:
             self._store.unwatch(self._note)
         giver._nursery.start_soon(giver._tell, self._partition, moved)
@@ -286,33 +282,25 @@ class _Attempt:
                 changed[key] = None
 
     async def _copy(self) -> None:
-        start, end = _range_of(self._partition)
-        rest: tuple[bytes, bytes] | None = (start, end)
-        entries: list[tuple[bytes, bytes | None]] = []
-        size = 0
+        rest: tuple[bytes, bytes] | None = _range_of(self._partition)
         while rest is not None:
             chunk = self._store.read_chunk(*rest, False, COPY_ENTRIES)
+            # What is sent late may have changed by then: then the watcher has noted it.
+            await self._send_all(chunk.entries)
             rest = chunk.rest
-            for key, value in chunk.entries:
-                entries.append((key, self._given(key, value)))
-                size += len(key) + len(value)
-                if size >= COPY_BYTES:
-                    # What comes behind this may have changed by then: then the watcher has noted it.
-                    await self._send(entries)
-                    entries, size = [], 0
-            if entries:
-                await self._send(entries)
-                entries, size = [], 0
 
     async def _send_changed(self) -> None:
         """Send what has changed so far; what changes meanwhile is for the next round."""
         changed, self._changed = [*self._changed], {}
+        await self._send_all((key, self._store.get(key)) for key in changed)
+
+    async def _send_all(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Send records, in as many messages as it takes."""
         entries: list[tuple[bytes, bytes | None]] = []
         size = 0
-        for key in changed:
-            value = self._store.get(key)
+        for key, value in records:
             entries.append((key, None if value is None else self._given(key, value)))
-            size += len(key) + (0 if value is None else len(value))
+            size += len(key) + len(value or b"")
             if size >= COPY_BYTES or len(entries) == COPY_ENTRIES:
                 await self._send(entries)
                 entries, size = [], 0

@@ -7,7 +7,7 @@ far as he knows, and whoever asked learns it. Generations tell which of two plac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -79,10 +79,6 @@ class PartitionMap(msgspec.Struct, frozen=True, array_like=True):
             generations[placement.partition] = placement.generation
         return PartitionMap(self.count, tuple(owners), tuple(generations))
 
-    def resized(self, count: int) -> PartitionMap:
-        """With another number of shards."""
-        return PartitionMap(count, self.owners, self.generations)
-
 
 def map_of(config: VolumeConfig) -> PartitionMap:
     """The map in the settings of a volume."""
@@ -101,19 +97,10 @@ class MapView:
     def __init__(self, first: PartitionMap, shard: ShardId | None = None) -> None:
         self.current = first
         self._shard = shard
-        self._listeners: list[Callable[[PartitionMap], None]] = []
 
     def __call__(self) -> PartitionMap:
         """The map as it is known."""
         return self.current
-
-    def listen(self, listener: Callable[[PartitionMap], None]) -> None:
-        """Call ``listener`` with the map whenever it has changed."""
-        self._listeners.append(listener)
-
-    def unlisten(self, listener: Callable[[PartitionMap], None]) -> None:
-        """Call it no more."""
-        self._listeners.remove(listener)
 
     def learn(self, placements: Iterable[Placement]) -> bool:
         """Take over what is newer than what is known; whether anything was. Of a shard's own partitions, and of what it
@@ -129,26 +116,4 @@ class MapView:
 
     def place(self, placements: Iterable[Placement]) -> None:
         """Take over what is so for certain."""
-        self._change(self.current.moved(placements))
-
-    def resize(self, count: int) -> None:
-        """There are more shards from now on, or fewer."""
-        self._change(self.current.resized(count))
-
-    def _change(self, changed: PartitionMap) -> None:
-        if changed != self.current:
-            self.current = changed
-            for listener in self._listeners:
-                listener(changed)
-
-
-def newest(maps: Iterable[PartitionMap]) -> PartitionMap:
-    """Of each partition what the map says that knows of most moves of it."""
-    first, *others = maps
-    for other in others:
-        first = first.moved(
-            placement
-            for placement, known in zip(other.placements(), first.generations, strict=True)
-            if placement.generation > known
-        )
-    return first
+        self.current = self.current.moved(placements)

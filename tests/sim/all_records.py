@@ -40,3 +40,15 @@ class AllRecords:
             if self._partitions.owner_of_key(entry[0]) in (None, shard)
         ]
         return iter(sorted(found, reverse=reverse))
+
+
+def newest(maps: Iterable[PartitionMap]) -> PartitionMap:
+    """Of each partition what the map says that knows of most moves of it."""
+    first, *others = maps
+    for other in others:
+        first = first.moved(
+            placement
+            for placement, known in zip(other.placements(), first.generations, strict=True)
+            if placement.generation > known
+        )
+    return first

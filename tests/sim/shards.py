@@ -13,13 +13,13 @@ import trio
 from siltstone.errors import SiltstoneError
 from siltstone.meta.inodes import format_root
 from siltstone.meta.shards.handover import Moved, placements_of, read_moved
-from siltstone.meta.shards.map import MapView, PartitionMap, newest
+from siltstone.meta.shards.map import MapView, PartitionMap
 from siltstone.meta.shards.messages import Message, PeerLost, Reply
 from siltstone.meta.shards.node import Node
 from siltstone.meta.store.port import BATCH_KIND
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.types import ROOT_INO, Ino, Lsn, PartitionId, ShardId, partition_of
-from sim.all_records import AllRecords
+from sim.all_records import AllRecords, newest
 from sim.backing import SimBacking
 from sim.clock import SimClock
 from sim.fake_log import FakeLog

@@ -6,6 +6,7 @@ Until all are here the partition does not go on to a third shard, so bytes are n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -26,6 +27,8 @@ READ_SECONDS = 0.1
 READ_ATTEMPTS = 600
 """How long is waited between two attempts to read from a shard that gives no answer, and how often: a minute."""
 
+logger = logging.getLogger("siltstone.shards")
+
 Bring = Callable[[PartitionId, Ino], Awaitable[None]]
 """Brings over all bytes that are referred to here of an inode which another shard still has, and returns when nobody
 reads them there. Raises NoSpace, Unavailable, ... when that cannot be done at the moment."""
@@ -44,8 +47,8 @@ class Borrowing:
         self._commit = commit
         self._wakeup = trio.Event()
         self._wakeup.set()
-        self.last_error = ""
-        """Why not all could be brought over when it was tried last; empty if it could."""
+        self._said = ""
+        """What the log output has of why not all can be brought over."""
 
     def wake(self) -> None:
         """A partition has come."""
@@ -72,15 +75,21 @@ class Borrowing:
             self._wakeup = trio.Event()
             left = lenders(self._store)
             while left:
-                self.last_error = ""
                 for placement in left:
                     try:
                         await self._bring_partition(placement)
+                    except PeerLost:
+                        continue  # who keeps that shard running says so
                     except SiltstoneError as error:
-                        self.last_error = str(error)
+                        self._say(f"bytes of partition {placement.partition} stay in shard {placement.owner}: {error}")
                 left = lenders(self._store)
                 if left:
                     await self._clock.sleep(AGAIN_SECONDS)
+
+    def _say(self, what: str) -> None:
+        if what != self._said:  # it is tried again each second
+            self._said = what
+            logger.warning("%s", what)
 
     async def _bring_partition(self, placement: Placement) -> None:
         """Bring over what there is of one. ``placement``: who has it, and which move made it so."""

@@ -19,7 +19,7 @@ from siltstone.meta.records import Inode, Place, decode_extent, decode_inode
 from siltstone.meta.shards.handover import Moved, get_moved, put_moved, read_moved
 from siltstone.meta.shards.messages import Bytes, Done, Lent, ListLent, ReadLent, Release
 from siltstone.meta.store.store import Store, Transaction
-from siltstone.types import Ino, Lsn, PartitionId, ShardId, partition_of
+from siltstone.types import Ino, Lsn, PartitionId, ShardId
 
 STEP = 256
 """Records that are deleted together, and extents of one inode."""
@@ -111,6 +111,10 @@ class Lending:
             await self._admit()
             while self._lent(partition, message.generation) is not None and not self._drop_step(Ino(ino)):
                 await self._admit()
+        if self._lent(partition, message.generation) is not None:
+            transaction = self._store.begin()
+            self._forget_counters(transaction, partition)
+            self._commit(transaction)
         await self._store.log.wait_durable(self._store.last_lsn)
         return Done()
 
@@ -159,6 +163,7 @@ class Lending:
             if not self._has_bytes(ino):
                 while not self._drop_step(ino):
                     await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
         return keys.inode_ino(found[-1][0]) if found else None
 
     def _has_bytes(self, ino: Ino) -> bool:
@@ -176,13 +181,12 @@ class Lending:
         if is_gone:
             transaction.delete(keys.inode(ino))
             counters.drop_ino(transaction, ino)
-            self._forget_counters(transaction, partition_of(ino))
         else:
             inodes.put_inode(transaction, ino, inode)
         self._commit(transaction)
         return is_gone
 
     def _forget_counters(self, transaction: Transaction, partition: PartitionId) -> None:
-        """Nothing of the partition is left: forget what was counted, too."""
+        """If nothing of the partition is left, what was counted goes, too. Looks past all that was deleted just now."""
         if next(iter(transaction.scan(*keys.prefix_range(keys.all_of(keys.INODE, partition)))), None) is None:
             transaction.delete(keys.counters(partition))

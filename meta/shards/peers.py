@@ -19,7 +19,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply | Failed).decode
 
 CONNECT_SECONDS = 0.25
-"""How long the first request to a shard waits for a connection."""
+"""How long the first requests to a shard wait for a connection."""
 
 MakeLink = Callable[[ShardId], Link]
 
@@ -31,11 +31,14 @@ class LinkedPeers:
         self._make_link = make_link
         self._nursery: trio.Nursery | None = None
         self._links: dict[tuple[ShardId, str], Link] = {}
+        self._new: set[Link] = set()
 
     async def call(self, shard: ShardId, message: Message) -> Reply:
         """The answer of a shard. Raises PeerLost."""
         lane = _lane_of(message)
-        link = self._links.get((shard, lane)) or await self._connect(shard, lane)
+        link = self._links.get((shard, lane)) or self._connect(shard, lane)
+        if link in self._new:
+            await self._first_connection(link)
         answer: Reply | Failed = _decode(await link.call(_encode(message)))
         if isinstance(answer, Failed):
             raise PeerLost(f"{link.peer} could not: {answer.message}")
@@ -49,14 +52,19 @@ class LinkedPeers:
                 nursery.start_soon(link.run)
             await trio.sleep_forever()
 
-    async def _connect(self, shard: ShardId, lane: str) -> Link:
+    def _connect(self, shard: ShardId, lane: str) -> Link:
         """A connection to a shard, from when it is first asked for."""
         link = self._links[shard, lane] = self._make_link(shard)
         if self._nursery is not None:
             self._nursery.start_soon(link.run)
-            with trio.move_on_after(CONNECT_SECONDS):
-                await link.wait_connected()
+            self._new.add(link)
         return link
+
+    async def _first_connection(self, link: Link) -> None:
+        """Wait for it, for a while: a request that failed at once would be sent again only after a pause."""
+        with trio.move_on_after(CONNECT_SECONDS):
+            await link.wait_connected()
+        self._new.discard(link)
 
 
 def _lane_of(message: Message) -> str:

@@ -15,6 +15,7 @@ from siltstone.core.object_types import NO_CONDITIONS, Conditions, PutAttributes
 from siltstone.core.sessions import GRACE_SECONDS, LEASE_SECONDS
 from siltstone.core.sharded_objects import ShardedObjects
 from siltstone.errors import NoSuchBucket, NotFound, PreconditionFailed, Unavailable
+from siltstone.meta import inodes
 from siltstone.types import ROOT_INO, ShardId, partition_of
 from sim.clock import autojump
 from sim.metadata import check_metadata
@@ -304,3 +305,24 @@ def test_a_bucket_that_is_renamed_while_its_partition_is_elsewhere_is_not_rememb
             await store.open("bucket", b"key")
 
     in_world(body, shards=3)
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.5, 12.0, 45.0])
+@pytest.mark.parametrize("moves_after", [0, 1, 2])
+def test_a_put_whose_bytes_go_from_shard_to_shard_is_whole(moves_after: int, pause_seconds: float) -> None:
+    async def body(world: SimShardVolumes, store: ShardedObjects, nursery: trio.Nursery) -> None:
+        new = body_of(9, 3 * PIECE_BYTES)
+        await put(store, b"key", b"old")
+        writer = await store.begin_put("bucket", b"key")
+        for at in range(3):
+            await writer.write(new[at * PIECE_BYTES : (at + 1) * PIECE_BYTES])
+            if at == moves_after:
+                orphans = [ino for volume in world.volumes.values() for ino in inodes.orphans(volume.ledger.store)]
+                assert orphans, "the bytes have no inode yet"
+                for partition in {partition_of(ino) for ino in orphans}:
+                    assert await world.give(partition, ShardId(1 - world.partitions().owner(partition)))
+                await trio.sleep(pause_seconds)
+        await writer.commit(attributes_of(new))
+        assert await get(store, b"key") == new
+
+    in_world(body)

@@ -1,0 +1,1 @@
+"""What bench/fs.py measures, and the filesystems that it measures it on."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import stat
 from typing import NamedTuple
 
+from siltstone.core.key_names import FINAL, MORE, SELF, encode_path
 from siltstone.core.places import Start
 from siltstone.core.types import EntryChanged
-from siltstone.errors import InvalidArgument, IsADirectory, NameTooLong, NotADirectory
-from siltstone.limits import KEY_BYTES_MAX, NAME_BYTES_MAX
+from siltstone.errors import InvalidArgument, NameTooLong, NotADirectory
+from siltstone.limits import KEY_BYTES_MAX
 from siltstone.meta import inodes, names
 from siltstone.meta.directories import DirectoryIndex, find_directory
-from siltstone.meta.records import Inode, InodeFlag
+from siltstone.meta.records import Dentry, Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Ino
@@ -20,8 +22,9 @@ FILE_MODE = 0o644
 
 
 class KeyPath(NamedTuple):
-    """A key taken apart: the directory that holds its entry, as a path below the bucket (empty: the bucket itself), and
-    the entry's name. ``is_directory``: it ends in a slash and names a directory itself."""
+    """A key taken apart, in names of the tree: the directory that holds its entry, as a path below the bucket (empty:
+    the bucket itself), and the entry's name. ``is_directory``: it ends in a slash and names a directory itself, or,
+    with bytes, the entry FINAL in that."""
 
     directory: bytes
     name: bytes
@@ -29,66 +32,88 @@ class KeyPath(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a key's entry is: in which directory, and the inode that it leads to."""
+    """Where an object is: in which directory, at which path below the bucket that is, under which name; the inode."""
 
     parent: Ino
+    path: bytes
+    name: bytes
     ino: Ino
     inode: Inode
 
 
 def split_key(key: bytes) -> KeyPath:
-    """Take a key apart. Raises InvalidArgument or NameTooLong for keys that have no place in the tree."""
+    """Take a key apart. Raises InvalidArgument or NameTooLong for what is no key."""
     if not key:
         raise InvalidArgument("the key is empty")
     if len(key) > KEY_BYTES_MAX:
         raise NameTooLong(f"the key has {len(key)} bytes, at most {KEY_BYTES_MAX} are possible")
     is_directory = key.endswith(b"/")
-    path = key[:-1] if is_directory else key
-    # Looked at as a whole, and not an element at a time: this is on the way of every request.
-    framed = b"/%b/" % path
-    if b"//" in framed or b"/./" in framed or b"/../" in framed:
-        wrong = next(part for part in path.split(b"/") if part in (b"", b".", b".."))
-        raise InvalidArgument(f"the key has the path element {wrong!r}, which has no place in the mounted tree")
-    if b"\0" in path:
-        raise InvalidArgument("the key holds a zero byte")
-    if len(path) > NAME_BYTES_MAX and (longest := max(map(len, path.split(b"/")))) > NAME_BYTES_MAX:
-        raise NameTooLong(f"a path element of the key has {longest} bytes, at most {NAME_BYTES_MAX} are possible")
-    directory, _, name = path.rpartition(b"/")
+    directory, _, name = encode_path(key[:-1] if is_directory else key).rpartition(b"/")
     return KeyPath(directory, name, is_directory)
 
 
+def join(directory: bytes, name: bytes) -> bytes:
+    """The path of an entry of a directory."""
+    return directory + b"/" + name if directory else name
+
+
 def find(store: Reader, index: DirectoryIndex, start: Start, path: KeyPath) -> Place | None:
-    """Where a key's entry is in the committed state, None if it has none. ``start``: of the way to its directory."""
+    """Where the object of a key is in the committed state, None if there is none. ``start``: of the way to its
+    directory."""
     parent, missing = find_directory(store, index, start.directory, start.rest)
-    entry = None if missing else names.get_dentry(store, parent, path.name)
+    return None if missing else find_in(store, parent, path)
+
+
+def find_in(reader: Reader, parent: Ino, path: KeyPath) -> Place | None:
+    """The same in the directory of the key's entry."""
+    entry = names.get_dentry(reader, parent, path.name)
     if entry is None:
         return None
+    if not path.is_directory:
+        return _object_at(reader, parent, path.directory, path.name, entry)
+    if not stat.S_ISDIR(entry.kind):
+        return None
+    directory = Ino(entry.ino)
+    inode = inodes.get_inode(reader, directory)
+    if inode.flags & InodeFlag.HAS_OBJECT:
+        return Place(parent, path.directory, path.name, directory, inode)
+    inner = names.get_dentry(reader, directory, FINAL)
+    if inner is None:
+        return None
+    return _object_at(reader, directory, join(path.directory, path.name), FINAL, inner)
+
+
+def _object_at(reader: Reader, parent: Ino, path: bytes, name: bytes, entry: Dentry) -> Place | None:
+    """What an entry is an object as: itself, or, of a directory, SELF in it."""
+    if stat.S_ISDIR(entry.kind):
+        parent, path, name = Ino(entry.ino), join(path, name), SELF
+        inner = names.get_dentry(reader, parent, SELF)
+        if inner is None:
+            return None
+        entry = inner
+    if not stat.S_ISREG(entry.kind):
+        return None
     ino = Ino(entry.ino)
-    return Place(parent, ino, inodes.get_inode(store, ino))
+    return Place(parent, path, name, ino, inodes.get_inode(reader, ino))
 
 
-def is_object(path: KeyPath, inode: Inode | None) -> bool:
-    """Whether what was found at a key's place is an object of that key."""
-    if inode is None:
-        return False
-    if path.is_directory:
-        return inode.is_directory and bool(inode.flags & InodeFlag.HAS_OBJECT)
-    return inode.is_file
+def is_object(path: KeyPath, inode: Inode) -> bool:
+    """Whether an inode that a key led to can be an object of that key."""
+    return inode.is_file or (path.is_directory and bool(inode.flags & InodeFlag.HAS_OBJECT))
 
 
 def make_directories(
     transaction: Transaction, parent: Ino, missing: bytes, key: bytes, now_ns: int
-) -> list[EntryChanged]:
+) -> tuple[Ino, list[EntryChanged]]:
     """Make the directories on a key's way that are not there: the path ``missing`` in the directory ``parent``, whose
-    owner they get.
+    owner they get. A file that is in the way moves into the first one.
 
-    Returns the entries that were made, from the top downwards. Raises NotADirectory when the first is an object.
+    Returns the last directory, and the entries that were made. Raises NotADirectory when something else is in the way.
     """
     owner = inodes.get_inode(transaction, parent)
-    made: list[EntryChanged] = []
+    news: list[EntryChanged] = []
     for name in missing.split(b"/"):
-        if names.get_dentry(transaction, parent, name) is not None:
-            raise NotADirectory(f"{name!r} in the key {key!r} is an object; objects cannot be below it")
+        displaced = _take_out(transaction, parent, name, key, now_ns)
         ino, _ = names.mkdir(
             transaction,
             parent,
@@ -99,38 +124,55 @@ def make_directories(
             flags=InodeFlag.IMPLICIT,
             now_ns=now_ns,
         )
-        made.append(EntryChanged(parent, name, ino, False))
+        news.append(EntryChanged(parent, name, ino, False))
+        if displaced is not None:
+            names.attach(transaction, displaced, ino, SELF, now_ns=now_ns)
+            news.append(EntryChanged(ino, SELF, displaced, False))
         parent = ino
-    return made
+    return parent, news
 
 
-def check_replaceable(path: KeyPath, inode: Inode | None, key: bytes) -> None:
-    """Raise if what is at a key's place cannot be replaced by an object of that key."""
-    if inode is not None and inode.is_directory and not path.is_directory:
-        raise IsADirectory(f"{key!r} is a directory: keys below it exist, or the mount made it")
-    if inode is not None and not inode.is_directory and path.is_directory:
-        raise NotADirectory(f"{key!r} is an object, not a directory")
+def _take_out(transaction: Transaction, parent: Ino, name: bytes, key: bytes, now_ns: int) -> Ino | None:
+    """Free a name for a directory: the file that had it, if any, which is to get another name."""
+    entry = names.get_dentry(transaction, parent, name)
+    if entry is None:
+        return None
+    if not stat.S_ISREG(entry.kind) or name.startswith(MORE):
+        raise NotADirectory(f"{name!r} on the way of the key {key!r} is no directory, and no object")
+    return names.detach(transaction, parent, name, now_ns=now_ns)
 
 
 def prune(transaction: Transaction, directory: Ino, path: bytes, now_ns: int) -> tuple[list[EntryChanged], list[Ino]]:
     """Remove directories that keys had made and that are empty now: ``directory``, which is at ``path`` below its
-    bucket, and upwards from it. The bucket (an empty path) stays.
+    bucket, and upwards from it. The bucket (an empty path) stays. One with nothing but the object of its own key
+    becomes that object.
 
-    Returns the entries that went and the inodes that are orphans from now on.
+    Returns the entries that changed and the inodes that are orphans from now on.
     """
-    gone: list[EntryChanged] = []
+    news: list[EntryChanged] = []
     orphans: list[Ino] = []
     while path:
         inode = inodes.get_inode(transaction, directory)
-        if inode.size or not inode.flags & InodeFlag.IMPLICIT or inode.flags & InodeFlag.HAS_OBJECT:
+        if inode.size > 1 or not inode.flags & InodeFlag.IMPLICIT or inode.flags & InodeFlag.HAS_OBJECT:
             break
         path, _, name = path.rpartition(b"/")
         above = Ino(inode.parent)
         entry = names.get_dentry(transaction, above, name)
         if entry is None or entry.ino != directory:
             break  # the mount has moved it since the path was looked up
+        own = None
+        if inode.size:
+            only = names.get_dentry(transaction, directory, SELF)
+            if only is None or not stat.S_ISREG(only.kind) or name.startswith(MORE):
+                break
+            own = names.detach(transaction, directory, SELF, now_ns=now_ns)
+            news.append(EntryChanged(directory, SELF, own, True))
         names.rmdir(transaction, above, name, now_ns=now_ns)
-        gone.append(EntryChanged(above, name, directory, True))
+        news.append(EntryChanged(above, name, directory, True))
         orphans.append(directory)
+        if own is not None:
+            names.attach(transaction, own, above, name, now_ns=now_ns)
+            news.append(EntryChanged(above, name, own, False))
+            break
         directory = above
-    return gone, orphans
+    return news, orphans

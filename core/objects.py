@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
+from siltstone.core.key_names import FINAL, SELF
 from siltstone.core.ledger import ignore
 from siltstone.core.listing import list_keys
 from siltstone.core.object_bytes import AnonymousBytes, SharedBytes, WrittenBytes
@@ -21,9 +22,8 @@ from siltstone.core.object_paths import (
     DIRECTORY_MODE,
     KeyPath,
     Place,
-    check_replaceable,
     find,
-    is_object,
+    join,
     make_directories,
     prune,
     split_key,
@@ -41,10 +41,10 @@ from siltstone.core.object_types import (
 from siltstone.core.places import FindStart, Moved, Places, PlacesHere, Start, find_bucket
 from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
-from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NotFound
+from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NotADirectory, NotFound
 from siltstone.meta import inodes, keys, names, objects
 from siltstone.meta.directories import find_directory
-from siltstone.meta.records import Bucket, Inode, InodeFlag, decode, encode
+from siltstone.meta.records import Bucket, InodeFlag, decode, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
@@ -105,8 +105,6 @@ class ObjectPut:
 
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
-        if self._path.is_directory and len(buffer):
-            raise InvalidArgument(f"{self._key!r} names a directory, which has no bytes of its own")
         await self._writer.write(buffer)
 
     async def commit(self, attributes: PutAttributes, conditions: Conditions = NO_CONDITIONS) -> ObjectInfo:
@@ -282,37 +280,34 @@ class Objects:
 
         def change(transaction: Transaction, start: Start) -> _Changed | None:
             place = find(transaction, self.volume.directories, start, path)
-            found = _object_at(transaction, place, key, path)
+            found = _object_at(transaction, place, key)
             if conditions is not NO_CONDITIONS:
                 conditions.check(found)
-            if place is None or found is None:
+            if place is None:
                 return None
-            return self._delete(transaction, place, key, path, now_ns)
+            return self._delete(transaction, place, now_ns)
 
         deleted = await self.change_below(bucket, path.directory, change, self._committed)
         # Also where it is not there: who took it away may not be durable yet, and the answer says that it is gone.
         await self.volume.wait_done()
         return deleted is not None
 
-    def _delete(self, transaction: Transaction, place: Place, key: bytes, path: KeyPath, now_ns: int) -> _Changed:
+    def _delete(self, transaction: Transaction, place: Place, now_ns: int) -> _Changed:
         parent, ino = place.parent, place.ino
-        directory, directory_path = parent, path.directory
+        directory, directory_path = parent, place.path
         news: list[Change] = []
         orphans: list[Ino] = []
-        if path.is_directory:
-            inode = inodes.get_inode(transaction, ino)
-            objects.drop_object(transaction, ino, inode)
-            inode.flags |= InodeFlag.IMPLICIT
-            inodes.put_inode(transaction, ino, inode)
-            directory, directory_path = ino, key[:-1]
+        if place.inode.is_directory:
+            unmark_directory(transaction, ino)
+            directory, directory_path = ino, join(place.path, place.name)
         else:
-            _, inode = names.unlink(transaction, parent, path.name, now_ns=now_ns)
-            news.append(EntryChanged(parent, path.name, ino, True))
+            _, inode = names.unlink(transaction, parent, place.name, now_ns=now_ns)
+            news.append(EntryChanged(parent, place.name, ino, True))
             if inode.nlink == 0:
                 orphans.append(ino)
             news.append(AttributesChanged(ino))
-        gone, removed = prune(transaction, directory, directory_path, now_ns)
-        return self._changed(transaction, [*news, *gone], orphans + removed)
+        changed, removed = prune(transaction, directory, directory_path, now_ns)
+        return self._changed(transaction, [*news, *changed], orphans + removed)
 
     async def copy(
         self,
@@ -354,8 +349,7 @@ class Objects:
         except BaseException:
             writer.end(adopted=False)
             raise
-        # A directory takes no bytes.
-        writer.end(adopted=not path.is_directory)
+        writer.end(adopted=True)
         await self.volume.wait_done()
         return info
 
@@ -421,6 +415,7 @@ class Objects:
 
         changed = await self.change_below(bucket, path.directory, change, self._committed, start)
         assert changed.info is not None
+        bytes_.end(adopted=not changed.is_directory)
         return changed.info
 
     async def change_below(
@@ -454,58 +449,73 @@ class Objects:
         near, missing = find_directory(transaction, self.volume.directories, start.directory, start.rest)
         parent = near
         if missing:
-            made = make_directories(transaction, near, missing, key, now_ns)
-            parent = made[-1].ino
+            parent, made = make_directories(transaction, near, missing, key, now_ns)
             news += made
-        entry = names.get_dentry(transaction, parent, path.name)
-        old = Ino(entry.ino) if entry is not None else None
-        old_inode = inodes.get_inode(transaction, old) if old is not None else None
-        check_replaceable(path, old_inode, key)
-        orphans: list[Ino] = []
+        name = path.name
+        entry = names.get_dentry(transaction, parent, name)
         if path.is_directory:
-            ino, inode = self._directory_object(transaction, parent, path.name, old, old_inode, now_ns)
-        else:
-            ino, inode = bytes_.place(transaction, near, now_ns)
-            owner = inodes.get_inode(transaction, parent)
-            inode.uid, inode.gid = owner.uid, owner.gid
-            if old is not None:
-                _, unlinked = names.unlink(transaction, parent, path.name, now_ns=now_ns)
-                if unlinked.nlink == 0:
-                    orphans.append(old)
-                news.append(AttributesChanged(old))
-            inodes.put_inode(transaction, ino, inode)
-            inode = names.link(transaction, ino, parent, path.name, now_ns=now_ns)
-            inode.mtime_ns = now_ns
-        news.append(EntryChanged(parent, path.name, ino, False))
+            if entry is None or not stat.S_ISDIR(entry.kind):
+                parent, made = make_directories(transaction, parent, name, key, now_ns)
+                news += made
+            else:
+                parent = Ino(entry.ino)
+            name = FINAL
+            entry = names.get_dentry(transaction, parent, name)
+            if entry is None and not bytes_.size:
+                info = self._mark_directory(transaction, parent, key, attributes)
+                return self._changed(transaction, [*news, AttributesChanged(parent)], [], info, is_directory=True)
+            unmark_directory(transaction, parent)
+        if entry is not None and stat.S_ISDIR(entry.kind):
+            parent, name = Ino(entry.ino), SELF
+            entry = names.get_dentry(transaction, parent, name)
+        if entry is not None and not stat.S_ISREG(entry.kind):
+            raise NotADirectory(f"at the place of the key {key!r} is something that the mount made, and no file")
+        orphans: list[Ino] = []
+        ino, inode = bytes_.place(transaction, near, now_ns)
+        owner = inodes.get_inode(transaction, parent)
+        inode.uid, inode.gid = owner.uid, owner.gid
+        if entry is not None:
+            old, unlinked = names.unlink(transaction, parent, name, now_ns=now_ns)
+            if unlinked.nlink == 0:
+                orphans.append(old)
+            news.append(AttributesChanged(old))
+        inodes.put_inode(transaction, ino, inode)
+        inode = names.link(transaction, ino, parent, name, now_ns=now_ns)
+        inode.mtime_ns = now_ns
+        news.append(EntryChanged(parent, name, ino, False))
         record = object_record(attributes)
         objects.put_object(transaction, ino, inode, record)
         inodes.put_inode(transaction, ino, inode)
         return self._changed(transaction, news, orphans, object_info(key, ino, inode, record))
 
-    def _directory_object(
-        self, transaction: Transaction, parent: Ino, name: bytes, old: Ino | None, inode: Inode | None, now_ns: int
-    ) -> tuple[Ino, Inode]:
-        if old is None or inode is None:
-            owner = inodes.get_inode(transaction, parent)
-            return names.mkdir(
-                transaction, parent, name, mode=DIRECTORY_MODE, uid=owner.uid, gid=owner.gid, now_ns=now_ns
-            )
+    def _mark_directory(self, transaction: Transaction, ino: Ino, key: bytes, attributes: PutAttributes) -> ObjectInfo:
+        """Let a directory be an object without bytes."""
+        inode = inodes.get_inode(transaction, ino)
         inode.flags &= ~InodeFlag.IMPLICIT
-        return old, inode
+        record = object_record(attributes)
+        objects.put_object(transaction, ino, inode, record)
+        inodes.put_inode(transaction, ino, inode)
+        return object_info(key, ino, inode, record)
 
     def _look(self, reader: Reader, start: Start, key: bytes, path: KeyPath) -> ObjectInfo | None:
         """The object of a key, or None."""
-        return _object_at(reader, find(reader, self.volume.directories, start, path), key, path)
+        return _object_at(reader, find(reader, self.volume.directories, start, path), key)
 
     async def _version(self, ino: Ino) -> int:
         return (await self.volume.ledger.look(lambda reader: inodes.get_inode(reader, ino))).version
 
     def _changed(
-        self, transaction: Transaction, news: list[Change], orphans: list[Ino], info: ObjectInfo | None = None
+        self,
+        transaction: Transaction,
+        news: list[Change],
+        orphans: list[Ino],
+        info: ObjectInfo | None = None,
+        *,
+        is_directory: bool = False,
     ) -> _Changed:
         """The end of a batch's making: what can be purged with it is."""
         lost = [(ino, self.volume.orphans.purge_within(transaction, ino)) for ino in orphans]
-        return _Changed(info, news, lost)
+        return _Changed(info, news, lost, is_directory)
 
     def _committed(self, changed: _Changed | None) -> None:
         """The batch is visible: tell everybody."""
@@ -536,15 +546,26 @@ def source_attributes(source: ObjectInfo) -> PutAttributes:
 
 
 class _Changed(NamedTuple):
-    """What a batch did. ``lost``: inodes that lost their last name, and whether they were purged with it."""
+    """What a batch did. ``lost``: inodes that lost their last name, and whether they were purged with it.
+    ``is_directory``: the object is a directory, and the bytes that were to be it, none, are not needed."""
 
     info: ObjectInfo | None
     news: list[Change]
     lost: list[tuple[Ino, bool]]
+    is_directory: bool
 
 
-def _object_at(reader: Reader, place: Place | None, key: bytes, path: KeyPath) -> ObjectInfo | None:
-    if place is None or not is_object(path, place.inode):
+def _object_at(reader: Reader, place: Place | None, key: bytes) -> ObjectInfo | None:
+    if place is None:
         return None
     record = objects.get_object(reader, place.ino, place.inode)
     return object_info(key, place.ino, place.inode, record)
+
+
+def unmark_directory(transaction: Transaction, ino: Ino) -> None:
+    """A directory is no object any more, if it was one."""
+    inode = inodes.get_inode(transaction, ino)
+    if inode.flags & InodeFlag.HAS_OBJECT:
+        objects.drop_object(transaction, ino, inode)
+        inode.flags |= InodeFlag.IMPLICIT
+        inodes.put_inode(transaction, ino, inode)

@@ -7,6 +7,7 @@ with that, and nothing has been done. The bytes of an object lie where its inode
 
 from __future__ import annotations
 
+import stat
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 import msgspec
 
 from siltstone.core.object_bytes import AnonymousBytes, WrittenBytes
-from siltstone.core.object_paths import FILE_MODE, KeyPath, is_object, split_key
+from siltstone.core.object_paths import FILE_MODE, KeyPath, find_in, is_object, split_key
 from siltstone.core.object_types import (
     NO_CONDITIONS,
     BucketInfo,
@@ -147,8 +148,6 @@ class ShardObjects:
             ino, inode = self._entry(reader, start, path)
             if inode is None:
                 return start, ino, None
-            if not is_object(path, inode):
-                return start, Ino(0), None
             return start, ino, object_info(key, ino, inode, objects.get_object(reader, ino, inode))
 
         remembered = self._places.way(bucket, path.directory)
@@ -429,13 +428,18 @@ class ShardObjects:
             await self._places.find(bucket, b"")
 
     def _entry(self, reader: Reader, start: Start, path: KeyPath) -> tuple[Ino, Inode | None]:
-        """Where a key's entry leads, 0 for nowhere, and the inode if it is one of this shard's."""
+        """The inode that is a key's object, 0 for none, and its record if it is one of this shard's."""
         if start.rest:
             return Ino(0), None
         entry = names.get_dentry(reader, start.directory, path.name)
         if entry is None:
             return Ino(0), None
         ino = Ino(entry.ino)
+        if path.is_directory or not stat.S_ISREG(entry.kind):
+            place = find_in(reader, start.directory, path)
+            if place is None:
+                return Ino(0), None
+            return place.ino, place.inode if self._ledger.owns(place.ino) else None
         return ino, inodes.get_inode(reader, ino) if self._ledger.owns(ino) else None
 
     async def _unflushed(self, start: Start, path: KeyPath, conditions: Conditions, flushed: Ino) -> Ino:
@@ -492,7 +496,7 @@ class ShardObjects:
         except BaseException:
             writer.end(adopted=False)
             raise
-        writer.end(adopted=not path.is_directory)
+        writer.end(adopted=True)
         await self._volume.wait_done()
         return info
 

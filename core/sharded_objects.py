@@ -153,8 +153,6 @@ class RemotePut:
 
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
-        if self._path.is_directory and len(buffer):
-            raise InvalidArgument(f"{self._key!r} names a directory, which has no bytes of its own")
         await self._bytes.write(buffer)
 
     async def commit(self, attributes: PutAttributes, conditions: Conditions = NO_CONDITIONS) -> ObjectInfo:

@@ -116,7 +116,7 @@ class Uploads:
         def question(reader: Reader) -> UploadListing:
             uploads: list[UploadInfo] = []
             prefixes: list[bytes] = []
-            for key, value in reader.scan(*keys.prefix_range(keys.uploads(start(reader).bucket) + prefix)):
+            for key, value in reader.scan(*keys.prefix_range(keys.uploads(start(reader).bucket, prefix))):
                 name, raw_id = keys.upload_parts(key)
                 record, upload_id = decode(Upload, value), raw_id.hex()
                 if record.finished or _is_before(name, upload_id, after_key, after_upload):
@@ -150,9 +150,7 @@ class Uploads:
         upload_id: str = "",
     ) -> str:
         """Start an upload; its id, 32 hex digits, random unless it is given. Durable on return."""
-        path = split_key(key)
-        if path.is_directory:
-            raise InvalidArgument(f"{key!r} names a directory, which has no bytes of its own")
+        split_key(key)
         await self._volume.ledger.admit(1)
         raw_id = bytes.fromhex(upload_id) if upload_id else self._volume.ledger.random.bytes(16)
         now_ns = self._volume.ledger.clock.now_ns()
@@ -343,7 +341,7 @@ def _record(reader: Reader, bucket_ino: Ino, key: bytes, upload_id: str) -> Uplo
         raw_id = bytes.fromhex(upload_id)
     except ValueError:
         raw_id = b""
-    if len(raw_id) == 16 and 0 not in key:
+    if len(raw_id) == 16:
         value = reader.get(keys.upload(bucket_ino, key, raw_id))
         record = decode(Upload, value) if value is not None else None
         if record is not None and not record.finished:

@@ -42,6 +42,7 @@ from collections.abc import Sequence
 from struct import Struct, unpack
 from typing import NamedTuple
 
+from siltstone.meta.zero_free import escape, unescape
 from siltstone.types import Ino, PartitionId, SlabId, StripeId, TransactionId
 
 _HEAD = Struct(">cBcQ")
@@ -124,14 +125,16 @@ def counters(partition: PartitionId) -> bytes:
 
 
 def upload(bucket_ino: Ino, key: bytes, upload_id: bytes) -> bytes:
-    """Key of an Upload record. ``key`` must not hold a zero byte; ``upload_id`` has 16 bytes."""
-    assert len(upload_id) == 16 and 0 not in key
-    return _HEAD.pack(b"p", bucket_ino & 0xFF, b"m", bucket_ino) + key + b"\0" + upload_id
+    """Key of an Upload record. ``upload_id`` has 16 bytes."""
+    assert len(upload_id) == 16
+    return uploads(bucket_ino, key) + b"\0" + upload_id
 
 
 def upload_parts(key: bytes) -> tuple[bytes, bytes]:
     """(object key, upload id) of an upload key."""
-    return key[INO_KEY_BYTES:-17], key[-16:]
+    name = unescape(key[INO_KEY_BYTES:-17])
+    assert name is not None, "an upload's key is not written as one is"
+    return name, key[-16:]
 
 
 def part(partition: PartitionId, upload_id: bytes, number: int) -> bytes:
@@ -283,9 +286,9 @@ def xattrs(ino: Ino) -> bytes:
     return xattr(ino, b"")
 
 
-def uploads(bucket_ino: Ino) -> bytes:
-    """Prefix of a bucket's uploads, in the order of their keys."""
-    return _HEAD.pack(b"p", bucket_ino & 0xFF, b"m", bucket_ino)
+def uploads(bucket_ino: Ino, prefix: bytes = b"") -> bytes:
+    """Prefix of a bucket's uploads whose keys have a prefix, in the order of their keys."""
+    return _HEAD.pack(b"p", bucket_ino & 0xFF, b"m", bucket_ino) + escape(prefix)
 
 
 def parts(partition: PartitionId, upload_id: bytes) -> bytes:

@@ -216,6 +216,27 @@ def link(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_ns
     return inode
 
 
+def detach(transaction: Transaction, parent: Ino, name: bytes, *, now_ns: int) -> Ino:
+    """Take a name away from anything but a directory without counting it: the inode is to be attached again, or kept by
+    another record, in the same batch. Raises as ``unlink`` does."""
+    directory, entry = _find_for_removal(transaction, parent, name)
+    if stat.S_ISDIR(entry.kind):
+        raise IsADirectory(f"{name!r} in directory {parent} is a directory")
+    _leave(transaction, parent, directory, name, now_ns)
+    return Ino(entry.ino)
+
+
+def attach(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_ns: int) -> None:
+    """Give an inode a name that it counts already. Raises NotFound, NotADirectory, NameTooLong, InvalidArgument,
+    AlreadyExists."""
+    inode = get_inode(transaction, ino)
+    directory = get_living_directory(transaction, parent)
+    check_name(name)
+    if transaction.get(keys.dentry(parent, name)) is not None:
+        raise AlreadyExists(f"{name!r} is in directory {parent} already")
+    _enter(transaction, parent, directory, name, ino, inode, now_ns)
+
+
 def _enter(
     transaction: Transaction, parent: Ino, directory: Inode, name: bytes, ino: Ino, inode: Inode, now_ns: int
 ) -> None:

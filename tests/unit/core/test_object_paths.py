@@ -18,15 +18,15 @@ elements = st.sampled_from([b"", b".", b"..", b"...", b"a", b".a", b"a.", b"\0",
 
 
 @given(st.lists(elements, min_size=1, max_size=5).map(b"/".join))
-def test_a_key_has_a_place_if_every_element_could_be_a_name(key: bytes) -> None:
+def test_a_key_of_ordinary_elements_is_its_own_path(key: bytes) -> None:
     parts = (key[:-1] if key.endswith(b"/") else key).split(b"/")
-    if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
-        with pytest.raises((InvalidArgument, NameTooLong)):
+    if not key:
+        with pytest.raises(InvalidArgument):
             split_key(key)
-    elif len(key) > 1024 or any(len(part) > 255 for part in parts):
+    elif len(key) > 1024:
         with pytest.raises(NameTooLong):
             split_key(key)
-    else:
+    elif not any(part in (b"", b".", b"..") or b"\0" in part or len(part) > 255 for part in parts):
         assert split_key(key) == KeyPath(b"/".join(parts[:-1]), parts[-1], key.endswith(b"/"))
 
 
@@ -73,8 +73,36 @@ def test_a_directory_that_went_with_its_last_key_is_made_again_for_the_next() ->
             assert await store.delete("bucket", b"a/b/c/key")
             assert await volume.list_directory(bucket, after=None, limit=9) == []
         await put(store, b"a/b")
-        with pytest.raises(NotADirectory):
-            await put(store, b"a/b/c/key")
+        await put(store, b"a/b/c/key")
+        assert await etag(store, b"a/b") == "a/b"
+
+    in_bucket(body)
+
+
+def test_a_file_moves_into_the_directory_that_a_key_makes_of_its_name_and_out_again() -> None:
+    async def body(volume: Volume, store: ObjectStore) -> None:
+        bucket = (await volume.lookup(ROOT_INO, b"bucket")).ino
+        file = await volume.create(bucket, b"a", mode=0o100640, uid=7, gid=7)
+        await put(store, b"a/b/c")
+        a = (await volume.lookup(bucket, b"a")).ino
+        moved = await volume.lookup(a, b".s3=")
+        assert (moved.ino, moved.uid, moved.nlink) == (file.ino, 7, 1)
+        await volume.write(file.ino, 0, b"through the old handle")
+        assert (await store.head("bucket", b"a")).size == 22
+        assert await store.delete("bucket", b"a/b/c")
+        assert (await volume.lookup(bucket, b"a")).ino == file.ino
+
+    in_bucket(body)
+
+
+def test_what_is_in_the_way_of_a_key_and_no_object_stays() -> None:
+    async def body(volume: Volume, store: ObjectStore) -> None:
+        bucket = (await volume.lookup(ROOT_INO, b"bucket")).ino
+        await volume.symlink(bucket, b"link", b"target", uid=0, gid=0)
+        for key in (b"link", b"link/b", b"link/"):
+            with pytest.raises(NotADirectory):
+                await put(store, key)
+        assert await volume.readlink((await volume.lookup(bucket, b"link")).ino) == b"target"
 
     in_bucket(body)
 

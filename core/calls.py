@@ -169,6 +169,7 @@ _XATTR_CHANGES = ("set_xattr", "remove_xattr")
 _OBJECT_LOOKS = (
     "bucket_named",
     "buckets_at",
+    "bucket_documents",
     "find_object",
     "open_object",
     "list_objects",
@@ -181,6 +182,7 @@ _OBJECT_BYTES = ("begin_bytes",)
 _OBJECT_CHANGES = (
     "create_bucket",
     "delete_bucket",
+    "set_bucket_documents",
     "put_object",
     "put_written",
     "delete_object",

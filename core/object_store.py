@@ -18,6 +18,8 @@ class ObjectStore:
         self.delete_bucket = objects.delete_bucket
         self.list_buckets = objects.list_buckets
         self.bucket = self.bucket_of_key = objects.bucket
+        self.bucket_documents = objects.bucket_documents
+        self.set_bucket_documents = objects.set_bucket_documents
         self.begin_put = objects.begin_put
         self.head = objects.head
         self.open = objects.open

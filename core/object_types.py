@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from siltstone.errors import NotFound, PreconditionFailed
@@ -10,11 +13,21 @@ from siltstone.types import Ino
 
 
 class BucketInfo(msgspec.Struct, frozen=True):
-    """A bucket: a directory right under the root. ``owner`` is empty for one that the mount made."""
+    """A bucket: a directory right under the root. ``owner`` is empty for one that the mount made.
+
+    ``ino`` and ``serial`` say together which configuration it has: the serial grows with each change of one of its
+    documents, and is 0 where there never was one. No other bucket ever has the inode number.
+    """
 
     name: str
     created_ns: int
     owner: str
+    ino: Ino = Ino(0)
+    serial: int = 0
+
+
+NO_DOCUMENTS: Mapping[str, bytes] = MappingProxyType({})
+"""Of a bucket without a configuration."""
 
 
 class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ the old or the new object whole, through whichever door.
 from __future__ import annotations
 
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -30,6 +30,7 @@ from siltstone.core.object_paths import (
 )
 from siltstone.core.object_types import (
     NO_CONDITIONS,
+    NO_DOCUMENTS,
     BucketInfo,
     Conditions,
     Listing,
@@ -41,10 +42,18 @@ from siltstone.core.object_types import (
 from siltstone.core.places import FindStart, Moved, Places, PlacesHere, Start, find_bucket
 from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
-from siltstone.errors import Conflict, DirectoryNotEmpty, InvalidArgument, NotADirectory, NotFound
-from siltstone.meta import inodes, keys, names, objects
+from siltstone.errors import BucketChanged, Conflict, DirectoryNotEmpty, InvalidArgument, NotADirectory, NotFound
+from siltstone.meta import inodes, names, objects
+from siltstone.meta.buckets import (
+    bucket_serial,
+    check_documents,
+    find_bucket_record,
+    make_bucket_record,
+    read_documents,
+    set_documents,
+)
 from siltstone.meta.directories import find_directory
-from siltstone.meta.records import Bucket, InodeFlag, decode, encode
+from siltstone.meta.records import InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
@@ -86,11 +95,10 @@ class Buckets:
 
 def bucket_info(reader: Reader, name: str, ino: Ino) -> BucketInfo:
     """What is known of a bucket, by its directory."""
-    value = reader.get(keys.bucket(ino))
-    if value is None:
-        return BucketInfo(name, inodes.get_inode(reader, ino).ctime_ns, "")
-    record = decode(Bucket, value)
-    return BucketInfo(name, record.created_ns, record.owner)
+    record = find_bucket_record(reader, ino)
+    if record is None:
+        return BucketInfo(name, inodes.get_inode(reader, ino).ctime_ns, "", ino)
+    return BucketInfo(name, record.created_ns, record.owner, ino, record.serial)
 
 
 class ObjectPut:
@@ -164,25 +172,61 @@ class Objects:
 
     # --- buckets ---------------------------------------------------------------------------------------------------
 
-    async def create_bucket(self, name: str, *, owner: str) -> BucketInfo:
-        """Make a bucket; durable on return. Raises AlreadyExists, InvalidArgument, NameTooLong."""
+    async def create_bucket(
+        self, name: str, *, owner: str, documents: Mapping[str, bytes] = NO_DOCUMENTS
+    ) -> BucketInfo:
+        """Make a bucket with a configuration; durable on return. Raises AlreadyExists, InvalidArgument, NameTooLong."""
+        check_documents(documents)
         await self.volume.ledger.admit(1)
         now_ns = self.volume.ledger.clock.now_ns()
         raw = name.encode()
 
-        def change(transaction: Transaction) -> Ino:
+        def change(transaction: Transaction) -> BucketInfo:
             root = inodes.get_inode(transaction, ROOT_INO)
             ino, _ = names.mkdir(
                 transaction, ROOT_INO, raw, mode=DIRECTORY_MODE, uid=root.uid, gid=root.gid, now_ns=now_ns
             )
-            transaction.put(keys.bucket(ino), encode(Bucket(owner, now_ns)))
-            return ino
+            make_bucket_record(transaction, ino, owner, now_ns)
+            serial = set_documents(transaction, ino, documents).serial if documents else 0
+            return BucketInfo(name, now_ns, owner, ino, serial)
 
-        await self.volume.ledger.perform(
-            change, lambda ino: self.volume.publish(self, EntryChanged(ROOT_INO, raw, ino, False))
+        info = await self.volume.ledger.perform(
+            change, lambda info: self.volume.publish(self, EntryChanged(ROOT_INO, raw, info.ino, False))
         )
         await self.volume.wait_done()
-        return BucketInfo(name, now_ns, owner)
+        return info
+
+    async def bucket_documents(self, name: str) -> tuple[BucketInfo, dict[str, bytes]]:
+        """What is known of a bucket, and the documents of its configuration, at one moment. Raises NoSuchBucket."""
+
+        def question(reader: Reader) -> tuple[BucketInfo, dict[str, bytes]]:
+            ino = start(reader).bucket
+            return bucket_info(reader, name, ino), read_documents(reader, ino)
+
+        start = await self.places.resolve(name, b"")
+        return await self.volume.ledger.look(question)
+
+    async def set_bucket_documents(
+        self, name: str, documents: Mapping[str, bytes | None], *, expected: tuple[int, int] | None = None
+    ) -> BucketInfo:
+        """Set documents of a bucket's configuration, or remove those that are None: atomic, durable on return.
+
+        ``expected``: of which bucket (inode) and as of which serial; raises BucketChanged if it is another by now.
+        Raises NoSuchBucket, InvalidArgument, ValueTooLarge.
+        """
+        check_documents(documents)
+        await self.volume.ledger.admit(1)
+
+        def change(transaction: Transaction, start: Start) -> BucketInfo:
+            ino = start.bucket
+            if expected is not None and expected != (ino, bucket_serial(transaction, ino)):
+                raise BucketChanged(f"the configuration of bucket {name!r} has just been changed; try again")
+            set_documents(transaction, ino, documents)
+            return bucket_info(transaction, name, ino)
+
+        info = await self.change_below(name, b"", change)
+        await self.volume.wait_done()
+        return info
 
     async def delete_bucket(self, name: str) -> None:
         """Remove an empty bucket; durable on return. Raises NoSuchBucket, DirectoryNotEmpty."""

@@ -18,11 +18,13 @@ from siltstone.types import ROOT_INO, Ino
 
 
 class Start(NamedTuple):
-    """A bucket, a directory in it (or itself), and the path from there to the directory that is wanted."""
+    """A bucket, a directory in it (or itself), and the path from there to the directory that is wanted. ``serial``: of
+    the bucket's configuration, where it is looked at for a front-end that has decided by one."""
 
     bucket: Ino
     directory: Ino
     rest: bytes
+    serial: int = 0
 
 
 FindStart = Callable[[Reader], Start]

@@ -35,7 +35,7 @@ from siltstone.core.places import Start
 from siltstone.core.shard_places import ShardPlaces
 from siltstone.core.uploads import Uploads
 from siltstone.core.volume import Volume
-from siltstone.errors import NoSuchBucket, NoSuchUpload, NotFound, Unavailable
+from siltstone.errors import BucketChanged, NoSuchBucket, NoSuchUpload, NotFound, Unavailable
 from siltstone.meta import inodes, names, objects
 from siltstone.meta.records import Inode
 from siltstone.meta.store.port import Reader
@@ -47,6 +47,15 @@ FIRST_BYTES_MAX = 64 * 1024
 
 HANDOVER_SECONDS = 10.0
 """So long an inode for bytes to come is kept here; by then the front-end knows of it, and says that it holds it."""
+
+
+class BucketRef(msgspec.Struct, frozen=True, array_like=True):
+    """A bucket as a front-end knows it: its name, its directory, and as of which change of its configuration. Where one
+    of them is another by now, nothing is done and that is said: the front-end has decided by what it knew."""
+
+    name: str
+    ino: Ino
+    serial: int
 
 
 class Way(msgspec.Struct, frozen=True, array_like=True):
@@ -129,9 +138,20 @@ class ShardObjects:
 
         return await self._ledger.look(question)
 
-    async def create_bucket(self, near: Ino, name: str, owner: str) -> BucketInfo:
+    async def create_bucket(self, near: Ino, name: str, owner: str, documents: dict[str, bytes]) -> BucketInfo:
         """See Objects."""
-        return await self._objects.create_bucket(name, owner=owner)
+        return await self._objects.create_bucket(name, owner=owner, documents=documents)
+
+    async def bucket_documents(self, near: Ino, name: str) -> tuple[BucketInfo, dict[str, bytes]]:
+        """See Objects."""
+        await self._places.find(name, b"")
+        return await self._objects.bucket_documents(name)
+
+    async def set_bucket_documents(
+        self, near: Ino, name: str, documents: dict[str, bytes | None], expected: tuple[int, int] | None
+    ) -> BucketInfo:
+        """See Objects."""
+        return await self._objects.set_bucket_documents(name, documents, expected=expected)
 
     async def delete_bucket(self, near: Ino, name: str) -> None:
         """See Objects."""
@@ -139,21 +159,21 @@ class ShardObjects:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    async def find_object(self, near: Ino, bucket: str, bucket_ino: Ino, key: bytes, *, with_body: bool) -> FoundObject:
+    async def find_object(self, near: Ino, bucket: BucketRef, key: bytes, *, with_body: bool) -> FoundObject:
         """What a key leads to. Raises NoSuchBucket, also when the bucket is not the one that is meant."""
         path = split_key(key)
 
         def question(reader: Reader) -> tuple[Start, Ino, ObjectInfo | None]:
-            start = self._places.look(reader, bucket, path.directory)
+            start = self._places.look(reader, bucket.name, path.directory)
             ino, inode = self._entry(reader, start, path)
             if inode is None:
                 return start, ino, None
             return start, ino, object_info(key, ino, inode, objects.get_object(reader, ino, inode))
 
-        remembered = self._places.way(bucket, path.directory)
+        remembered = self._places.way(bucket.name, path.directory)
         start, ino, info = await self._ledger.look(question, remembered=remembered)
-        way = _way(start, bucket_ino, bucket)
-        await self._learn(bucket, start)
+        way = _way(start, bucket)
+        await self._learn(bucket.name, start)
         if info is not None and ino in self._volume.write_back.files:
             await self._volume.flush(ino)
             _, ino, info = await self._ledger.look(question, remembered=remembered)
@@ -167,11 +187,12 @@ class ShardObjects:
         return Opened(info, await self._body(info) if with_body else b"")
 
     async def list_objects(
-        self, near: Ino, bucket: str, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
+        self, near: Ino, bucket: BucketRef, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
     ) -> Listing:
         """See Objects."""
+        await self._check(bucket)
         return await self._objects.list_keys(
-            bucket, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=limit
+            bucket.name, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=limit
         )
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -187,8 +208,7 @@ class ShardObjects:
     async def put_object(
         self,
         near: Ino,
-        bucket: str,
-        bucket_ino: Ino,
+        bucket: BucketRef,
         key: bytes,
         body: bytes,
         attributes: PutAttributes,
@@ -197,20 +217,19 @@ class ShardObjects:
     ) -> Changed:
         """Let ``body`` be an object. ``flushed``: whose dirty bytes have been committed."""
         path = split_key(key)
-        start, way = await self._find(bucket, bucket_ino, path)
+        start, way = await self._find(bucket, path)
         if not self._ledger.owns(start.directory):
             return Changed(way)
         if unflushed := await self._unflushed(start, path, conditions, flushed):
             return Changed(way, unflushed)
         writer = WrittenBytes(self._volume, start.directory)
         await writer.write(body)
-        return Changed(way, info=await self._put(bucket, key, path, writer, attributes, conditions))
+        return Changed(way, info=await self._put(bucket.name, key, path, writer, attributes, conditions))
 
     async def put_written(
         self,
         ino: Ino,
-        bucket: str,
-        bucket_ino: Ino,
+        bucket: BucketRef,
         key: bytes,
         size: int,
         attributes: PutAttributes,
@@ -220,31 +239,30 @@ class ShardObjects:
         """Let the bytes that were written to a file without a name be an object. Raises Unavailable when some of them
         are not there, because the shard died meanwhile."""
         path = split_key(key)
-        start, way = await self._find(bucket, bucket_ino, path)
+        start, way = await self._find(bucket, path)
         if unflushed := await self._unflushed(start, path, conditions, flushed):
             return Changed(way, unflushed)
         writer = WholeBytes(self._volume, ino, size)
         await writer.ready()
-        return Changed(way, info=await self._put(bucket, key, path, writer, attributes, conditions))
+        return Changed(way, info=await self._put(bucket.name, key, path, writer, attributes, conditions))
 
     async def delete_object(
-        self, near: Ino, bucket: str, bucket_ino: Ino, key: bytes, conditions: Conditions, flushed: Ino
+        self, near: Ino, bucket: BucketRef, key: bytes, conditions: Conditions, flushed: Ino
     ) -> Changed:
         """See Objects."""
         path = split_key(key)
-        start, way = await self._find(bucket, bucket_ino, path)
+        start, way = await self._find(bucket, path)
         if not self._ledger.owns(start.directory):
             return Changed(way)
         if unflushed := await self._unflushed(start, path, conditions, flushed):
             return Changed(way, unflushed)
-        return Changed(way, deleted=await self._objects.delete(bucket, key, _none_if_empty(conditions)))
+        return Changed(way, deleted=await self._objects.delete(bucket.name, key, _none_if_empty(conditions)))
 
     async def copy_object(
         self,
         source_ino: Ino,
         source_key: bytes,
-        bucket: str,
-        bucket_ino: Ino,
+        bucket: BucketRef,
         key: bytes,
         attributes: PutAttributes | None,
         conditions: Conditions,
@@ -253,13 +271,13 @@ class ShardObjects:
     ) -> Changed | None:
         """Let a key share the bytes of an inode of this shard; None when that has no name any more."""
         path = split_key(key)
-        start, way = await self._find(bucket, bucket_ino, path)
+        start, way = await self._find(bucket, path)
         if unflushed := await self._unflushed(start, path, conditions, flushed):
             return Changed(way, unflushed)
         opener = partial(self._open_here, source_ino, source_key)
         try:
             info = await self._objects.copy_of(
-                opener, bucket, key, attributes, _none_if_empty(conditions), _none_if_empty(source_conditions)
+                opener, bucket.name, key, attributes, _none_if_empty(conditions), _none_if_empty(source_conditions)
             )
         except SourceGone:
             return None
@@ -269,8 +287,8 @@ class ShardObjects:
 
     async def create_upload(
         self,
-        bucket_ino: Ino,
-        bucket: str,
+        near: Ino,
+        bucket: BucketRef,
         key: bytes,
         owner: str,
         headers: dict[str, str],
@@ -280,9 +298,9 @@ class ShardObjects:
         upload_id: str,
     ) -> str:
         """See Uploads."""
-        await self._check(bucket_ino, bucket)
+        await self._check(bucket)
         return await self._uploads.create_upload(
-            bucket,
+            bucket.name,
             key,
             owner=owner,
             headers=headers,
@@ -292,22 +310,22 @@ class ShardObjects:
             upload_id=upload_id,
         )
 
-    async def upload(self, bucket_ino: Ino, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
+    async def upload(self, near: Ino, bucket: BucketRef, key: bytes, upload_id: str) -> UploadInfo:
         """See Uploads."""
-        await self._check(bucket_ino, bucket)
-        return await self._uploads.upload(bucket, key, upload_id)
+        await self._check(bucket)
+        return await self._uploads.upload(bucket.name, key, upload_id)
 
     async def list_parts(
-        self, bucket_ino: Ino, bucket: str, key: bytes, upload_id: str, after: int, limit: int
+        self, near: Ino, bucket: BucketRef, key: bytes, upload_id: str, after: int, limit: int
     ) -> tuple[list[PartInfo], bool]:
         """See Uploads."""
-        await self._check(bucket_ino, bucket)
-        return await self._uploads.list_parts(bucket, key, upload_id, after=after, limit=limit)
+        await self._check(bucket)
+        return await self._uploads.list_parts(bucket.name, key, upload_id, after=after, limit=limit)
 
     async def list_uploads(
         self,
-        bucket_ino: Ino,
-        bucket: str,
+        near: Ino,
+        bucket: BucketRef,
         prefix: bytes,
         delimiter: bytes,
         after_key: bytes,
@@ -315,15 +333,20 @@ class ShardObjects:
         limit: int,
     ) -> UploadListing:
         """See Uploads."""
-        await self._check(bucket_ino, bucket)
+        await self._check(bucket)
         return await self._uploads.list_uploads(
-            bucket, prefix=prefix, delimiter=delimiter, after_key=after_key, after_upload=after_upload, limit=limit
+            bucket.name,
+            prefix=prefix,
+            delimiter=delimiter,
+            after_key=after_key,
+            after_upload=after_upload,
+            limit=limit,
         )
 
     async def put_part(
         self,
-        bucket_ino: Ino,
-        bucket: str,
+        near: Ino,
+        bucket: BucketRef,
         key: bytes,
         upload_id: str,
         number: int,
@@ -332,16 +355,15 @@ class ShardObjects:
         checksums: dict[str, str],
     ) -> PartInfo:
         """Let ``body`` be a part."""
-        await self._check(bucket_ino, bucket)
-        writer = WrittenBytes(self._volume, bucket_ino)
+        await self._check(bucket)
+        writer = WrittenBytes(self._volume, bucket.ino)
         await writer.write(body)
-        return await self._put_part(writer, bucket, key, upload_id, number, etag, checksums)
+        return await self._put_part(writer, bucket.name, key, upload_id, number, etag, checksums)
 
     async def put_written_part(
         self,
         ino: Ino,
-        bucket: str,
-        bucket_ino: Ino,
+        bucket: BucketRef,
         key: bytes,
         upload_id: str,
         number: int,
@@ -350,14 +372,14 @@ class ShardObjects:
         checksums: dict[str, str],
     ) -> PartInfo:
         """Let the bytes that were written to a file without a name be a part. Raises as ``put_written`` does."""
-        await self._check(bucket_ino, bucket)
+        await self._check(bucket)
         writer = WholeBytes(self._volume, ino, size)
-        return await self._put_part(writer, bucket, key, upload_id, number, etag, checksums)
+        return await self._put_part(writer, bucket.name, key, upload_id, number, etag, checksums)
 
     async def share_part(
         self,
-        bucket_ino: Ino,
-        bucket: str,
+        near: Ino,
+        bucket: BucketRef,
         source_ino: Ino,
         source_key: bytes,
         source_range: tuple[int, int] | None,
@@ -368,22 +390,22 @@ class ShardObjects:
     ) -> PartInfo | None:
         """A part that shares the bytes of an inode of this shard; None when that is not here, or has no name any
         more."""
-        await self._check(bucket_ino, bucket)
+        await self._check(bucket)
         if not self._ledger.owns(source_ino):
             return None
         opener = partial(self._open_here, source_ino, source_key)
         conditions = _none_if_empty(source_conditions)
         try:
             return await self._uploads.copy_part_of(
-                opener, source_range, bucket, key, upload_id, number, conditions, bucket_ino
+                opener, source_range, bucket.name, key, upload_id, number, conditions, bucket.ino
             )
         except SourceGone:
             return None
 
     async def complete_upload(
         self,
-        bucket_ino: Ino,
-        bucket: str,
+        near: Ino,
+        bucket: BucketRef,
         key: bytes,
         upload_id: str,
         parts: Sequence[CompletePart],
@@ -394,11 +416,11 @@ class ShardObjects:
     ) -> Changed:
         """See Uploads."""
         path = split_key(key)
-        start, way = await self._find(bucket, bucket_ino, path)
+        start, way = await self._find(bucket, path)
         if unflushed := await self._unflushed(start, path, conditions, flushed):
             return Changed(way, unflushed)
         info = await self._uploads.complete_upload(
-            bucket,
+            bucket.name,
             key,
             upload_id,
             parts,
@@ -408,19 +430,19 @@ class ShardObjects:
         )
         return Changed(way, info=info)
 
-    async def abort_upload(self, bucket_ino: Ino, bucket: str, key: bytes, upload_id: str) -> None:
+    async def abort_upload(self, near: Ino, bucket: BucketRef, key: bytes, upload_id: str) -> None:
         """See Uploads."""
-        await self._check(bucket_ino, bucket)
-        await self._uploads.abort_upload(bucket, key, upload_id)
+        await self._check(bucket)
+        await self._uploads.abort_upload(bucket.name, key, upload_id)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    async def _find(self, bucket: str, bucket_ino: Ino, path: KeyPath) -> tuple[Start, Way]:
-        start = await self._places.find(bucket, path.directory)
-        return start, _way(start, bucket_ino, bucket)
+    async def _find(self, bucket: BucketRef, path: KeyPath) -> tuple[Start, Way]:
+        start = await self._places.find(bucket.name, path.directory)
+        return start, _way(start, bucket)
 
-    async def _check(self, bucket_ino: Ino, bucket: str) -> None:
-        _way(await self._places.find(bucket, b""), bucket_ino, bucket)
+    async def _check(self, bucket: BucketRef) -> None:
+        _way(await self._places.find(bucket.name, b""), bucket)
 
     async def _learn(self, bucket: str, start: Start) -> None:
         """Have the bucket remembered, if it can be."""
@@ -527,15 +549,17 @@ class ShardObjects:
         match method:
             case "create_bucket":
                 return BucketInfo(arguments["name"], self._ledger.clock.now_ns(), arguments["owner"])
+            case "set_bucket_documents":
+                return await self._objects.bucket(arguments["name"])
             case "create_upload":
                 return arguments["upload_id"]
             case "put_part" | "put_written_part" | "share_part":
                 return await self._part(arguments)
             case "delete_object":
-                return Changed(Way(arguments["bucket_ino"], arguments["near"], False), deleted=True)
+                return Changed(Way(arguments["bucket"].ino, arguments["near"], False), deleted=True)
             case "put_object" | "put_written" | "copy_object" | "complete_upload":
-                info = await self._now(arguments["bucket"], arguments["key"])
-                return Changed(Way(arguments["bucket_ino"], Ino(0), False), info=info)
+                info = await self._now(arguments["bucket"].name, arguments["key"])
+                return Changed(Way(arguments["bucket"].ino, Ino(0), False), info=info)
             case _:
                 return None
 
@@ -549,7 +573,7 @@ class ShardObjects:
     async def _part(self, arguments: dict[str, Any]) -> PartInfo:
         number = arguments["number"]
         found, _ = await self._uploads.list_parts(
-            arguments["bucket"], arguments["key"], arguments["upload_id"], after=number - 1, limit=1
+            arguments["bucket"].name, arguments["key"], arguments["upload_id"], after=number - 1, limit=1
         )
         if not found or found[0].number != number:
             raise NoSuchUpload(f"upload {arguments['upload_id']!r} of key {arguments['key']!r} has been finished")
@@ -585,9 +609,12 @@ class WholeBytes(AnonymousBytes):
         return self._near, inode
 
 
-def _way(start: Start, bucket_ino: Ino, bucket: str) -> Way:
-    if start.bucket != bucket_ino:
-        raise NoSuchBucket(f"bucket {bucket!r} is another one by now")
+def _way(start: Start, bucket: BucketRef) -> Way:
+    """Raises NoSuchBucket, or BucketChanged when something else was known of the bucket."""
+    if start.bucket != bucket.ino:
+        raise NoSuchBucket(f"bucket {bucket.name!r} is another one by now")
+    if start.serial != bucket.serial:
+        raise BucketChanged(f"the configuration of bucket {bucket.name!r} has just been changed; try again")
     return Way(start.bucket, start.directory, not start.rest)
 
 

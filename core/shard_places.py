@@ -14,6 +14,7 @@ from siltstone.core.places import FindStart, Moved, Start, find_bucket
 from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.core.volume import Volume
 from siltstone.meta import inodes, keys
+from siltstone.meta.buckets import bucket_serial
 from siltstone.meta.directories import find_directory
 from siltstone.meta.store.port import Reader
 from siltstone.types import ROOT_INO, Ino
@@ -82,7 +83,7 @@ class ShardPlaces:
             # Waits for whoever is about to change it, and has perhaps been answered already.
             reader.get(keys.inode(ino))
         directory, rest = find_directory(reader, self._volume.directories, ino, path)
-        return Start(ino, directory, rest)
+        return Start(ino, directory, rest, bucket_serial(reader, ino))
 
     def forget_all(self) -> None:
         """A partition has gone to another shard: what changes in it is not heard of here from now on."""

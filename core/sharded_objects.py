@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import trio
@@ -19,6 +19,7 @@ import trio
 from siltstone.core.object_paths import KeyPath, split_key
 from siltstone.core.object_types import (
     NO_CONDITIONS,
+    NO_DOCUMENTS,
     BucketInfo,
     CompletePart,
     Conditions,
@@ -29,9 +30,10 @@ from siltstone.core.object_types import (
     UploadInfo,
     UploadListing,
 )
-from siltstone.core.shard_objects import Changed, FoundObject, Opened, Way
+from siltstone.core.shard_objects import BucketRef, Changed, FoundObject, Opened, Way
 from siltstone.core.sharded_volume import Calls, ShardedVolume
 from siltstone.errors import (
+    BucketChanged,
     Conflict,
     DirectoryNotEmpty,
     InvalidArgument,
@@ -196,14 +198,12 @@ class RemotePartPut:
         """See PartPut."""
         bytes_ = self._bytes
 
-        async def ask(bucket_ino: Ino) -> PartInfo:
-            call, bucket = self._store.call, self._bucket
+        async def ask(at: BucketRef) -> PartInfo:
+            call = self._store.call
             if bytes_.ino is None:
-                part: PartInfo = await call("put_part", bucket_ino, bucket, *self._where, bytes_.body, etag, checksums)
+                part: PartInfo = await call("put_part", at.ino, at, *self._where, bytes_.body, etag, checksums)
             else:
-                part = await call(
-                    "put_written_part", bytes_.ino, bucket, bucket_ino, *self._where, bytes_.size, etag, checksums
-                )
+                part = await call("put_written_part", bytes_.ino, at, *self._where, bytes_.size, etag, checksums)
             return part
 
         try:
@@ -260,10 +260,34 @@ class ShardedObjects:
 
     # --- buckets ---------------------------------------------------------------------------------------------------
 
-    async def create_bucket(self, name: str, *, owner: str) -> BucketInfo:
+    async def create_bucket(
+        self, name: str, *, owner: str, documents: Mapping[str, bytes] = NO_DOCUMENTS
+    ) -> BucketInfo:
         """See Objects."""
         self._buckets.pop(name, None)
-        info: BucketInfo = await self.call("create_bucket", ROOT_INO, name, owner)
+        info: BucketInfo = await self.call("create_bucket", ROOT_INO, name, owner, dict(documents))
+        return info
+
+    async def bucket_documents(self, name: str) -> tuple[BucketInfo, dict[str, bytes]]:
+        """See Objects."""
+        for _ in range(ATTEMPTS_MAX):
+            known = await self._find_bucket(name)
+            try:
+                info, documents = await self.call("bucket_documents", known.ino, name)
+            except NoSuchBucket:
+                continue  # it has gone to another shard, or another one has the name
+            self._buckets[name] = _Known(info.ino, info)
+            return info, documents
+        raise Conflict(f"bucket {name!r} moves all the time; try again")
+
+    async def set_bucket_documents(
+        self, name: str, documents: Mapping[str, bytes | None], *, expected: tuple[int, int] | None = None
+    ) -> BucketInfo:
+        """See Objects."""
+        known = await self._find_bucket(name)
+        self._buckets.pop(name, None)
+        info: BucketInfo = await self.call("set_bucket_documents", known.ino, name, dict(documents), expected)
+        self._buckets[name] = _Known(info.ino, info)
         return info
 
     async def delete_bucket(self, name: str) -> None:
@@ -331,9 +355,9 @@ class ShardedObjects:
     ) -> Listing:
         """See Objects."""
 
-        async def ask(bucket_ino: Ino) -> Listing:
-            near = self._near(bucket_ino, max(prefix, start_after if start_after.startswith(prefix) else b""))
-            listing: Listing = await self.call("list_objects", near, bucket, prefix, delimiter, start_after, limit)
+        async def ask(at: BucketRef) -> Listing:
+            near = self._near(at.ino, max(prefix, start_after if start_after.startswith(prefix) else b""))
+            listing: Listing = await self.call("list_objects", near, at, prefix, delimiter, start_after, limit)
             return listing
 
         return await self.in_bucket(bucket, ask)
@@ -367,13 +391,12 @@ class ShardedObjects:
         for _ in range(ATTEMPTS_MAX):
             source = await self.head(source_bucket, source_key)
 
-            async def ask(bucket_ino: Ino, flushed: Ino, ino: Ino = source.ino) -> Changed | None:
+            async def ask(at: BucketRef, flushed: Ino, ino: Ino = source.ino) -> Changed | None:
                 changed: Changed | None = await self.call(
                     "copy_object",
                     ino,
                     source_key,
-                    bucket,
-                    bucket_ino,
+                    at,
                     key,
                     attributes,
                     conditions,
@@ -404,11 +427,11 @@ class ShardedObjects:
         """See Uploads."""
         upload_id = self._random.bytes(16).hex()
 
-        async def ask(bucket_ino: Ino) -> str:
+        async def ask(at: BucketRef) -> str:
             created: str = await self.call(
                 "create_upload",
-                bucket_ino,
-                bucket,
+                at.ino,
+                at,
                 key,
                 owner,
                 headers,
@@ -424,8 +447,8 @@ class ShardedObjects:
     async def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
         """See Uploads."""
 
-        async def ask(bucket_ino: Ino) -> UploadInfo:
-            upload: UploadInfo = await self.call("upload", bucket_ino, bucket, key, upload_id)
+        async def ask(at: BucketRef) -> UploadInfo:
+            upload: UploadInfo = await self.call("upload", at.ino, at, key, upload_id)
             return upload
 
         return await self.in_bucket(bucket, ask)
@@ -435,10 +458,8 @@ class ShardedObjects:
     ) -> tuple[list[PartInfo], bool]:
         """See Uploads."""
 
-        async def ask(bucket_ino: Ino) -> tuple[list[PartInfo], bool]:
-            found: tuple[list[PartInfo], bool] = await self.call(
-                "list_parts", bucket_ino, bucket, key, upload_id, after, limit
-            )
+        async def ask(at: BucketRef) -> tuple[list[PartInfo], bool]:
+            found: tuple[list[PartInfo], bool] = await self.call("list_parts", at.ino, at, key, upload_id, after, limit)
             return found
 
         return await self.in_bucket(bucket, ask)
@@ -455,9 +476,9 @@ class ShardedObjects:
     ) -> UploadListing:
         """See Uploads."""
 
-        async def ask(bucket_ino: Ino) -> UploadListing:
+        async def ask(at: BucketRef) -> UploadListing:
             listing: UploadListing = await self.call(
-                "list_uploads", bucket_ino, bucket, prefix, delimiter, after_key, after_upload, limit
+                "list_uploads", at.ino, at, prefix, delimiter, after_key, after_upload, limit
             )
             return listing
 
@@ -489,13 +510,13 @@ class ShardedObjects:
             source = reader.info
             source_conditions.check(source)
 
-            async def ask(bucket_ino: Ino) -> PartInfo | None:
-                if self._owner(bucket_ino) != self._owner(source.ino):
+            async def ask(at: BucketRef) -> PartInfo | None:
+                if self._owner(at.ino) != self._owner(source.ino):
                     return None
                 part: PartInfo | None = await self.call(
                     "share_part",
-                    bucket_ino,
-                    bucket,
+                    at.ino,
+                    at,
                     source.ino,
                     source_key,
                     source_range,
@@ -530,11 +551,11 @@ class ShardedObjects:
     ) -> ObjectInfo:
         """See Uploads."""
 
-        async def ask(bucket_ino: Ino, flushed: Ino) -> Changed:
+        async def ask(at: BucketRef, flushed: Ino) -> Changed:
             changed: Changed = await self.call(
                 "complete_upload",
-                bucket_ino,
-                bucket,
+                at.ino,
+                at,
                 key,
                 upload_id,
                 parts,
@@ -552,8 +573,8 @@ class ShardedObjects:
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
         """See Uploads."""
 
-        async def ask(bucket_ino: Ino) -> None:
-            await self.call("abort_upload", bucket_ino, bucket, key, upload_id)
+        async def ask(at: BucketRef) -> None:
+            await self.call("abort_upload", at.ino, at, key, upload_id)
 
         await self.in_bucket(bucket, ask)
 
@@ -565,30 +586,33 @@ class ShardedObjects:
         self.held.hold(ino)
         return ino
 
-    async def in_bucket(self, name: str, ask: Callable[[Ino], Awaitable[T]]) -> T:
-        """Ask something that is about a bucket, by its directory. Raises NoSuchBucket.
+    async def in_bucket(self, name: str, ask: Callable[[BucketRef], Awaitable[T]]) -> T:
+        """Ask something that is about a bucket. Raises NoSuchBucket, BucketChanged.
 
-        The bucket may be another one by now than was known: then it is asked again, unless it is somebody else's.
+        The bucket may be another one by now than was known, or its configuration another one: then BucketChanged says
+        that whoever decided by it has to decide again, and what is known is what there is now. A bucket of the same
+        owner is simply asked if neither has a configuration.
         """
         for _ in range(ATTEMPTS_MAX):
-            known = self._buckets.get(name)
-            asked = known or await self._find_bucket(name)
+            asked = self._buckets.get(name) or await self._find_bucket(name)
             try:
-                return await ask(asked.ino)
-            except NoSuchBucket:
+                return await ask(BucketRef(name, asked.ino, asked.info.serial))
+            except (NoSuchBucket, BucketChanged):
                 self._buckets.pop(name, None)
                 now = await self._find_bucket(name)
-                if now.ino != asked.ino and now.info.owner != asked.info.owner:
-                    raise Conflict(f"bucket {name!r} has become another one; try again") from None
+                if (now.info.owner, now.info.serial) != (asked.info.owner, asked.info.serial) or (
+                    now.ino != asked.ino and now.info.serial
+                ):
+                    raise BucketChanged(f"bucket {name!r} has become another one; try again") from None
         raise Conflict(f"bucket {name!r} goes and comes; try again")
 
     async def change(self, method: str, bucket: str, path: KeyPath, key: bytes, *arguments: Any) -> Changed:
         """Have the shard of a key's directory change the key."""
 
-        async def ask(bucket_ino: Ino, flushed: Ino) -> Changed:
-            near = self._near(bucket_ino, path.directory)
+        async def ask(at: BucketRef, flushed: Ino) -> Changed:
+            near = self._near(at.ino, path.directory)
             for _ in range(ATTEMPTS_MAX):
-                changed: Changed = await self.call(method, near, bucket, bucket_ino, key, *arguments, flushed)
+                changed: Changed = await self.call(method, near, at, key, *arguments, flushed)
                 self._learn(path, changed.way)
                 if changed.info is not None or changed.deleted is not None or changed.unflushed:
                     return changed
@@ -604,8 +628,8 @@ class ShardedObjects:
     ) -> Changed:
         """Have the shard of an inode change a key."""
 
-        async def ask(bucket_ino: Ino, flushed: Ino) -> Changed:
-            changed: Changed = await self.call(method, ino, bucket, bucket_ino, key, *arguments, flushed)
+        async def ask(at: BucketRef, flushed: Ino) -> Changed:
+            changed: Changed = await self.call(method, ino, at, key, *arguments, flushed)
             return changed
 
         changed = await self._flushing(bucket, path, ask)
@@ -615,13 +639,13 @@ class ShardedObjects:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     async def _flushing(
-        self, bucket: str, path: KeyPath, ask: Callable[[Ino, Ino], Awaitable[Changed | None]]
+        self, bucket: str, path: KeyPath, ask: Callable[[BucketRef, Ino], Awaitable[Changed | None]]
     ) -> Changed | None:
         """Ask for a change, and again when what conditions are held against has been committed where it is."""
         flushed = Ino(0)
         for _ in range(ATTEMPTS_MAX):
             known = flushed
-            changed = await self.in_bucket(bucket, lambda bucket_ino: ask(bucket_ino, known))  # noqa: B023
+            changed = await self.in_bucket(bucket, lambda at: ask(at, known))  # noqa: B023
             if changed is None:
                 return None
             self._learn(path, changed.way)
@@ -635,9 +659,9 @@ class ShardedObjects:
         """An object as it is now. Raises NoSuchBucket, NotFound."""
         path = split_key(key)
 
-        async def ask(bucket_ino: Ino) -> FoundObject:
-            near = self._near(bucket_ino, path.directory)
-            found: FoundObject = await self.call("find_object", near, bucket, bucket_ino, key, with_body=with_body)
+        async def ask(at: BucketRef) -> FoundObject:
+            near = self._near(at.ino, path.directory)
+            found: FoundObject = await self.call("find_object", near, at, key, with_body=with_body)
             return found
 
         for _ in range(ATTEMPTS_MAX):

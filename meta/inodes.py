@@ -112,6 +112,8 @@ def remove_inode(transaction: Transaction, ino: Ino) -> None:
         transaction.delete(keys.object_(ino))
     if inode.is_directory and transaction.get(keys.bucket(ino)) is not None:
         transaction.delete(keys.bucket(ino))
+        for key, _ in list(transaction.scan(*keys.prefix_range(keys.bucket_documents(ino)))):
+            transaction.delete(key)
     transaction.delete(keys.orphan(ino))
     transaction.delete(keys.inode(ino))
     counters.drop_ino(transaction, ino)

@@ -9,6 +9,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``p`` partition ``d`` directory ino (8) name | Dentry |
 | ``p`` partition ``e`` ino (8) file offset (8) | Extent |
 | ``p`` partition ``i`` ino (8) | Inode |
+| ``p`` partition ``g`` directory ino (8) name | a document of a bucket's configuration, raw |
 | ``p`` partition ``k`` directory ino (8) | Bucket |
 | ``p`` partition ``m`` bucket ino (8) key 00 upload id (16) | Upload |
 | ``p`` partition ``n`` upload id (16) part number (2) | Part |
@@ -97,6 +98,16 @@ def object_(ino: Ino) -> bytes:
 def bucket(directory: Ino) -> bytes:
     """Key of a Bucket record."""
     return _HEAD.pack(b"p", directory & 0xFF, b"k", directory)
+
+
+def bucket_document(directory: Ino, name: bytes) -> bytes:
+    """Key of a document of a bucket's configuration."""
+    return _HEAD.pack(b"p", directory & 0xFF, b"g", directory) + name
+
+
+def bucket_document_name(key: bytes) -> bytes:
+    """The document's name in such a key."""
+    return key[INO_KEY_BYTES:]
 
 
 def orphan(ino: Ino) -> bytes:
@@ -286,6 +297,11 @@ def xattrs(ino: Ino) -> bytes:
     return xattr(ino, b"")
 
 
+def bucket_documents(directory: Ino) -> bytes:
+    """Prefix of the documents of a bucket's configuration."""
+    return bucket_document(directory, b"")
+
+
 def uploads(bucket_ino: Ino, prefix: bytes = b"") -> bytes:
     """Prefix of a bucket's uploads whose keys have a prefix, in the order of their keys."""
     return _HEAD.pack(b"p", bucket_ino & 0xFF, b"m", bucket_ino) + escape(prefix)
@@ -323,6 +339,7 @@ EXTENT = b"e"
 INODE = b"i"
 OBJECT = b"b"
 BUCKET = b"k"
+BUCKET_DOCUMENT = b"g"
 UPLOAD = b"m"
 PART = b"n"
 ORPHAN = b"o"

@@ -126,11 +126,15 @@ class Object(msgspec.Struct, array_like=True, tag=1):
 
 
 class Bucket(msgspec.Struct, array_like=True, tag=1):
-    """What S3 knows of a top-level directory beyond its inode."""
+    """What S3 knows of a top-level directory beyond its inode.
+
+    ``serial``: how often a document of its configuration was changed (meta/buckets.py).
+    """
 
     owner: str
     created_ns: int
     region: str = ""
+    serial: int = 0
 
 
 class Upload(msgspec.Struct, array_like=True, tag=1):

@@ -97,6 +97,10 @@ class StripeUnreadable(Corrupt):
 # --- the request breaks a rule -------------------------------------------------------------------------------------
 
 
+class BucketChanged(Conflict):
+    """What was known of a bucket, and decided by, is no longer so; nothing was done, decide again."""
+
+
 class Refused(SiltstoneError):
     """The request is not allowed or not possible as asked; nothing was changed."""
 

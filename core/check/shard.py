@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
+from siltstone.core.check.buckets import check_buckets
 from siltstone.core.check.findings import Finding, Findings
 from siltstone.core.check.names import NameCheck, NamePage, NameWalk
 from siltstone.core.check.reading import Reading
@@ -84,6 +85,7 @@ class ShardCheck:
         self._findings.progress = progress
         self._check_partitions()
         await self._names.check()
+        await check_buckets(self._reader, self._owned, self._findings)
         await SpaceCheck(self._volume, self._findings).check()
         return self._findings.all()
 

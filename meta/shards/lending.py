@@ -32,6 +32,7 @@ _SORTED_OUT = (
     keys.XATTR,
     keys.OBJECT,
     keys.BUCKET,
+    keys.BUCKET_DOCUMENT,
     keys.UPLOAD,
     keys.PART,
     keys.ANSWER,

@@ -211,6 +211,7 @@ def _check_companions(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Proble
         ("extended attribute", keys.XATTR, InodeFlag.HAS_XATTRS),
         ("object", keys.OBJECT, InodeFlag.HAS_OBJECT),
         ("bucket", keys.BUCKET, None),
+        ("bucket document", keys.BUCKET_DOCUMENT, None),
         ("upload", keys.UPLOAD, None),
     ):
         for key, _ in _scan_all(reader, letter):

@@ -7,12 +7,14 @@ not: a key is a string of bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from siltstone.core.object_types import (
+    NO_DOCUMENTS,
     BucketInfo,
     CompletePart,
     Conditions,
@@ -25,6 +27,7 @@ from siltstone.core.object_types import (
 )
 from siltstone.errors import (
     AlreadyExists,
+    BucketChanged,
     DirectoryNotEmpty,
     InvalidPart,
     InvalidPartOrder,
@@ -47,6 +50,7 @@ class SimBucket:
 
     info: BucketInfo
     objects: dict[bytes, Stored] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -160,6 +164,7 @@ class SimObjects:
         self.fail_write: SiltstoneError | None = None
         self.fail_read_at: tuple[int, SiltstoneError] | None = None
         self._ino = 256
+        self.made = 0
 
     def find(self, name: str) -> SimBucket:
         """The bucket. Raises NoSuchBucket."""
@@ -199,14 +204,39 @@ class SimObjects:
             raise NotFound(repr(key))
         return found
 
-    async def create_bucket(self, name: str, *, owner: str) -> BucketInfo:
+    async def create_bucket(
+        self, name: str, *, owner: str, documents: Mapping[str, bytes] = NO_DOCUMENTS
+    ) -> BucketInfo:
         """See ObjectStore."""
         await trio.lowlevel.checkpoint()
         if name in self.buckets:
             raise AlreadyExists(name)
-        info = BucketInfo(name, self.now_ns(), owner)
-        self.buckets[name] = SimBucket(info)
+        self.made += 1
+        info = BucketInfo(name, self.now_ns(), owner, Ino(self.made), int(bool(documents)))
+        self.buckets[name] = SimBucket(info, documents=dict(documents))
         return info
+
+    async def bucket_documents(self, name: str) -> tuple[BucketInfo, dict[str, bytes]]:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        found = self.find(name)
+        return found.info, dict(found.documents)
+
+    async def set_bucket_documents(
+        self, name: str, documents: Mapping[str, bytes | None], *, expected: tuple[int, int] | None = None
+    ) -> BucketInfo:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        found = self.find(name)
+        if expected is not None and expected != (found.info.ino, found.info.serial):
+            raise BucketChanged(name)
+        for document, value in documents.items():
+            if value is None:
+                found.documents.pop(document, None)
+            else:
+                found.documents[document] = value
+        found.info = msgspec.structs.replace(found.info, serial=found.info.serial + 1)
+        return found.info
 
     async def delete_bucket(self, name: str) -> None:
         """See ObjectStore."""

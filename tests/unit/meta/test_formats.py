@@ -51,7 +51,8 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
     ),
     "inode directory": (keys.inode(Ino(0x7A1)), Inode(0o40755, 2, 0, 0, 1, 0, 1, 2, 3, 0, 0, 1, 1)),
     "inode link": (keys.inode(Ino(0x9A1)), Inode(0o120777, 1, 0, 0, 6, 0, 1, 2, 3, 0, 0, 0, 0, b"target")),
-    "bucket": (keys.bucket(Ino(0x7A1)), Bucket("main", 10**18, "us-east-1")),
+    "bucket": (keys.bucket(Ino(0x7A1)), Bucket("main", 10**18, "us-east-1", 3)),
+    "bucket document": (keys.bucket_document(Ino(0x7A1), b"policy"), b"any\x00bytes"),
     "upload": (
         keys.upload(Ino(0x7A1), b"a/key", UPLOAD_ID),
         Upload("main", 10**18, HEADERS, {"k": "v"}, "CRC32", "COMPOSITE", True),
@@ -98,6 +99,9 @@ def value_bytes(value: Any) -> bytes:
 def test_records_without_the_fields_of_today_are_read() -> None:
     assert decode(Slab, bytes.fromhex("95010201ce04000000930001cd012c")) == Slab(
         2, 1, 64 << 20, (DiskId(0), DiskId(1), DiskId(300)), spare_rows=0
+    )
+    assert decode(Bucket, bytes.fromhex("9401a46d61696ecf0de0b6b3a7640000a975732d656173742d31")) == Bucket(
+        "main", 10**18, "us-east-1", serial=0
     )
     assert decode(Stripe, bytes.fromhex("9301cd1000cd1f40")) == Stripe(4096, 8000, SAME_ROWS, written=0)
 

@@ -54,6 +54,8 @@ class DiskDirectory:
         self._part = part
         self._used_bytes = 0  # of this part; kept only with bytes_max
         self.files = OpenFiles()
+        self.is_in_memory = False
+        """Whether the disk is a tmpfs: reading it waits for nothing."""
         self._root: OpenFile | None = None
         self._lost_because = ""
         self._state_lock = threading.RLock()  # guards _root, _lost_because and the steps of a probe
@@ -98,6 +100,7 @@ class DiskDirectory:
             if not kernel.try_lock(fd, shared=self._part is not None):
                 raise FormatInvalid(IN_USE)
             used_bytes = self._clean_and_measure(fd)
+            self.is_in_memory = kernel.is_in_memory(fd)
             if self._bytes_max and self._part is not None:
                 note_usage(fd, self._part, used_bytes)
         except BaseException:

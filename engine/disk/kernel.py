@@ -18,7 +18,14 @@ _FALLOC_FL_PUNCH_HOLE = 0x02
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _ZEROS = bytes(1024 * 1024)
 
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+_TMPFS_MAGIC = 0x01021994
+_STATFS_BYTES = 256  # more than struct statfs has on any machine; its first word is the filesystem's magic number
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fstatfs = _libc.fstatfs
+_fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
+_fstatfs.restype = ctypes.c_int
+_fallocate = _libc.fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fallocate.restype = ctypes.c_int
 
@@ -60,6 +67,15 @@ def read_all(fd: int, offset: int, size: int) -> bytes:
         data = os.pread(fd, size - length, offset + length)
         pieces.append(data)
     return b"".join(pieces)
+
+
+def is_in_memory(fd: int) -> bool:
+    """Whether an open file or directory is on a tmpfs. Raises OSError."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _fstatfs(fd, buffer) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return ctypes.c_ulong.from_buffer(buffer).value == _TMPFS_MAGIC
 
 
 def reserve(fd: int, size: int) -> None:

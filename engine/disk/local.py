@@ -98,7 +98,8 @@ class LocalDisk:
         if file is None:
             return None
         try:
-            return _read_cached(file.fd, offset, size)
+            # A tmpfs knows no RWF_NOWAIT, and needs none: what it has is in memory.
+            return _read_cached(file.fd, offset, size, 0 if self._directory.is_in_memory else os.RWF_NOWAIT)
         except OSError:
             return None
         finally:
@@ -331,15 +332,15 @@ class DurableWrite:
             self._directory.files.unpin(self._file)
 
 
-def _read_cached(fd: int, offset: int, size: int) -> bytes | None:
-    """``size`` bytes from the page cache, or None."""
+def _read_cached(fd: int, offset: int, size: int, flags: int) -> bytes | None:
+    """``size`` bytes from the page cache, or None. ``flags``: what keeps preadv from waiting."""
     if size <= _SMALL_READ_BYTES:
         buffer = bytearray(size)
-        return bytes(buffer) if os.preadv(fd, (buffer,), offset, os.RWF_NOWAIT) == size else None
+        return bytes(buffer) if os.preadv(fd, (buffer,), offset, flags) == size else None
     # BytesIO hands its buffer out as bytes without the copy that bytes(bytearray) makes.
     target = io.BytesIO(bytes(size))
     with target.getbuffer() as view:
-        if os.preadv(fd, (view,), offset, os.RWF_NOWAIT) != size:
+        if os.preadv(fd, (view,), offset, flags) != size:
             return None
     return target.getvalue()
 

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -556,3 +557,19 @@ def test_processes_with_parts_share_a_disk_and_keep_out_one_that_wants_it_alone(
         await alone.close()
 
     run_parts(tmp_path, 0, body)
+
+
+def test_a_disk_in_memory_is_read_without_a_thread() -> None:
+    """A tmpfs refuses RWF_NOWAIT, so that every read of it would go through a thread."""
+    filesystems = [line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines()]
+    in_memory = next(place for _, place, kind, *_ in filesystems if kind == "tmpfs" and os.access(place, os.W_OK))
+
+    async def body(disk: LocalDisk) -> None:
+        await disk.create("a", 8192)
+        await disk.write("a", 4096, [b"in memory"])
+        assert disk.read_nowait("a", 4096, 9) == b"in memory"
+        assert disk.read_nowait("a", 0, 8192) == bytes(4096) + b"in memory" + bytes(4096 - 9)
+        assert disk.read_nowait("a", 8000, 1000) is None
+
+    with tempfile.TemporaryDirectory(dir=in_memory) as folder:
+        run(Path(folder), body)

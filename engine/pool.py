@@ -257,7 +257,7 @@ class Pool:
 
     def choose(self, count: int, exclude: Collection[DiskId] = ()) -> list[DiskId]:
         """Up to ``count`` disks that new data may go to: those beyond suspicion first, new ones before others, then
-        most free space (as last probed), ties by random."""
+        most free space (as last probed, less what was taken since), ties by random."""
         candidates = [disk_id for disk_id in self.placeable() if disk_id not in exclude]
         shuffled = [candidates.pop(self._random.below(len(candidates))) for _ in range(len(candidates))]
         shuffled.sort(key=lambda disk_id: _preference(self._members[disk_id]))
@@ -439,11 +439,15 @@ class Pool:
 
 
 def _preference(member: _Member) -> tuple[bool, bool, int]:
-    return member.health is Health.SUSPECT, member.role is not DiskRole.NEW, -_free_steps(member.space)
+    return (
+        member.health is Health.SUSPECT,
+        member.role is not DiskRole.NEW,
+        -_free_steps(member.space, member.taken_bytes),
+    )
 
 
-def _free_steps(space: DiskSpace | None) -> int:
+def _free_steps(space: DiskSpace | None, taken_bytes: int) -> int:
     """Free space in coarse steps, within which disks count as equally free."""
     if space is None or space.total_bytes <= 0:
         return 0
-    return space.free_bytes // max(1, space.total_bytes // TIE_SHARES)
+    return (space.free_bytes - taken_bytes) // max(1, space.total_bytes // TIE_SHARES)

@@ -46,6 +46,10 @@ the log into, which is what makes room."""
 RESERVE_CHUNKS_FOR_LOG = 2
 """How much of that stays for the log alone, when settle or rebuild makes a slab."""
 
+RESERVE_CHUNKS_FOR_SETTLE = 1
+"""How much of it stays when settle or relocation writes rows of a slab that is there. They make room soon after: what
+leaves the log has taken more there, in all its copies, than it takes in stripes."""
+
 DISK_TIMEOUT_SECONDS = 30.0
 """By default a disk that gives no answer for so long is out of service. A disk that spins up takes up to 20 s, and
 what the kernel tries again by itself (SCSI: 30 s a try) is lost either way."""
@@ -69,7 +73,7 @@ assert UNIT_BYTES_MAX % ROW_BYTES == 0
 assert CHUNK_BYTES_DEFAULT % UNIT_BYTES_MAX == 0
 assert CHUNK_BYTES_DEFAULT // ROW_BYTES <= 1 << 16, "a row number has 16 bits in a stripe id"
 assert DIRECT_THRESHOLD_BYTES < FRAME_BYTES_MAX <= SEGMENT_BYTES_DEFAULT
-assert 1 <= RESERVE_CHUNKS_FOR_LOG < RESERVE_CHUNKS
+assert 1 <= RESERVE_CHUNKS_FOR_SETTLE < RESERVE_CHUNKS_FOR_LOG < RESERVE_CHUNKS
 assert SHARDS_MAX <= PARTITION_COUNT
 assert INLINE_BYTES_MAX < CHECKSUM_BLOCK_BYTES
 

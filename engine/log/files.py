@@ -127,6 +127,18 @@ class SegmentFiles:
         except DiskError as error:
             self.pool.report(error)
 
+    async def delete_free(self, disk_id: DiskId) -> None:
+        """Delete the files that wait on a disk, but for one that the next segment will take: the room is needed. Raises
+        DiskError."""
+        while len(self._free[disk_id]) > (disk_id in self._standby):
+            name = self._free[disk_id].pop()
+            self._in_hand.add((disk_id, name))
+            try:
+                await self.pool.disk(disk_id).delete(name)
+            finally:
+                self._in_hand.discard((disk_id, name))
+            self.pool.note_taken(disk_id, -self.segment_bytes)
+
     async def prepare_standby(self, replicas: int) -> bool:
         """Have files written ahead on the disks that the next segment will take; False if a disk failed."""
         if all(map(self.pool.is_placeable, self._standby)) and len(self._standby) == replicas:

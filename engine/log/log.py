@@ -12,7 +12,7 @@ stay.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import trio
@@ -199,6 +199,16 @@ class Log:
     def idle_file_bytes(self) -> int:
         """What its files take at most while the log is empty: the open segment, and those that wait to be used."""
         return self._files.segment_bytes * (self._replicas + FREE_FILES_MAX * len(self._pool.placeable()))
+
+    @property
+    def segment_bytes(self) -> int:
+        """How long the file of a segment is."""
+        return self._files.segment_bytes
+
+    @property
+    def open_bytes_left(self) -> int:
+        """What the open segment still takes; 0 where what is pending fills it."""
+        return max(0, self._active.limit - self._next_lsn)
 
     @property
     def unbroken_start(self) -> Lsn:
@@ -540,6 +550,10 @@ class Log:
     async def retire(self, start: Lsn) -> None:
         """Recycle the sealed segment at ``start``: all of it is applied, and nobody will read it any more."""
         await self._upkeep.retire(start)
+
+    async def delete_free_files(self, disks: Iterable[DiskId]) -> None:
+        """Give back what waits on these disks to become segments: they have too little room for anything else."""
+        await self._upkeep.delete_free(disks)
 
     async def punch(self, start: Lsn, end: Lsn) -> None:
         """Give back the space of dead payload in sealed segments. All of [start, end) must be applied."""

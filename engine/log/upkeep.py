@@ -6,7 +6,7 @@ the pool and leave the upkeep *behind*: it is tried again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -58,6 +58,15 @@ class Upkeep:
                 if not segment.is_trimmed:
                     await self._trim(segment)
                 await self._replicate(segment)
+
+    async def delete_free(self, disks: Iterable[DiskId]) -> None:
+        """Delete the files that wait on these disks."""
+        async with self._lock:
+            for disk_id in disks:
+                try:
+                    await self._files.delete_free(disk_id)
+                except DiskError as error:
+                    self._pool.report(error)
 
     async def prepare_standby(self) -> None:
         """Have the files of the next segment written ahead. Not under the lock: nobody waits for the zeros."""

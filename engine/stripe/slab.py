@@ -14,7 +14,7 @@ from typing import NamedTuple
 import trio
 
 from siltstone.engine.stripe.allocate import RowAllocator
-from siltstone.engine.stripe.layout import SAME_ROWS, Slab, Stripe, parity_row_of
+from siltstone.engine.stripe.layout import SAME_ROWS, Slab, Stripe, parity_row_of, unit_bytes_for
 from siltstone.limits import ROW_BYTES
 from siltstone.types import DiskId, SlabId, StripeId, make_stripe_id, row_of
 
@@ -85,6 +85,21 @@ class Rows:
         """Whether writing these rows surely takes no new room on the disks."""
         return not self._backing or self._backing.count(Backing.PRESENT, row, row + count) == count
 
+    def backed_run(self, wanted: int) -> tuple[int, int] | None:
+        """A run of free rows with blocks behind them, as (start, length): the shortest of at least ``wanted`` rows,
+        else the longest; None if there is none."""
+        allocator = self.allocator
+        best: tuple[int, int] | None = None
+        for start, length in [*allocator.runs(), (allocator.fresh, allocator.rows - allocator.fresh)]:
+            at = start
+            backing = self._backing[start : start + length] or bytes(length)
+            for kind, rows in groupby(backing):
+                count = len(list(rows))
+                if kind == Backing.PRESENT and (best is None or _is_better(count, best[1], wanted)):
+                    best = at, count
+                at += count
+        return best
+
     def free_runs(self, backings: set[Backing]) -> list[tuple[int, int]]:
         """The free rows that have one of these backings, as (start, length); PRESENT only where they were used, for
         rows never used are kept for what comes."""
@@ -100,6 +115,10 @@ class Rows:
                     found.append((at, count))
                 at += count
         return found
+
+
+def _is_better(count: int, best: int, wanted: int) -> bool:
+    return best > count >= wanted or (best < wanted and count > best)
 
 
 class SlabState:
@@ -151,6 +170,11 @@ class SlabState:
         return min(self.data.allocator.largest, self.parity.allocator.largest)
 
     @property
+    def backed_free(self) -> int:
+        """Rows that can be written without new room on the disks, at most: data and parity have as many each."""
+        return min(self.data.backed_free, self.parity.backed_free)
+
+    @property
     def is_empty(self) -> bool:
         """Whether no stripe has rows here."""
         return not self.data.used and not self.parity.used
@@ -188,12 +212,33 @@ class Placement(NamedTuple):
     stripe_id: StripeId
     stripe: Stripe
 
-    @property
-    def is_backed(self) -> bool:
-        """Whether writing it surely takes no new room on the disks."""
+    def unbacked_disks(self) -> tuple[DiskId, ...]:
+        """The disks on which writing it may take new room."""
         row, parity_row = row_of(self.stripe_id), parity_row_of(self.stripe_id, self.stripe)
-        rows = self.stripe.rows
-        return self.state.data.is_backed(row, rows) and self.state.parity.is_backed(parity_row, rows)
+        rows, slab = self.stripe.rows, self.state.slab
+        data = () if self.state.data.is_backed(row, rows) else slab.disks[: slab.data_units]
+        parity = () if self.state.parity.is_backed(parity_row, rows) else slab.disks[slab.data_units :]
+        return (*data, *parity)
+
+
+def take_backed_placement(state: SlabState, size: int, written: int) -> Placement | None:
+    """Rows of a slab for a stripe of up to ``size`` bytes, all with blocks behind them; None if there are none.
+
+    The longest that fits: callers are after every row that there is.
+    """
+    wanted = unit_bytes_for(size, state.slab.data_units) // ROW_BYTES
+    data, parity = state.data.backed_run(wanted), state.parity.backed_run(wanted)
+    if data is None or parity is None:
+        return None
+    rows = min(wanted, data[1], parity[1])
+    row, parity_row = data[0], parity[0]
+    state.data.allocator.take_at(row, rows)
+    if state.parity.is_backed(row, rows) and state.parity.allocator.is_free(row, rows):
+        parity_row = SAME_ROWS
+    state.parity.allocator.take_at(row if parity_row == SAME_ROWS else parity_row, rows)
+    state.uncommitted += 1
+    piece = min(size, rows * ROW_BYTES * state.slab.data_units)
+    return Placement(state, make_stripe_id(state.slab_id, row), Stripe(rows * ROW_BYTES, piece, parity_row, written))
 
 
 def take_placement(state: SlabState, size: int, unit_bytes: int, written: int) -> Placement:

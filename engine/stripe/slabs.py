@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import nlargest
 
 import trio
 
@@ -21,12 +22,29 @@ from siltstone.engine.stripe.layout import (
     spare_rows_of,
     unit_bytes_for,
 )
-from siltstone.engine.stripe.slab import Backing, Placement, Rows, SlabPhase, SlabState, take_placement
+from siltstone.engine.stripe.slab import (
+    Backing,
+    Placement,
+    Rows,
+    SlabPhase,
+    SlabState,
+    take_backed_placement,
+    take_placement,
+)
 from siltstone.engine.stripe.space import SpaceCount
 from siltstone.engine.stripe.unit_moves import UnitMoves
 from siltstone.errors import Corrupt, DiskError, NoSpace, TooFewDisks
-from siltstone.limits import RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES, UNIT_BYTES_MAX
+from siltstone.limits import (
+    RESERVE_CHUNKS,
+    RESERVE_CHUNKS_FOR_LOG,
+    RESERVE_CHUNKS_FOR_SETTLE,
+    ROW_BYTES,
+    UNIT_BYTES_MAX,
+)
 from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
+
+BACKED_SLABS_MAX = 64
+"""Slabs whose rows are looked at one by one for some that need no room on the disks."""
 
 
 class Slabs:
@@ -103,14 +121,16 @@ class Slabs:
         """Take rows for runs of so many data bytes, on disks that are all up; makes slabs when there is no room.
 
         Widest first: slabs of full width, new ones, then narrower ones. A run is cut only where no slab has so many
-        neighbouring rows. Slabs in ``avoid`` are left out. With ``use_reserve`` new slabs may leave less free, which is
-        for what makes room (settle, rebuild). The caller gives the rows back or commits stripes there. Raises
+        neighbouring rows. Slabs in ``avoid`` are left out. With ``use_reserve`` less may be left free, which is for
+        what makes room (settle, relocation). The caller gives the rows back or commits stripes there. Raises
         TooFewDisks, or NoSpace with nothing taken.
         """
         placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
         if placed is None and await self.punch_free({Backing.UNKNOWN}):
             # Nobody knows whether rows found free at open take room. Once punched they do, and that room is free.
             placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
+        if placed is None:
+            placed = self._place_backed(sizes, avoid, written)
         if placed is None:
             raise NoSpace(
                 f"no room for {sum(sizes)} bytes: no slab on healthy disks has it, and a new one would leave less than "
@@ -136,6 +156,27 @@ class Slabs:
                 return placed
             self._give_back_all(placed)
             avoid |= denied
+
+    def _place_backed(self, sizes: Sequence[int], avoid: set[SlabId], written: int) -> list[list[Placement]] | None:
+        """Take rows that need no room on the disks, wherever they are: what is left when all others do, for want of it.
+
+        Looks at rows one by one, so only at the slabs that have most.
+        """
+        placed: list[list[Placement]] = [[] for _ in sizes]
+        open_slabs = (state for state in self.open_slabs() if state.indexed and state.slab_id not in avoid)
+        of_use = (state for state in open_slabs if state.backed_free and self._is_placeable(state.slab))
+        states = nlargest(BACKED_SLABS_MAX, of_use, key=lambda state: (state.slab.data_units, state.backed_free))
+        for size, placements in zip(sizes, placed, strict=True):
+            left = size
+            while left:
+                found = next(filter(None, (take_backed_placement(state, left, written) for state in states)), None)
+                if found is None:
+                    self._give_back_all(placed)
+                    return None
+                placements.append(found)
+                self._index(found.state)
+                left -= found.stripe.data_bytes
+        return placed
 
     async def _place_run(
         self, size: int, placements: list[Placement], avoid: set[SlabId], written: int, *, use_reserve: bool
@@ -192,9 +233,8 @@ class Slabs:
         """Note that the rows of a stripe were written: there are blocks behind them, and the slab takes writes."""
         state = placement.state
         self._space.note(state.slab_id)
-        if not placement.is_backed:
-            for disk_id in state.slab.disks:
-                self._pool.note_taken(disk_id, placement.stripe.unit_bytes)
+        for disk_id in placement.unbacked_disks():
+            self._pool.note_taken(disk_id, placement.stripe.unit_bytes)
         row, parity_row = row_of(placement.stripe_id), parity_row_of(placement.stripe_id, placement.stripe)
         state.data.set_backing(row, placement.stripe.rows, Backing.PRESENT)
         state.parity.set_backing(parity_row, placement.stripe.rows, Backing.PRESENT)
@@ -268,17 +308,18 @@ class Slabs:
 
     async def _without_room(self, placed: Iterable[Iterable[Placement]], *, use_reserve: bool) -> set[SlabId]:
         """The slabs whose rows cannot be written without eating into the reserve; rows with blocks behind them always
-        can."""
-        unbacked: dict[SlabId, int] = {}
+        can. With ``use_reserve`` much of it may be eaten, the room for the next snapshot included: see
+        RESERVE_CHUNKS_FOR_SETTLE."""
+        reserve = self._settle_reserve() if use_reserve else self._reserve(False)
+        unbacked: dict[SlabId, dict[DiskId, int]] = {}
         for placements in placed:
             for placement in placements:
-                if not placement.is_backed:
-                    slab_id = placement.state.slab_id
-                    unbacked[slab_id] = unbacked.get(slab_id, 0) + placement.stripe.unit_bytes
+                sizes = unbacked.setdefault(placement.state.slab_id, {})
+                for disk_id in placement.unbacked_disks():
+                    sizes[disk_id] = sizes.get(disk_id, 0) + placement.stripe.unit_bytes
         without: set[SlabId] = set()
-        for slab_id, size in unbacked.items():
-            disks = self._slabs[slab_id].slab.disks
-            if len(await self._disks_with_room(disks, size, use_reserve=use_reserve)) < len(disks):
+        for slab_id, sizes in unbacked.items():
+            if sizes and len(await self._disks_with_room(sizes, max(sizes.values()), reserve)) < len(sizes):
                 without.add(slab_id)
         return without
 
@@ -302,6 +343,21 @@ class Slabs:
         reserve = self._reserve_bytes * RESERVE_CHUNKS_FOR_LOG // RESERVE_CHUNKS if use_reserve else self._reserve_bytes
         return reserve + self._held_back_bytes
 
+    def _settle_reserve(self) -> int:
+        return self._reserve_bytes * RESERVE_CHUNKS_FOR_SETTLE // RESERVE_CHUNKS
+
+    def settle_free_bytes(self, *, files: int, file_bytes: int) -> int:
+        """What settling could write to stripes if so many files of ``file_bytes`` had been made on the disks that have
+        most free; the part of the reserve that it may use included."""
+        return self._space.writable_bytes(
+            self._settle_reserve(), self._reserve(True), files=files, file_bytes=file_bytes
+        )
+
+    def short_disks(self) -> list[DiskId]:
+        """Disks that have less free than what settle and relocation leave for the log when they make a slab."""
+        reserve = self._reserve_bytes * RESERVE_CHUNKS_FOR_LOG // RESERVE_CHUNKS
+        return [disk_id for disk_id, free_bytes in self._space.free_by_disk().items() if free_bytes < reserve]
+
     async def _create(self, width: int, *, use_reserve: bool) -> bool:
         """Make a slab of ``width`` data units; False when too few disks have room for a chunk and the reserve.
 
@@ -318,7 +374,7 @@ class Slabs:
                 if len(up) < units:
                     return False
                 candidates = self._pool.choose(len(up), exclude=tuple(failed))
-                disks = await self._disks_with_room(candidates, self._chunk_bytes, use_reserve=use_reserve)
+                disks = await self._disks_with_room(candidates, self._chunk_bytes, self._reserve(use_reserve))
                 if len(disks) < units:
                     return False
                 slab = Slab(width, self._parity_units, self._chunk_bytes, tuple(disks[:units]), self.spare_rows)
@@ -349,8 +405,8 @@ class Slabs:
         self._index(state)
         return []
 
-    async def _disks_with_room(self, candidates: Iterable[DiskId], size: int, *, use_reserve: bool) -> list[DiskId]:
-        """Those of the candidates, in order, that can each take ``size`` bytes and keep the reserve.
+    async def _disks_with_room(self, candidates: Iterable[DiskId], size: int, reserve: int) -> list[DiskId]:
+        """Those of the candidates, in order, that can each take ``size`` bytes and keep ``reserve``.
 
         Disks on one device share its room: each of them counts with what it takes and with its own reserve.
         """
@@ -362,7 +418,7 @@ class Slabs:
                 self._pool.report(error)
         needed: dict[int, int] = {}
         for space in spaces.values():
-            needed[space.device] = needed.get(space.device, 0) + self._reserve(use_reserve)
+            needed[space.device] = needed.get(space.device, 0) + reserve
         found: list[DiskId] = []
         for disk_id, space in spaces.items():
             if space.free_bytes >= needed[space.device] + size:
@@ -420,7 +476,7 @@ class Slabs:
     async def has_room(self, disk_id: DiskId, size: int, *, use_reserve: bool) -> bool:
         """Whether a disk can take a file of ``size`` bytes and keep the reserve; with ``use_reserve`` only what the log
         needs of it, and nothing for settle."""
-        return bool(await self._disks_with_room([disk_id], size, use_reserve=use_reserve))
+        return bool(await self._disks_with_room([disk_id], size, self._reserve(use_reserve)))
 
     # --- slabs go -------------------------------------------------------------------------------------------------
 

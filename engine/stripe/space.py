@@ -26,6 +26,8 @@ class _Counted(NamedTuple):
     raw_punched: int = 0
     data: int = 0
     data_free: int = 0
+    data_ready: int = 0
+    """Of that, what has blocks behind its parity as well."""
 
 
 class StripeSpace(NamedTuple):
@@ -99,14 +101,14 @@ class SpaceCount:
     def space(self) -> StripeSpace:
         """Room now; the disks' as the pool saw it last."""
         self._count()
-        suspect, raw, raw_used, raw_free, raw_punched, data, data_free = self._total
-        total, free_of = self._disk_bytes()
-        free = sum(left for left, _ in free_of)
+        suspect, raw, raw_used, raw_free, raw_punched, data, data_free, _ = self._total
+        total, free_of = self._disk_bytes(self.reserve_bytes)
+        free = sum(left for left, _ in free_of.values())
         k, units = self._layout.data_units, self._layout.data_units + self._layout.parity_units
         # Free rows that were punched take their room from the disks again; of the rest only whole slabs are of use.
         for_rows = min(free, raw_punched)
         chunks: list[int] = []
-        for left, disks in free_of:
+        for left, disks in free_of.values():
             count = (left - left * for_rows // free) // self._layout.chunk_bytes if free else 0
             chunks += [(count + index) // disks for index in range(disks)]
         for_slabs = data_chunks_in(chunks, k, self._layout.parity_units) * self._layout.data_rows * ROW_BYTES
@@ -122,6 +124,46 @@ class SpaceCount:
             usable_free_bytes=data_free + for_rows * k // units + for_slabs,
             reserve_bytes=self.reserve_bytes,
         )
+
+    def writable_bytes(self, rows_reserve: int, slabs_reserve: int, *, files: int, file_bytes: int) -> int:
+        """What can be written for sure while rows leave so much free on each disk, and new slabs so much, once so many
+        files of ``file_bytes`` have been made where most is free.
+
+        Other than ``usable_free_bytes`` it takes into account that a row takes its room from k + m disks: what one of
+        them has alone is of no use.
+        """
+        self._count()
+        k, units = self._layout.data_units, self._layout.data_units + self._layout.parity_units
+        free = list(self.free_by_disk().values())
+        if not free:
+            return 0
+        for _ in range(files):
+            most = max(free)
+            if most - file_bytes < rows_reserve:
+                return 0  # not even these
+            free[free.index(most)] -= file_bytes
+        ready = self._total.data_ready
+        unready = self._total.data_free - ready + self._total.raw_punched * k // units
+        rows = min(unready, self._data_pieces([left - rows_reserve for left in free], ROW_BYTES) * ROW_BYTES)
+        taken = rows * units // (k * len(free))
+        slabs = self._data_pieces([left - taken - slabs_reserve for left in free], self._layout.chunk_bytes)
+        return ready + rows + slabs * self._layout.data_rows * ROW_BYTES
+
+    def free_by_disk(self) -> dict[DiskId, int]:
+        """What each disk that takes new data has free, as the pool saw it last, less what was taken since. Disks on one
+        device have equal parts of it."""
+        _, free_of = self._disk_bytes(0)
+        found: dict[DiskId, int] = {}
+        for status in self._pool.status():
+            if status.space is not None and self._pool.is_placeable(status.disk_id):
+                left, disks = free_of[status.space.device]
+                found[status.disk_id] = left // disks
+        return found
+
+    def _data_pieces(self, free: Sequence[int], size: int) -> int:
+        """How many data units of ``size`` bytes fit, with their parity, into what disks have free."""
+        pieces = [max(0, left) // size for left in free]
+        return data_chunks_in(pieces, self._layout.data_units, self._layout.parity_units)
 
     def _count(self) -> None:
         """Bring the totals up to date: what has changed since the last call is looked at, never all slabs."""
@@ -156,14 +198,15 @@ class SpaceCount:
             raw_punched=state.raw(state.data.punched_free, state.parity.punched_free) if takes_stripes else 0,
             data=state.slab.data_bytes,
             data_free=state.data.backed_free * ROW_BYTES * state.slab.data_units if takes_stripes else 0,
+            data_ready=state.backed_free * ROW_BYTES * state.slab.data_units if takes_stripes else 0,
         )
 
     def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
         """Which slabs take stripes may be different now."""
         self._changed.update(self._slabs)
 
-    def _disk_bytes(self) -> tuple[int, list[tuple[int, int]]]:
-        """Bytes in all, and for each device what is free above the reserve and how many disks share it."""
+    def _disk_bytes(self, reserve: int) -> tuple[int, dict[int, tuple[int, int]]]:
+        """Bytes in all, and for each device what is free above the reserve of its disks and how many these are."""
         total: dict[int, int] = {}
         free: dict[int, int] = {}
         taken: dict[int, int] = {}
@@ -178,5 +221,5 @@ class SpaceCount:
                 free[space.device] = min(free.get(space.device, space.free_bytes), space.free_bytes)
                 disks[space.device] = disks.get(space.device, 0) + 1
         for device, count in disks.items():
-            free[device] -= taken[device] + count * self.reserve_bytes
-        return sum(total.values()), [(max(0, left), disks[device]) for device, left in free.items()]
+            free[device] -= taken[device] + count * reserve
+        return sum(total.values()), {device: (max(0, left), disks[device]) for device, left in free.items()}

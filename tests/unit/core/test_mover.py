@@ -298,11 +298,13 @@ def test_a_move_that_was_planned_before_the_slab_changed_is_not_begun() -> None:
 
 def test_a_target_that_fails_is_left_and_another_is_taken() -> None:
     async def body(world: World, volume: Volume) -> None:
-        world.set_role(volume, DiskId(0), DiskRole.DRAINING)
-        fault = world.sim.disks[7].fail("write", "slab/", count=2)
-        other = world.sim.disks[6].fail("flush", "slab/", count=1)
-        await volume.mover.drain(DiskId(0))
-        assert volume.mover.is_drained(DiskId(0))
+        slab = next(state.slab for state in volume.ledger.stripes.slabs.open_slabs())
+        first, second = (disk for disk in world.sim.disks if disk.disk_id not in slab.disks)
+        world.set_role(volume, slab.disks[0], DiskRole.DRAINING)
+        fault = first.fail("write", "slab/", count=2)
+        other = second.fail("flush", "slab/", count=1)
+        await volume.mover.drain(slab.disks[0])
+        assert volume.mover.is_drained(slab.disks[0])
         assert fault.fired + other.fired
         await trio.sleep(20)
 

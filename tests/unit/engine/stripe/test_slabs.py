@@ -401,6 +401,31 @@ def test_punched_rows_are_not_written_into_the_reserve() -> None:
     trio.run(main)
 
 
+def test_rows_with_blocks_behind_them_are_found_among_punched_ones_when_the_disks_are_full() -> None:
+    """Best fit prefers punched rows here: they are the lower ones of the same length."""
+
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
+        with pytest.raises(NoSpace):
+            while True:
+                await rig.write(2 * ROW_BYTES)
+        stripes = sorted(rig.live)
+        for stripe_id in stripes[0:64:4]:
+            rig.release(stripe_id)
+        await rig.store.punch_released()
+        for disk in rig.disks:  # something else takes what was given back
+            await disk.create("other", (await disk.space()).free_bytes - RESERVE_CHUNKS * CHUNK)
+        for stripe_id in stripes[2:64:4]:
+            rig.release(stripe_id)
+        for _ in range(16):
+            await rig.write(2 * ROW_BYTES)
+        with pytest.raises(NoSpace):
+            await rig.write(2 * ROW_BYTES)
+        await rig.check_all()
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("is_punched", [False, True])
 def test_rows_found_free_at_open_can_be_written_when_the_pool_is_full(first: int, is_punched: bool) -> None:

@@ -129,7 +129,7 @@ class Mover:
         """
         self._hurry += 1
         try:
-            await self._wait_for(lambda: not self._left and not self._moving, progress)
+            await self._wait_for(lambda: not any(map(_is_needed, self._left)) and not self._moving, progress)
         finally:
             self._hurry -= 1
 
@@ -154,7 +154,7 @@ class Mover:
 
     def stranded(self) -> set[SlabId]:
         """Slabs with a unit on a disk that is given up, and no other disk that could take it."""
-        return {move.slab_id for move in self._left if move.kind is not MoveKind.LEVEL and not move.targets}
+        return {move.slab_id for move in self._left if _is_needed(move) and not move.targets}
 
     def is_drained(self, disk_id: DiskId) -> bool:
         """Whether no slab, no log segment and no snapshot counts on a disk, nor would after a crash."""
@@ -235,7 +235,7 @@ class Mover:
         self._looked = trio.Event()
         now_ns = self._ledger.clock.monotonic_ns()
         wait_ns = int(LOOK_SECONDS * 1e9)
-        room: dict[tuple[DiskId, int], bool] = {}
+        room: dict[tuple[DiskId, int, MoveKind], bool] = {}
         is_cramped = False
         for move in self._left:
             if len(self._moving) == MOVES_AT_ONCE:
@@ -263,18 +263,22 @@ class Mover:
         self.waiting = "" if self._moving else self._why_waiting()
         return wait_ns / 1e9
 
-    async def _target_of(self, move: Move, room: dict[tuple[DiskId, int], bool]) -> DiskId | None:
+    async def _target_of(self, move: Move, room: dict[tuple[DiskId, int, MoveKind], bool]) -> DiskId | None:
         """The best disk that has room for a unit. ``room``: what was found out about that already.
 
         What is reserved for settle is left as long as the log holds something to settle: were it taken here, nothing
-        could make room in the log any more.
+        could make room in the log any more. It is never taken for a move without which nothing is missing. What is held
+        back for snapshots is only taken where redundancy is lost, which counts more.
         """
-        use_reserve = not self._ledger.totals.log_live_bytes
+        use_reserve = _is_needed(move) and not self._ledger.totals.log_live_bytes
+        use_held_back = use_reserve and move.kind is MoveKind.REBUILD
         for disk_id in move.targets:
-            has_room = room.get((disk_id, move.size))
+            has_room = room.get((disk_id, move.size, move.kind))
             if has_room is None:
-                has_room = await self._slabs.has_room(disk_id, move.size, use_reserve=use_reserve)
-                room[disk_id, move.size] = has_room
+                has_room = await self._slabs.has_room(
+                    disk_id, move.size, use_reserve=use_reserve, use_held_back=use_held_back
+                )
+                room[disk_id, move.size, move.kind] = has_room
             if has_room:
                 return disk_id
         return None
@@ -288,18 +292,19 @@ class Mover:
         self.last_error = ""
 
     def _why_waiting(self) -> str:
-        if not self._left:
+        left = list(filter(_is_needed, self._left))
+        if not left:
             return ""
-        sources = sorted({move.source for move in self._left})
+        sources = sorted({move.source for move in left})
         disks = f"disk {sources[0]}" if len(sources) == 1 else f"disks {', '.join(map(str, sources))}"
-        what = f"{len(self._left)} chunk files of {disks} wait to be moved: "
-        with_target = [move for move in self._left if move.targets]
+        what = f"{len(left)} chunk files of {disks} wait to be moved: "
+        with_target = [move for move in left if move.targets]
         if not with_target:
             return what + "every other disk has a part of the same slabs already; add a disk"
         now_ns = self._ledger.clock.monotonic_ns()
         if self.last_error and any(self._retry_at.get((move.slab_id, move.unit), 0) > now_ns for move in with_target):
             return what + f"moving them failed and is tried again ({self.last_error})"
-        if len(with_target) == len(self._left):
+        if len(with_target) == len(left):
             return what + "no other disk has room for them; add a disk or delete something"
         return what + (
             f"{len(with_target)} for room on another disk, the others since every other disk has a part of the same "
@@ -325,7 +330,8 @@ class Mover:
             for disk in self._pool.status()
             if disk.space is not None and self._pool.is_placeable(disk.disk_id)
         }
-        move = plan_level(slabs, new=new, capacities=capacities)
+        # One without room is as full as it can be, whatever else fills it (the log, snapshots): it is level.
+        move = plan_level(slabs, new=set(filter(self._slabs.takes_chunk, new)), capacities=capacities)
         if move is not None:
             return [move]
         for disk_id in new:
@@ -498,3 +504,8 @@ class Mover:
         """Delete the old chunk file when nobody reads it any more; the record that it has moved is durable."""
         await self._ledger.fence.wait_past(self._ledger.fence.advance())
         await self._slabs.moves.drop_source(move.slab_id, move.unit, move.source)
+
+
+def _is_needed(move: Move) -> bool:
+    """Whether redundancy, or a disk that is to be emptied, waits for it."""
+    return move.kind is not MoveKind.LEVEL

@@ -473,10 +473,17 @@ class Slabs:
         """Every slab that holds stripes or may."""
         return (state for state in self._slabs.values() if state.phase is SlabPhase.OPEN)
 
-    async def has_room(self, disk_id: DiskId, size: int, *, use_reserve: bool) -> bool:
+    async def has_room(
+        self, disk_id: DiskId, size: int, *, use_reserve: bool = False, use_held_back: bool = False
+    ) -> bool:
         """Whether a disk can take a file of ``size`` bytes and keep the reserve; with ``use_reserve`` only what the log
-        needs of it, and nothing for settle."""
-        return bool(await self._disks_with_room([disk_id], size, self._reserve(use_reserve)))
+        needs of it, and nothing for settle; with ``use_held_back`` nothing of what is held back besides."""
+        reserve = self._reserve(use_reserve) - (self._held_back_bytes if use_held_back else 0)
+        return bool(await self._disks_with_room([disk_id], size, reserve))
+
+    def takes_chunk(self, disk_id: DiskId) -> bool:
+        """Whether a disk, as the pool saw it last, has room for a chunk file above the reserve."""
+        return self._space.free_by_disk().get(disk_id, 0) >= self._chunk_bytes + self._reserve(False)
 
     # --- slabs go -------------------------------------------------------------------------------------------------
 

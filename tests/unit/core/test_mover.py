@@ -227,6 +227,23 @@ def test_a_new_disk_is_levelled_and_becomes_a_member() -> None:
     run(body)
 
 
+def test_a_new_disk_without_room_is_as_level_as_it_can_be_and_no_rebuild_waits_for_it() -> None:
+    """Copies of the log and of snapshots go to new disks first: chunk files are not all that fills them."""
+
+    async def body(world: World, volume: Volume) -> None:
+        heard: list[tuple[DiskId, DiskRole]] = []
+        volume.mover.on_role(lambda disk_id, role: heard.append((disk_id, role)))
+        disk = world.sim.make_disk()
+        await disk.create("other", (await disk.space()).free_bytes - 2 * volume.ledger.log.segment_bytes)
+        world.sim.set_role(disk.disk_id, "new")
+        volume.ledger.pool.add(disk, DiskRole.NEW)
+        await trio.sleep(5)
+        await volume.rebuild()
+        assert heard == [(disk.disk_id, DiskRole.MEMBER)] and not volume.status().moves.waiting
+
+    run(body)
+
+
 def test_users_write_and_delete_while_units_move() -> None:
     async def body(world: World, volume: Volume) -> None:
         world.set_role(volume, DiskId(0), DiskRole.DRAINING)

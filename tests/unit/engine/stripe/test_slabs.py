@@ -401,6 +401,23 @@ def test_punched_rows_are_not_written_into_the_reserve() -> None:
     trio.run(main)
 
 
+def test_a_chunk_file_takes_room_that_is_held_back_only_where_that_is_said() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
+        slabs, disk = rig.store.slabs, rig.disks[0]
+        free = (await disk.space()).free_bytes
+        slabs.hold_back(free - 4 * CHUNK)
+        assert await slabs.has_room(disk.disk_id, CHUNK)
+        slabs.hold_back(free - 3 * CHUNK)
+        assert not await slabs.has_room(disk.disk_id, CHUNK)
+        assert await slabs.has_room(disk.disk_id, CHUNK, use_reserve=True)
+        slabs.hold_back(free - 2 * CHUNK)
+        assert not await slabs.has_room(disk.disk_id, CHUNK, use_reserve=True)
+        assert await slabs.has_room(disk.disk_id, CHUNK, use_reserve=True, use_held_back=True)
+
+    trio.run(main)
+
+
 def test_rows_with_blocks_behind_them_are_found_among_punched_ones_when_the_disks_are_full() -> None:
     """Best fit prefers punched rows here: they are the lower ones of the same length."""
 

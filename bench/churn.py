@@ -53,6 +53,9 @@ DISKS, DATA_UNITS = 6, 4
 FILL = 0.90
 """Of the raw space, files with their parity."""
 
+FULL_SHARE = 0.98
+"""Where the pool is full before, so much of what it took; `fill` says what that is."""
+
 CLIENTS = 8
 RETRY_SECONDS = 0.1
 RETRIES_MAX = 300
@@ -69,7 +72,7 @@ class Figures(NamedTuple):
 
     disk_bytes: int
     fill: float
-    """What really lived when the churn began; less than FILL where the time was up."""
+    """What really lived when the churn began; less than FILL where the time was up, or the pool full."""
     pools_written: float
     utilisation_min: float
     utilisation_mean: float
@@ -129,17 +132,28 @@ class Churn:
         return PATTERN[start : start + size]
 
     async def fill(self, target: int, seconds: float) -> None:
-        """Write files until so many bytes live, or the time is up; flushed at the end, all together."""
+        """Write files until so many bytes live, the time is up or the pool is full; flushed at the end, all together.
+
+        Of a full pool FULL_SHARE stays: who writes to it up to its last byte has nothing to change files with.
+        """
         self.target_bytes = target
         deadline = time.perf_counter() + seconds
 
         async def client() -> None:
-            while self.live_bytes < target and time.perf_counter() < deadline:
-                self.files.append(await self._create(self.size()))
-                await self.volume.flush(self.files[-1].ino)
+            while self.live_bytes < self.target_bytes and time.perf_counter() < deadline:
+                size = self.size()
+                try:
+                    self.files.append(await self._create(size))
+                    await self.volume.flush(self.files[-1].ino)
+                except NoSpace:
+                    self.target_bytes = min(self.target_bytes, int(self.live_bytes * FULL_SHARE))
 
         await self._side_by_side(client)
         await self.volume.sync()
+        while self.live_bytes > self.target_bytes:
+            file = self.files.pop()
+            await self.volume.unlink(ROOT_INO, file.name)
+            self.live_bytes -= file.size
 
     async def churn(self, size: int, seconds: float) -> None:
         """Change files until so many bytes were written, or the time is up; as much lives afterwards."""

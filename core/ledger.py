@@ -132,6 +132,8 @@ class Ledger:
         """What the log has taken beyond its share, and will give back as it is settled."""
         self.hole_bytes = 0
         """The same of dead places in living stripes, which only take what goes through the log."""
+        self.settle_room_bytes = 0
+        """What the log may still take in so that all of it can be settled (docs/invariants.md, R1)."""
         self._admitted_bytes = 0
         """What was admitted since room was measured."""
         self._large_writers = trio.Lock()
@@ -151,6 +153,8 @@ class Ledger:
         """Set when the log has passed its low-water mark."""
         self.waiting_for_room = 0
         """Writers that wait for reclaim to make room."""
+        self.waiting_for_log = False
+        """Whether a snapshot waits for room that the log has taken."""
         self._writers_go = trio.Event()
         self._writers_go.set()
         self._changes_go = trio.Event()
@@ -295,6 +299,7 @@ class Ledger:
         self.check_room(size, logged=logged)
         in_holes = min(logged, self.hole_bytes)
         self.hole_bytes -= in_holes
+        self.settle_room_bytes = max(0, self.settle_room_bytes - logged)
         self.room_bytes = max(0, self.room_bytes - (size - in_holes))
         self._admitted_bytes += size
         self._ahead_bytes += logged
@@ -322,9 +327,10 @@ class Ledger:
         """Bytes that were let in have been committed with a batch that carries them."""
         self._ahead_bytes = max(0, self._ahead_bytes - size)
 
-    def note_room(self, room: int, *, lent: int, holes: int) -> None:
+    def note_room(self, room: int, *, lent: int, holes: int, to_settle: int) -> None:
         """Take note of what was measured."""
         self.room_bytes, self.lent_bytes, self.hole_bytes = room, lent, holes
+        self.settle_room_bytes = to_settle
         self._admitted_bytes = 0
 
     @property
@@ -334,7 +340,8 @@ class Ledger:
 
     def _room_for(self, logged: int) -> int:
         """What fits, if ``logged`` of it goes through the log."""
-        return self.room_bytes + min(logged, self.hole_bytes)
+        fits = self.room_bytes + min(logged, self.hole_bytes)
+        return min(fits, self.settle_room_bytes) if logged > self.settle_room_bytes else fits
 
     async def _wait_for_room(self, size: int, logged: int) -> None:
         """Let reclaim make room, as long as there is something that it can make room of, and it does."""
@@ -378,7 +385,8 @@ class Ledger:
     def _is_reclaimable(self) -> bool:
         """Whether dead bytes, or what the log gives back, are worth waiting for; a little always is dead."""
         dead_bytes_min = self.stripes.space().usable_total_bytes // DEAD_SHARE_OF_POOL
-        return self.worn.dead_bytes > dead_bytes_min or len(self.reclaimer) > 0 or self.lent_bytes > 0
+        is_settling = self.totals.log_live_bytes > self.settle_room_bytes
+        return self.worn.dead_bytes > dead_bytes_min or len(self.reclaimer) > 0 or self.lent_bytes > 0 or is_settling
 
     async def wait_changes_go(self) -> None:
         """Return when nobody holds changes back."""

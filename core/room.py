@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from siltstone.core.ledger import Ledger
+from siltstone.core.relocate import CRAMPED_BYTES
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.stripe.layout import GROUP_ROWS
 from siltstone.errors import SiltstoneError, TooFewDisks
@@ -27,6 +28,13 @@ LOG_SHARE_MAX = 32
 """The files of the log have room of their own up to its high-water mark, but no more than one part in so many of the
 pool: users must not take it meanwhile, or there is no room to settle the log into (with 1/64 the log took what it was
 to be settled into, and then nothing moved). What the files take beyond that is lent: settling gives it back."""
+
+SETTLE_MARGIN_BYTES = 4 * CRAMPED_BYTES
+"""What stays when all of the log is settled: stripes are not packed without loss, and relocation, which is what makes
+room then, has to put somewhere what it moves."""
+
+PAYLOAD_PERCENT = 75
+"""Of a segment of small changes; the rest is their metadata."""
 
 SCARCE_SHARE = 8
 """They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
@@ -74,6 +82,24 @@ class Room:
         left = room.usable_free_bytes - room.usable_total_bytes // RECLAIM_SHARE - max(0, share - files)
         return left, max(0, files - max(share, int(log.idle_file_bytes * data_share)))
 
+    def _left_for_log(self, in_memory: int, on_the_way: int) -> int:
+        """How much more the log may take in so that all of it can be settled (R1).
+
+        Each further segment makes less of the room for that, so what is looked for is how many of them there may be.
+        """
+        ledger, slabs = self._ledger, self._ledger.stripes.slabs
+        segment_bytes = ledger.log.segment_bytes
+        margin = min(SETTLE_MARGIN_BYTES, ledger.stripes.space().usable_total_bytes // RECLAIM_SHARE)
+        segments = max(0, self._log_bytes_high - ledger.log.kept_bytes) // segment_bytes + 1
+        best = 0
+        for count in range(segments, -1, -1):
+            holds = (ledger.log.open_bytes_left + count * segment_bytes) * PAYLOAD_PERCENT // 100 - in_memory
+            fits = slabs.settle_free_bytes(files=count * ledger.log.replicas, file_bytes=segment_bytes)
+            best = max(best, min(holds, fits - on_the_way - margin))
+            if best == holds:
+                break  # fewer segments hold less
+        return best
+
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
         self._ledger.worn.look()
@@ -88,13 +114,16 @@ class Room:
             left, lent = self._left_for_users()
             room = left - max(0, on_the_way - holes)
             holes = max(0, holes - on_the_way)
+            to_settle = self._left_for_log(in_memory, on_the_way)
         except TooFewDisks:
             # Everything rides in the log, which holds writers back by itself.
             room, lent, holes = self._log_bytes_high, 0, 0
+            to_settle = self._log_bytes_high
         metadata = self._ledger.store.statistics().space
         if metadata.used_bytes > metadata.max_bytes * METADATA_FULL_PERCENT // 100:
             room = lent = holes = 0
-        self._ledger.note_room(max(0, room), lent=max(0, lent + min(0, room)), holes=holes)
+        lent = max(0, lent + min(0, room))
+        self._ledger.note_room(max(0, room), lent=lent, holes=holes, to_settle=to_settle)
 
     async def run(self) -> None:
         """Measure and give back, for ever."""
@@ -106,13 +135,15 @@ class Room:
             await clock.sleep(HURRIED_SECONDS if is_hurried else MEASURE_SECONDS)
             self.measure()
             quiet = quiet + MEASURE_SECONDS if self._ledger.store.last_lsn == seen_lsn else 0.0
-            if quiet >= PUNCH_IDLE_SECONDS or self._is_scarce() or self._disk_returned:
-                quiet = 0.0
-                try:
+            try:
+                if short := self._ledger.stripes.slabs.short_disks():
+                    await self._ledger.log.delete_free_files(short)
+                if quiet >= PUNCH_IDLE_SECONDS or self._is_scarce() or self._disk_returned:
+                    quiet = 0.0
                     await self._give_back()
                     self.last_error = ""
-                except SiltstoneError as error:
-                    self.last_error = str(error)
+            except SiltstoneError as error:
+                self.last_error = str(error)
             seen_lsn = self._ledger.store.last_lsn
 
     def _is_scarce(self) -> bool:

@@ -121,8 +121,8 @@ class Settler:
 
     async def _settle_some(self) -> bool:
         """Settle the oldest sealed segments once the log is longer than the low-water mark, until there are none; while
-        writers wait for room, which segments take as well; or where it holds large runs that wait for disks. False if
-        that is not so. Writers feel how long the log is, so it gets shorter in small steps.
+        writers or a snapshot wait for room, which segments take as well; or where it holds large runs that wait for
+        disks. False if that is not so. Writers feel how long the log is, so it gets shorter in small steps.
 
         Raises TooFewDisks, with nothing read, as long as there are not enough.
         """
@@ -134,7 +134,7 @@ class Settler:
             self._owed_end = log.next_lsn
         oldest = log.segments()[0]
         is_long = log.kept_bytes > self._log_bytes_low
-        is_wanted = self._is_emptying or self._ledger.waiting_for_room > 0
+        is_wanted = self._is_emptying or self._ledger.waiting_for_room > 0 or self._ledger.waiting_for_log
         self._is_emptying = is_long or (is_wanted and oldest.sealed)
         if not self._is_emptying and oldest.start >= self._owed_end:
             return False

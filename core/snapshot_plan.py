@@ -47,7 +47,12 @@ class SnapshotPlan(NamedTuple):
             return True
         size = 0 if newest.full is None else newest.full.size
         grown = sum(increment.size for increment in self.increments)
-        return grown > max(bytes_min, size // GROWTH_SHARE) or len(self.increments) > INCREMENTS_MAX
+        return grown > increment_bytes_max(size, bytes_min) or len(self.increments) > INCREMENTS_MAX
+
+
+def increment_bytes_max(full_bytes: int, bytes_min: int) -> int:
+    """How long increments since a full snapshot of ``full_bytes`` may get before another is due."""
+    return max(bytes_min, full_bytes // GROWTH_SHARE)
 
 
 def bases_of(usable: Iterable[Snapshot]) -> list[Base]:

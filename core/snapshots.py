@@ -14,12 +14,12 @@ import msgspec
 import trio
 
 from siltstone.core.ledger import Ledger
-from siltstone.core.snapshot_plan import SnapshotPlan, plan_snapshots
-from siltstone.engine.format.snapshot import SnapshotKind
+from siltstone.core.snapshot_plan import SnapshotPlan, increment_bytes_max, plan_snapshots
+from siltstone.engine.format.snapshot import SnapshotKind, SnapshotName
 from siltstone.engine.replicas import ReplicasChecked
 from siltstone.engine.snapshot.copies import Snapshot
 from siltstone.engine.snapshot.files import SnapshotFiles, SnapshotWriter
-from siltstone.errors import Corrupt, SiltstoneError, TooFewDisks
+from siltstone.errors import Corrupt, NoSpace, SiltstoneError, TooFewDisks
 from siltstone.limits import KIB
 from siltstone.meta.snapshot import LoggedBatch, pack_batches, pack_entries
 from siltstone.types import DiskId, Lsn
@@ -54,6 +54,15 @@ ATTEMPTS_MAX = 3
 
 INCREMENT_BYTES_MIN = 256 * KIB
 """Room that a disk must have to be taken for an increment."""
+
+BYTES_MIN_SHARE = 512
+"""A full snapshot is due at the latest when increments take one part in so many of the pool, each of their copies."""
+
+MARGIN_SHARE = 8
+"""The next full snapshot may be longer by one part in so many than what LMDB holds says."""
+
+BASES = 2
+"""Full snapshots that are kept."""
 
 COMPRESSION = 3
 """What is in LMDB is about so many times as long as in a snapshot, as long as no snapshot tells."""
@@ -100,7 +109,10 @@ class Snapshots:
         self._ledger = ledger
         self.files = files
         self._log_bytes_high = log_bytes_high
-        self._bytes_min = bytes_min
+        self._bytes_min_wanted = bytes_min
+        self._measured: SnapshotName | None = None
+        """The full snapshot that was taken while LMDB had ``_measured_used`` bytes."""
+        self._measured_used = 1
         self._increment_lock = trio.Lock()
         self._full_lock = trio.Lock()
         self._disks_changed = True
@@ -113,6 +125,11 @@ class Snapshots:
         ledger.pool.subscribe(self._note_disk)
 
     # --- what there is ---------------------------------------------------------------------------------------------
+
+    @property
+    def _bytes_min(self) -> int:
+        """So long must increments be for a full snapshot: less on small pools, whose room they would fill."""
+        return min(self._bytes_min_wanted, self._ledger.stripes.space().usable_total_bytes // BYTES_MIN_SHARE)
 
     async def adopt(self) -> None:
         """Find what is on the disks. Before anything else here is called."""
@@ -233,6 +250,7 @@ class Snapshots:
         async with self._full_lock:
             snapshot = await self._attempt(partial(self._write_full, is_hurried=is_hurried))
             self._taken += 1
+            self._measured, self._measured_used = snapshot.name, max(1, self._total_bytes)
             await self._drop()
             self._hold_room_back()
             return snapshot
@@ -284,15 +302,28 @@ class Snapshots:
         return (found[-1][0] + b"\0" if found else None), size
 
     def _expected_bytes(self) -> int:
-        """About how long the next full snapshot will be."""
+        """About how long the next full snapshot will be: what the newest is, as LMDB has grown since."""
         bases = self.plan().bases
         newest = bases[0].full if bases else None
-        known = 0 if newest is None else newest.size * 3 // 2
-        return known or self._ledger.store.statistics().space.used_bytes // COMPRESSION
+        used = self._ledger.store.statistics().space.used_bytes
+        if newest is None:
+            return used // COMPRESSION
+        if newest.name != self._measured:
+            return newest.size * 3 // 2  # from an earlier life: nobody knows what LMDB had then
+        return newest.size * max(used, self._measured_used) // self._measured_used * (MARGIN_SHARE + 1) // MARGIN_SHARE
 
     def _hold_room_back(self) -> None:
-        """Keep room for the next full snapshot free on each disk."""
-        self._ledger.stripes.slabs.hold_back(self._expected_bytes())
+        """Keep room free for what snapshots are still to take until there is one more full one: that, and the
+        increments that make it due. What they take at most stays the same so, and with it what users may write."""
+        plan = self.plan()
+        fulls = [base.full for base in plan.bases if base.full is not None]
+        expected = self._expected_bytes()
+        newest_bytes = fulls[0].size if fulls else 0
+        increments = increment_bytes_max(newest_bytes, self._bytes_min) - sum(item.size for item in plan.increments)
+        missing = expected * (BASES - len(fulls))
+        size = self.files.copies * (expected + missing + max(0, increments))
+        disks = len(self._ledger.pool.placeable())
+        self._ledger.stripes.slabs.hold_back(-(-size // disks) if disks else 0)
 
     async def _drop(self) -> None:
         """Delete what is not needed, once what is kept instead was read from every disk and is whole there."""
@@ -319,8 +350,13 @@ class Snapshots:
                 elif any(map(self.files.is_degraded, self.files.snapshots)):
                     await self.files.heal()
                 if clock.monotonic_ns() >= self._retry_ns and self.plan().is_full_due(self._bytes_min):
+                    self._ledger.waiting_for_log = False
                     await self.take()
                     self.last_error = ""
+            except NoSpace as error:
+                # What is held back for it the log may have taken (core/room.py): it is to give that back.
+                self.last_error = str(error)
+                self._ledger.waiting_for_log = True
             except SiltstoneError as error:
                 self.last_error = str(error)
                 self._retry_ns = clock.monotonic_ns() + int(RETRY_SECONDS * 1e9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 import trio
@@ -138,5 +140,55 @@ def test_files_of_the_log_that_wait_to_be_used_again_are_room_of_the_log() -> No
             await trio.sleep(3)
             assert len(volume.ledger.log.segments()) == 1
             assert abs((await volume.space()).available_bytes - before.available_bytes) <= before.total_bytes // 100
+
+    trio.run(main, clock=autojump())
+
+
+def test_small_overwrites_of_a_full_pool_are_taken_in_the_end_though_settling_comes_late() -> None:
+    """Settling pauses again and again. Free rows have been given back to the disks by then, and the log would take what
+    they need. No file grows, so whatever is refused meanwhile is taken when the log is settled."""
+
+    async def main() -> None:
+        # Segments as long as chunks, as in life: the log's files can take all that rows need.
+        sizes = {"segment_bytes": 256 * KIB, "log_bytes_low": 512 * KIB, "log_bytes_high": 2 * MIB}
+        world = SimVolume(msgspec.structs.replace(small_config(), **sizes), capacity_bytes=5 * MIB)
+        await world.create()
+        source = random.Random(1)
+        async with world.opened() as volume:
+            files: list[Ino] = []
+
+            async def write_some() -> int:
+                """Write eight files, durably; how many of them the volume took."""
+                written = 0
+                for ino in source.sample(files, 8):
+                    try:
+                        await volume.write(ino, 0, DATA[: source.randint(4 * KIB, 16 * KIB)])
+                        written += 1
+                    except NoSpace:
+                        await trio.sleep(0.1)
+                await volume.sync()
+                await trio.sleep(0.02)
+                return written
+
+            try:
+                while True:
+                    files.append((await volume.create(ROOT_INO, b"%d" % len(files), mode=0o100644, uid=0, gid=0)).ino)
+                    await volume.write(files[-1], 0, DATA[: 16 * KIB])
+                    await volume.flush(files[-1])
+            except NoSpace:
+                await volume.sync()
+            for _ in range(len(files) // 40):
+                files.pop()
+                await volume.unlink(ROOT_INO, b"%d" % len(files))
+            await volume.settle()
+            for _ in range(6):
+                async with volume.settler.paused():
+                    with trio.move_on_after(3):
+                        while True:
+                            await write_some()
+                with trio.fail_after(120):
+                    while await write_some() < 8:
+                        pass
+            assert await fsck(volume, deep=True) == []
 
     trio.run(main, clock=autojump())

@@ -63,6 +63,11 @@ class Room:
         self.last_error = ""
         """Why space could not be given back last time; empty when it could."""
 
+    def available_bytes(self) -> int:
+        """What users can write, though for some of it they may have to wait until the log is shorter; looked at now."""
+        self.measure()
+        return min(self._ledger.available_bytes, self.free_for_users() + self._ledger.hole_bytes)
+
     def free_for_users(self) -> int:
         """What can be written to stripes, less what is left for relocation and for the log; 0 or more. What the log has
         beyond its share counts as if it were back."""

@@ -119,6 +119,8 @@ class Snapshots:
         self._wake = trio.Event()
         self._retry_ns = 0
         self._done_bytes = self._total_bytes = 0
+        self._unfinished_bytes = 0
+        """What the full snapshot that is being taken has taken of what is held back for it."""
         self._taken = self._taken_increments = 0
         self.last_error = ""
         """Why the last attempt in the background failed; empty when it did not."""
@@ -248,7 +250,10 @@ class Snapshots:
         Raises TooFewDisks, NoSpace; then nothing has changed.
         """
         async with self._full_lock:
-            snapshot = await self._attempt(partial(self._write_full, is_hurried=is_hurried))
+            try:
+                snapshot = await self._attempt(partial(self._write_full, is_hurried=is_hurried))
+            finally:
+                self._unfinished_bytes = 0
             self._taken += 1
             self._measured, self._measured_used = snapshot.name, max(1, self._total_bytes)
             await self._drop()
@@ -289,6 +294,8 @@ class Snapshots:
             packed_ns = clock.monotonic_ns()
             await writer.add(body, len(entries))
             self._done_bytes = min(self._done_bytes + gathered, self._total_bytes)
+            self._unfinished_bytes = writer.size * len(writer.disks)
+            self._hold_room_back()
             if not is_hurried:
                 written_ns = clock.monotonic_ns() - packed_ns
                 rest_ns = LOOP_REST_SHARE * (loop_ns + packed_ns - begun_ns) + WRITE_REST_SHARE * written_ns
@@ -321,7 +328,7 @@ class Snapshots:
         newest_bytes = fulls[0].size if fulls else 0
         increments = increment_bytes_max(newest_bytes, self._bytes_min) - sum(item.size for item in plan.increments)
         missing = expected * (BASES - len(fulls))
-        size = self.files.copies * (expected + missing + max(0, increments))
+        size = max(0, self.files.copies * (expected + missing + max(0, increments)) - self._unfinished_bytes)
         disks = len(self._ledger.pool.placeable())
         self._ledger.stripes.slabs.hold_back(-(-size // disks) if disks else 0)
 

@@ -180,7 +180,7 @@ def volume_status(parts: Parts) -> VolumeStatus:
         codec=ledger.stripes.codec_name,
         usable_total_bytes=engine_space.usable_total_bytes,
         usable_free_bytes=engine_space.usable_free_bytes,
-        available_bytes=ledger.available_bytes,
+        available_bytes=parts.room.available_bytes(),
         in_slabs_bytes=engine_space.data_free_bytes,
         log_segments=len(segments),
         log_lsn=ledger.log.next_lsn,

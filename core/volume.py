@@ -198,13 +198,13 @@ class Volume:
 
     async def space(self) -> VolumeSpace:
         """Room in usable bytes."""
+        available_bytes = self.room.available_bytes()
         stripes = self.ledger.stripes.space()
         inode_count = counters.read_totals(self.ledger.store, self.ledger.owned_partitions()).inodes
-        free_bytes = self.room.free_for_users() + self.ledger.hole_bytes
         return VolumeSpace(
             total_bytes=stripes.usable_total_bytes,
-            free_bytes=free_bytes,
-            available_bytes=min(self.ledger.available_bytes, free_bytes),
+            free_bytes=self.room.free_for_users() + self.ledger.hole_bytes,
+            available_bytes=available_bytes,
             inodes=inode_count,
             in_slabs_bytes=stripes.data_free_bytes,
         )

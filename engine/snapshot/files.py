@@ -141,7 +141,7 @@ class SnapshotFiles:
     async def give_up(self, writer: SnapshotWriter) -> None:
         """Take away what was written of one. Cut short, it is left to the next look at the disks."""
         self._in_hand.discard(writer.file)
-        await self._delete(writer.file, writer.begun)
+        await self._delete(writer.file, writer.begun, writer.size)
 
     async def _read_back(self, file: str, snapshot: Snapshot) -> None:
         """Look at every copy of what was written; those that are not whole do not count. Raises TooFewDisks."""
@@ -168,7 +168,7 @@ class SnapshotFiles:
             try:
                 self._require_safe(snapshot)
             except TooFewDisks:
-                await self._delete(str(snapshot.name), renamed)
+                await self._delete(str(snapshot.name), renamed, snapshot.size)
                 raise
 
     def _require_safe(self, snapshot: Snapshot) -> None:
@@ -224,7 +224,7 @@ class SnapshotFiles:
         """Delete some: nobody needs them any more. Copies on disks that are away are found when those return."""
         async with self._changing:
             for snapshot in list(snapshots):
-                await self._delete(str(snapshot.name), snapshot.disks)
+                await self._delete(str(snapshot.name), snapshot.disks, snapshot.size)
                 self.snapshots.remove(snapshot)
 
     async def heal(self) -> None:
@@ -253,7 +253,7 @@ class SnapshotFiles:
                 staying = staying[: self.copies]
                 leaving = [disk_id for disk_id in snapshot.disks if disk_id not in staying]
                 snapshot.disks = staying
-                await self._delete(str(snapshot.name), leaving)
+                await self._delete(str(snapshot.name), leaving, snapshot.size)
 
     async def _copy(self, snapshot: Snapshot, target: DiskId) -> None:
         """Write a further copy, frame by frame from whichever has each whole; raises DiskError, Corrupt."""
@@ -280,11 +280,12 @@ class SnapshotFiles:
                 await self.give_up(writer)
             self._in_hand.discard(writer.file)
 
-    async def _delete(self, name: str, disks: Iterable[DiskId]) -> None:
+    async def _delete(self, name: str, disks: Iterable[DiskId], size: int) -> None:
         for disk_id in disks:
             if self._pool.is_up(disk_id):
                 try:
                     await self._pool.disk(disk_id).delete(name)
+                    self._pool.note_taken(disk_id, -size)
                 except DiskError as error:
                     self._pool.report(error)
 
@@ -362,6 +363,8 @@ class SnapshotWriter:
         for disk_id in list(self.disks):
             if disk_id not in errors or errors[disk_id] is not None:
                 self.disks.remove(disk_id)
+            else:
+                self._pool.note_taken(disk_id, self._gathered_bytes)
         self.size += self._gathered_bytes
         self._gathered_bytes = 0
         self._check_disks()

@@ -53,6 +53,7 @@ class ChunkFiles:
         disk = self._pool.disk(disk_id)
         if any(entry.name == name for entry in await disk.list(name)):
             await disk.delete(name)
+        self._pool.note_taken(disk_id, slab.file_bytes(unit))
         await disk.create(name, slab.file_bytes(unit))
 
     async def make_whole(self, slab_id: SlabId, slab: Slab, unit: int) -> bool:
@@ -78,13 +79,15 @@ class ChunkFiles:
         parsed = ((parse_chunk_name(entry.name), entry.size) for entry in entries)
         return [ChunkFile(*name, size) for name, size in parsed if name is not None]
 
-    async def punch(self, slab_id: SlabId, slab: Slab, units: range, row: int, rows: int) -> int:
-        """Give back the blocks behind rows of some units; bytes punched."""
+    async def punch(self, slab_id: SlabId, slab: Slab, units: range, row: int, rows: int, *, is_backed: bool) -> int:
+        """Give back the blocks behind rows of some units, which surely have some if ``is_backed``; bytes punched."""
         punched = 0
         for unit in units:
             try:
                 disk = self._pool.disk(slab.disks[unit])
                 await disk.punch(chunk_name(slab_id, unit), row * ROW_BYTES, rows * ROW_BYTES)
+                if is_backed:
+                    self._pool.note_taken(slab.disks[unit], -rows * ROW_BYTES)
                 punched += rows * ROW_BYTES
             except DiskMissing:
                 continue
@@ -92,10 +95,9 @@ class ChunkFiles:
                 self._pool.report(error)
         return punched
 
-    async def delete_all(self, slab_id: SlabId, slab: Slab) -> None:
-        """Delete all files of a slab."""
-        for unit, disk_id in enumerate(slab.disks):
-            await self.delete(slab_id, unit, disk_id)
+    async def delete_all(self, slab_id: SlabId, slab: Slab) -> list[int]:
+        """Delete all files of a slab; the units whose files are gone."""
+        return [unit for unit, disk_id in enumerate(slab.disks) if await self.delete(slab_id, unit, disk_id)]
 
     async def delete(self, slab_id: SlabId, unit: int, disk_id: DiskId) -> bool:
         """Delete a file; False if it stays, or was not there."""

@@ -515,8 +515,11 @@ class Slabs:
         state = self._slabs[slab_id]
         assert state.phase is SlabPhase.RETIRED
         with trio.CancelScope(shield=True):
-            await self._files.delete_all(slab_id, state.slab)
+            deleted = await self._files.delete_all(slab_id, state.slab)
             self._forget(slab_id)
+        for unit in deleted:
+            rows = state.data if unit < state.slab.data_units else state.parity
+            self._pool.note_taken(state.slab.disks[unit], -(rows.count - rows.punched_free) * ROW_BYTES)
 
     def _forget(self, slab_id: SlabId) -> None:
         del self._slabs[slab_id]
@@ -553,8 +556,9 @@ class Slabs:
                 continue  # it was taken, or the slab retired, while others were punched
             rows.allocator.take_at(start, count)
             self._index(state)
+            is_backed = rows.is_backed(start, count)
             with trio.CancelScope(shield=True):
-                punched += await self._files.punch(state.slab_id, state.slab, units, start, count)
+                punched += await self._files.punch(state.slab_id, state.slab, units, start, count, is_backed=is_backed)
             rows.set_backing(start, count, Backing.PUNCHED)
             rows.allocator.give_back(start, count)
             self._index(state)

@@ -107,9 +107,10 @@ class SpaceCount:
         k, units = self._layout.data_units, self._layout.data_units + self._layout.parity_units
         # Free rows that were punched take their room from the disks again; of the rest only whole slabs are of use.
         for_rows = min(free, raw_punched)
+        file_bytes = self._layout.raw_bytes // units  # on average: those of data are shorter, and every disk has both
         chunks: list[int] = []
         for left, disks in free_of.values():
-            count = (left - left * for_rows // free) // self._layout.chunk_bytes if free else 0
+            count = (left - left * for_rows // free) // file_bytes if free else 0
             chunks += [(count + index) // disks for index in range(disks)]
         for_slabs = data_chunks_in(chunks, k, self._layout.parity_units) * self._layout.data_rows * ROW_BYTES
         return StripeSpace(

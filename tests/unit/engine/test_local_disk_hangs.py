@@ -6,6 +6,7 @@ The calls hang for real, in the disk's own threads, until the test lets go of th
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,19 @@ from siltstone.engine.format.superblock import Superblock
 from siltstone.errors import DiskError, DiskHung, DiskMissing
 from siltstone.ports import DiskRead, DiskWrite, Lane
 from siltstone.types import Buffer, DiskId
+from sim.memory_folder import folder_in_memory
 from sim.stuck import Stuck
 
 UUID = bytes(range(16))
 LIMIT_SECONDS = 1.0
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be had: while others use a real disk its flush may take longer than LIMIT_SECONDS, and
+    is then a hang that no test asked for."""
+    with tempfile.TemporaryDirectory(dir=folder_in_memory() or tmp_path) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ DISKS, DATA_UNITS = 6, 4
 FILL = 0.90
 """Of the raw space, files with their parity."""
 
-FULL_SHARE = 0.98
+FULL_SHARE = 0.95
 """Where the pool is full before, so much of what it took; `fill` says what that is."""
 
 CLIENTS = 8

@@ -6,8 +6,10 @@ at. One batch moves many extents, each only if its record is still what was read
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import trio
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.packing import Movable, Packing, StripePlan, pack
@@ -26,6 +28,10 @@ from siltstone.types import Buffer, Ino
 MOVE_REFERENCES = 256
 MOVE_BYTES = 2 * MIB
 """What is written and committed together. More share a flush; fewer keep the loop free for others."""
+
+
+FETCHES_AT_ONCE = 8
+"""Extents that are read side by side: one after the other, each that is not in memory would be waited for alone."""
 
 
 class Carried(NamedTuple):
@@ -67,19 +73,9 @@ class Carrier:
     async def _carry(
         self, chunk: Sequence[Movable], place: Place, tier: Tier, width_min: int, *, use_reserve: bool
     ) -> Carried:
-        current: dict[int, Extent] = {}
-        payloads: dict[int, bytes] = {}
-        unreadable: dict[Reference, SiltstoneError] = {}
-        for index, movable in enumerate(chunk):
-            extent = current_extent(self._ledger.store, movable, place)
-            if extent is None:
-                continue  # gone since it was listed
-            try:
-                payloads[index] = await self._reader.fetch(extent, 0, extent.length)
-                current[index] = extent
-            except SiltstoneError as error:
-                unreadable[movable.reference] = error
-        indexes = list(current)
+        found = await fetch_current(self._ledger.store, self._reader, dict(enumerate(chunk)), place)
+        current, payloads, unreadable = found.current, found.payloads, found.unreadable
+        indexes = sorted(current)
         if not indexes:
             return Carried(0, 0, unreadable, False)
         movables = [chunk[index] for index in indexes]
@@ -112,6 +108,41 @@ class Carrier:
             join_neighbours(transaction, [(movables[index].reference, places[index]) for index in moved])
             self._ledger.commit(transaction, freed, kept)
         return Carried(sum(movables[index].length for index in moved), len(kept), unreadable, False)
+
+
+class FetchedExtents(NamedTuple):
+    """Extents that are still what they were when they were listed, and their bytes, by the number they were given."""
+
+    current: dict[int, Extent]
+    payloads: dict[int, bytes]
+    unreadable: dict[Reference, SiltstoneError]
+
+
+async def fetch_current(
+    store: MetadataReader, reader: Reader, wanted: Mapping[int, Movable], place: Place
+) -> FetchedExtents:
+    """Read extents that lie in ``place``, some side by side; those that are gone since they were listed are left out.
+
+    The caller is in the read fence.
+    """
+    found = FetchedExtents({}, {}, {})
+    left = iter(wanted.items())
+
+    async def fetch_some() -> None:
+        for index, movable in left:
+            extent = current_extent(store, movable, place)
+            if extent is None:
+                continue
+            try:
+                found.payloads[index] = await reader.fetch(extent, 0, extent.length)
+                found.current[index] = extent
+            except SiltstoneError as error:
+                found.unreadable[movable.reference] = error
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(FETCHES_AT_ONCE, len(wanted))):
+            nursery.start_soon(fetch_some)
+    return found
 
 
 def current_extent(reader: MetadataReader, movable: Movable, place: Place) -> Extent | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from siltstone.core.carrier import current_extent, join_neighbours
+from siltstone.core.carrier import current_extent, fetch_current, join_neighbours
 from siltstone.core.fill_plan import Candidate, FillPart, StripeFill, fill_bytes_min, plan_fills
 from siltstone.core.ledger import Ledger, StripeInfo
 from siltstone.core.packing import Movable, short_runs
@@ -241,21 +241,14 @@ class Filler:
         self, chunk: Sequence[Movable], wanted: Sequence[_Wanted]
     ) -> tuple[dict[int, Extent], dict[int, bytes]]:
         """The extents that are still what they were when they were listed, and their bytes."""
-        current: dict[int, Extent] = {}
-        payloads: dict[int, bytes] = {}
+        indexes = {part.extent: chunk[part.extent] for item in wanted for run in item.runs for part in run}
         era = self._ledger.fence.enter()
         try:
-            for index in dict.fromkeys(part.extent for item in wanted for run in item.runs for part in run):
-                extent = current_extent(self._ledger.store, chunk[index], Place.LOG)
-                if extent is not None:
-                    try:
-                        payloads[index] = await self._reader.fetch(extent, 0, extent.length)
-                    except SiltstoneError:
-                        continue  # the Carrier meets it again, and tells
-                    current[index] = extent
+            # What cannot be read the Carrier meets again, and tells.
+            found = await fetch_current(self._ledger.store, self._reader, indexes, Place.LOG)
         finally:
             self._ledger.fence.leave(era)
-        return current, payloads
+        return found.current, found.payloads
 
     def _is_still(self, filled: Filled, info: StripeInfo) -> bool:
         """Whether the stripe is what it was when its new parity was computed, and the places are still dead."""

@@ -7,7 +7,7 @@ draining disk holds. Last, new disks are levelled: they get files from those tha
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from siltstone.types import DiskId, SlabId
@@ -30,68 +30,62 @@ class SlabView(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One unit of a slab that should lie elsewhere, and the disks that may take it, best first."""
+    """One unit of a slab that should lie elsewhere, and the disks that may take it."""
 
     kind: MoveKind
     slab_id: SlabId
     unit: int
     source: DiskId
-    targets: list[DiskId]
+    targets: Set[DiskId]
     size: int
 
 
-def plan_moves(
-    slabs: Sequence[SlabView],
-    *,
-    lost: Collection[DiskId],
-    draining: Collection[DiskId],
-    takers: Sequence[DiskId],
-) -> list[Move]:
-    """Every unit on a disk that is lost or draining, in the order in which they should move.
+def moves_of(view: SlabView, *, lost: Set[DiskId], draining: Set[DiskId], takers: Set[DiskId]) -> list[Move]:
+    """Every unit of a slab on a disk that is lost or draining. ``takers``: the disks that new files may go to. A move
+    without targets waits for a disk."""
+    slab_id, disks, size = view
+    moves: list[Move] = []
+    targets: Set[DiskId] | None = None
+    for unit, disk_id in enumerate(disks):
+        if disk_id in lost or disk_id in draining:
+            targets = takers - set(disks) if targets is None else targets
+            kind = MoveKind.REBUILD if disk_id in lost else MoveKind.DRAIN
+            moves.append(Move(kind, slab_id, unit, disk_id, targets, size))
+    return moves
 
-    ``takers``: the disks that new files may go to, best first. A move without targets waits for a disk.
-    """
-    moves: list[tuple[int, Move]] = []
-    for slab_id, disks, size in slabs:
-        targets = [disk_id for disk_id in takers if disk_id not in disks]
-        missing = sum(disk_id in lost for disk_id in disks)
-        for unit, disk_id in enumerate(disks):
-            if disk_id in lost:
-                moves.append((-missing, Move(MoveKind.REBUILD, slab_id, unit, disk_id, targets, size)))
-            elif disk_id in draining:
-                moves.append((1, Move(MoveKind.DRAIN, slab_id, unit, disk_id, targets, size)))
-    moves.sort(key=lambda item: (item[0], item[1].slab_id, item[1].unit))
-    return [move for _, move in moves]
+
+def urgency_of(move: Move, view: SlabView, lost: Set[DiskId]) -> int:
+    """Moves with less of it come first."""
+    return -sum(disk_id in lost for disk_id in view.disks) if move.kind is MoveKind.REBUILD else 1
 
 
 def plan_level(
-    slabs: Sequence[SlabView],
+    slabs_on: Mapping[DiskId, Set[SlabId]],
     *,
     new: Set[DiskId],
     capacities: Mapping[DiskId, int],
-) -> Move | None:
-    """The next file that a new disk should get, from the fullest disk that can give one; None when all is level.
+    chunk_bytes: int,
+    is_movable: Callable[[SlabId], bool],
+) -> tuple[SlabId, DiskId, DiskId] | None:
+    """The next file that a new disk should get, from the fullest disk that can give one, as slab, source and target;
+    None when all is level.
 
-    ``capacities``: bytes of each disk that takes part. A file moves only when its source stays at least as full as its
-    target becomes, so that nothing ever moves to and fro.
+    ``slabs_on``: which slabs have a unit on each disk; ``capacities``: bytes of each disk that takes part. A file moves
+    only when its source stays at least as full as its target becomes, so that nothing ever moves to and fro.
     """
-    used = dict.fromkeys(capacities, 0)
-    for _, disks, size in slabs:
-        for disk_id in disks:
-            if disk_id in used:
-                used[disk_id] += size
-    for target in sorted(new & capacities.keys(), key=lambda disk_id: used[disk_id] / capacities[disk_id]):
-        best: tuple[float, Move] | None = None
-        for slab_id, disks, size in slabs:
-            if target in disks:
-                continue
-            after = (used[target] + size) / capacities[target]
-            for unit, source in enumerate(disks):
-                if source not in capacities or source in new:
-                    continue
-                share = (used[source] - size) / capacities[source]
-                if share >= after and (best is None or share > best[0]):
-                    best = share, Move(MoveKind.LEVEL, slab_id, unit, source, [target], size)
-        if best is not None:
-            return best[1]
+
+    def share(disk_id: DiskId, more: int) -> float:
+        return (len(slabs_on[disk_id]) + more) * chunk_bytes / capacities[disk_id]
+
+    sources = sorted(capacities.keys() - new, key=lambda disk_id: (-share(disk_id, -1), disk_id))
+    for target in sorted(new & capacities.keys(), key=lambda disk_id: (share(disk_id, 0), disk_id)):
+        after = share(target, 1)
+        for source in sources:
+            if share(source, -1) < after:
+                break
+            # At most as many are passed over as the target has.
+            others = (slab_id for slab_id in slabs_on[source] if slab_id not in slabs_on[target])
+            slab_id = next(filter(is_movable, others), None)
+            if slab_id is not None:
+                return slab_id, source, target
     return None

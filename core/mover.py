@@ -1,32 +1,30 @@
 """Moving units of slabs to other disks: what a lost disk held is rebuilt, a draining disk emptied, a new one levelled.
 
-One unit of a slab at a time, two slabs side by side: a slab takes no new stripes meanwhile, its living stripes' units
-are copied or computed into a new chunk file, and when that is durable one batch puts the other disk into the slab's
-record. Nothing else notes how far it came, so a restart goes on with the slabs that are left; a crash in between leaves
-a stray file. Rows that no stripe has are not copied.
+Here is decided what moves, when and where to; core/unit_mover.py moves one unit. One unit of a slab at a time, two
+slabs side by side: a slab takes no new stripes meanwhile. Nothing but the slabs' records notes how far it came, so a
+restart goes on with the slabs that are left.
 Since slabs with a disk that is away take no stripes, a disk that returns is never stale: whatever was not moved yet is
 simply used again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 
 import msgspec
 import trio
 
 from siltstone.core.away import AwayTimes
 from siltstone.core.ledger import Ledger
-from siltstone.core.move_plan import Move, MoveKind, SlabView, plan_level, plan_moves
-from siltstone.core.pace import WINDOWS_ALONE, Pace
+from siltstone.core.move_plan import Move, MoveKind, SlabView, plan_level
+from siltstone.core.move_queue import MoveQueue
+from siltstone.core.pace import Pace
 from siltstone.core.types import Progress, ProgressListener
-from siltstone.core.windows import window_from
+from siltstone.core.unit_mover import UnitMover
 from siltstone.engine.pool import DiskRole, DiskState
 from siltstone.engine.snapshot.files import SnapshotFiles
-from siltstone.engine.stripe.layout import Slab
-from siltstone.errors import DiskError, Refused, SiltstoneError, Unavailable
-from siltstone.meta import space
-from siltstone.types import DiskId, SlabId, make_stripe_id, slab_of
+from siltstone.errors import DiskError, Refused, SiltstoneError
+from siltstone.types import DiskId, SlabId
 
 LOOK_SECONDS = 1.0
 """How often the background looks whether something is to be moved."""
@@ -49,6 +47,9 @@ CLAIM_SECONDS = 0.1
 
 AWAY_STATES = (DiskState.MISSING, DiskState.FAILED)
 
+_Room = dict[tuple[DiskId, int, MoveKind], bool]
+"""Whether a disk has room for a file of so many bytes that moves for that reason."""
+
 RoleListener = Callable[[DiskId, DiskRole], None]
 """Told when the mover gives a disk another role: a new one that is level has become a member like others."""
 
@@ -66,7 +67,8 @@ class MoveStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Since this round of moves began."""
     total_bytes: int
     bytes_per_second: float
-    seconds_left: float
+    seconds_left: float | None
+    """None while nothing is moved, or nothing has moved yet that it could be told from."""
     since_ns: int
     waiting: str
     """Why some of it cannot be moved now; empty if all can."""
@@ -88,7 +90,7 @@ class Mover:
         self._slabs = ledger.stripes.slabs
         self._pool = ledger.pool
         self._grace = grace
-        self._pace = Pace(ledger, bytes_per_second=bytes_per_second)
+        self._unit_mover = UnitMover(ledger, Pace(ledger, bytes_per_second=bytes_per_second))
         self._hurry = 0
         """How many wait for everything that can be rebuilt to be rebuilt, without grace."""
         self._away = AwayTimes(ledger)
@@ -97,23 +99,25 @@ class Mover:
         """What is being moved, and where to."""
         self._is_moving = False
         """A round is under way: it ends when nothing is being moved and nothing can be for now."""
-        self._left: list[Move] = []
+        self._queue = MoveQueue()
+        self._changed: set[SlabId] = set()
+        """Slabs that have changed since that was brought up to date."""
+        self._level: Move | None = None
+        """What brings a new disk level, as long as nothing else is to be moved."""
         self._retry_at: dict[tuple[SlabId, int], int] = {}
         self._began_ns = 0
         self._began_wall_ns = 0
-        self._done_bytes = 0
         self._looked = trio.Event()
         self._ended = trio.Event()
         """Set when a move has ended."""
         self._role_listener: RoleListener = lambda disk_id, role: None
         self._ask_settle_at_ns = 0
-        self._begun_moves = 0
         self.moved_units = 0
-        self.unreadable_stripes = 0
         self.waiting = ""
         self.last_error = ""
         """Why the last move failed; empty when it did not."""
         self._pool.subscribe(self._note_disk)
+        self._slabs.units.subscribe(self._changed_slab)
 
     def on_role(self, listener: RoleListener) -> None:
         """Be told of roles that change here, so that they are remembered."""
@@ -129,7 +133,7 @@ class Mover:
         """
         self._hurry += 1
         try:
-            await self._wait_for(lambda: not any(map(_is_needed, self._left)) and not self._moving, progress)
+            await self._wait_for(lambda: not self._queue and not self._moving, progress)
         finally:
             self._hurry -= 1
 
@@ -152,9 +156,10 @@ class Mover:
 
         await self._wait_for(is_done, progress)
 
-    def stranded(self) -> set[SlabId]:
+    @property
+    def stranded(self) -> Set[SlabId]:
         """Slabs with a unit on a disk that is given up, and no other disk that could take it."""
-        return {move.slab_id for move in self._left if _is_needed(move) and not move.targets}
+        return self._queue.stranded
 
     def is_drained(self, disk_id: DiskId) -> bool:
         """Whether no slab, no log segment and no snapshot counts on a disk, nor would after a crash."""
@@ -190,26 +195,29 @@ class Mover:
             await self._looked.wait()
 
     def _can_go_on(self) -> bool:
-        return any(move.targets for move in self._left)
+        return len(self._queue) > self._queue.stranded_count
 
     def status(self) -> MoveStatus:
         """Where moving stands."""
         now = next(iter(self._moving.values()), None)
-        left = sum(move.size for move in self._left)
+        waiting_bytes = self._queue.size + (self._level.size if self._level is not None else 0)
+        unfinished_bytes = self._unit_mover.unfinished_bytes
+        done = self._unit_mover.finished_bytes + unfinished_bytes
+        left = max(0, waiting_bytes - unfinished_bytes)
         elapsed = (self._ledger.clock.monotonic_ns() - self._began_ns) / 1e9
-        rate = self._done_bytes / elapsed if now is not None and elapsed > 0 else 0.0
+        rate = done / elapsed if now is not None and elapsed > 0 else 0.0
         return MoveStatus(
             kind="" if now is None else now[0].kind.value,
             source=-1 if now is None else now[0].source,
             target=-1 if now is None else now[1],
-            units_left=len(self._left),
-            done_bytes=self._done_bytes,
-            total_bytes=self._done_bytes + left,
+            units_left=len(self._queue) + (self._level is not None),
+            done_bytes=done,
+            total_bytes=done + left,
             bytes_per_second=round(rate, 1),
-            seconds_left=round(left / rate, 1) if rate else 0.0,
+            seconds_left=round(left / rate, 1) if rate else None,
             since_ns=self._began_wall_ns,
             waiting=self.waiting,
-            unreadable_stripes=self.unreadable_stripes,
+            unreadable_stripes=self._unit_mover.unreadable_stripes,
             last_error=self.last_error,
         )
 
@@ -224,20 +232,24 @@ class Mover:
                 with trio.move_on_after(wait_seconds):
                     await self._wake.wait()
 
+    def _changed_slab(self, slab_id: SlabId) -> None:
+        self._changed.add(slab_id)
+
     def _note_disk(self, _disk_id: DiskId, _is_up: bool) -> None:
         self._wake.set()
 
     async def _start_moves(self, nursery: trio.Nursery) -> float:
         """Start the first moves that can be made; returns after how many seconds to look again at the latest."""
         await self._away.note({disk.disk_id for disk in self._pool.status() if disk.state in AWAY_STATES})
-        self._left = self._plan()
+        self._plan()
         self._looked.set()
         self._looked = trio.Event()
         now_ns = self._ledger.clock.monotonic_ns()
         wait_ns = int(LOOK_SECONDS * 1e9)
-        room: dict[tuple[DiskId, int, MoveKind], bool] = {}
+        takers = self._pool.choose(len(self._pool.status()))
+        room: _Room = {}
         is_cramped = False
-        for move in self._left:
+        for move in self._queue if self._level is None else (self._level,):
             if len(self._moving) == MOVES_AT_ONCE:
                 break
             if move.slab_id in self._moving:
@@ -246,9 +258,11 @@ class Mover:
             if retry_ns > 0:
                 wait_ns = min(wait_ns, retry_ns)
                 continue
-            target = await self._target_of(move, room)
+            target = await self._target_of(move, takers, room)
             if target is None:
-                is_cramped = is_cramped or bool(move.targets)
+                is_cramped = is_cramped or move is not self._level
+                if len(room) >= len(takers) and not any(room.values()):
+                    break  # no disk has room for anything
                 continue
             if not self._is_moving:
                 self._begin_round()
@@ -263,16 +277,16 @@ class Mover:
         self.waiting = "" if self._moving else self._why_waiting()
         return wait_ns / 1e9
 
-    async def _target_of(self, move: Move, room: dict[tuple[DiskId, int, MoveKind], bool]) -> DiskId | None:
-        """The best disk that has room for a unit. ``room``: what was found out about that already.
+    async def _target_of(self, move: Move, takers: Sequence[DiskId], room: _Room) -> DiskId | None:
+        """The first of ``takers`` that has room for a unit. ``room``: what was found out about that already.
 
         What is reserved for settle is left as long as the log holds something to settle: were it taken here, nothing
         could make room in the log any more. It is never taken for a move without which nothing is missing. What is held
         back for snapshots is only taken where redundancy is lost, which counts more.
         """
-        use_reserve = _is_needed(move) and not self._ledger.totals.log_live_bytes
+        use_reserve = move.kind is not MoveKind.LEVEL and not self._ledger.totals.log_live_bytes
         use_held_back = use_reserve and move.kind is MoveKind.REBUILD
-        for disk_id in move.targets:
+        for disk_id in filter(move.targets.__contains__, takers):
             has_room = room.get((disk_id, move.size, move.kind))
             if has_room is None:
                 has_room = await self._slabs.has_room(
@@ -286,58 +300,81 @@ class Mover:
     def _begin_round(self) -> None:
         self._began_ns = self._ledger.clock.monotonic_ns()
         self._began_wall_ns = self._ledger.clock.now_ns()
-        self._done_bytes = 0
+        self._unit_mover.finished_bytes = 0
         self._is_moving = True
         self._retry_at.clear()
         self.last_error = ""
 
     def _why_waiting(self) -> str:
-        left = list(filter(_is_needed, self._left))
-        if not left:
+        count, stranded = len(self._queue), self._queue.stranded_count
+        if not count:
             return ""
-        sources = sorted({move.source for move in left})
+        sources = self._queue.sources
         disks = f"disk {sources[0]}" if len(sources) == 1 else f"disks {', '.join(map(str, sources))}"
-        what = f"{len(left)} chunk files of {disks} wait to be moved: "
-        with_target = [move for move in left if move.targets]
-        if not with_target:
+        what = f"{count} chunk files of {disks} wait to be moved: "
+        if stranded == count:
             return what + "every other disk has a part of the same slabs already; add a disk"
         now_ns = self._ledger.clock.monotonic_ns()
-        if self.last_error and any(self._retry_at.get((move.slab_id, move.unit), 0) > now_ns for move in with_target):
+        is_failing = any(
+            retry_ns > now_ns and self._queue.has_move(slab_id, unit)
+            for (slab_id, unit), retry_ns in self._retry_at.items()
+        )
+        if self.last_error and is_failing:
             return what + f"moving them failed and is tried again ({self.last_error})"
-        if len(with_target) == len(left):
+        if not stranded:
             return what + "no other disk has room for them; add a disk or delete something"
         return what + (
-            f"{len(with_target)} for room on another disk, the others since every other disk has a part of the same "
+            f"{count - stranded} for room on another disk, the others since every other disk has a part of the same "
             "slabs already; add a disk"
         )
 
-    def _plan(self) -> list[Move]:
+    def _plan(self) -> None:
+        """Bring up to date what is to be moved. Looks at the slabs that have changed, and where disks have at those
+        with a unit on them."""
         lost, draining, new = self._disks_by_need()
-        slabs = [
-            SlabView(state.slab_id, state.slab.disks, state.slab.chunk_bytes)
-            for state in self._slabs.open_slabs()
-            if state.is_recorded
-        ]
-        if lost or draining:
-            takers = self._pool.choose(len(self._pool.status()))
-            moves = plan_moves(slabs, lost=lost, draining=draining, takers=takers)
-            if moves:
-                return moves
-        if not new:
-            return []
+        takers = set(self._pool.placeable())
+        changed, self._changed = self._changed, set()
+        if (lost, draining, takers) != self._queue.disks:
+            units = self._slabs.units
+            concerned = {slab_id for disk_id in lost | draining for slab_id in units.on(disk_id)}
+            self._queue.set_disks(lost, draining, takers, filter(None, map(self._view, concerned)))
+        elif lost or draining:
+            for slab_id in changed:
+                view = self._view(slab_id)
+                if view is None:
+                    self._queue.remove(slab_id)
+                else:
+                    self._queue.put(view)
+        self._level = None if self._queue or not new else self._plan_level(new)
+
+    def _view(self, slab_id: SlabId) -> SlabView | None:
+        state = self._slabs.recorded(slab_id)
+        return None if state is None else SlabView(slab_id, state.slab.disks, state.slab.chunk_bytes)
+
+    def _plan_level(self, new: set[DiskId]) -> Move | None:
+        """The next move that brings new disks level; where there is none they become members like others."""
+        units = self._slabs.units
         capacities = {
             disk.disk_id: disk.space.total_bytes
             for disk in self._pool.status()
             if disk.space is not None and self._pool.is_placeable(disk.disk_id)
         }
-        # One without room is as full as it can be, whatever else fills it (the log, snapshots): it is level.
-        move = plan_level(slabs, new=set(filter(self._slabs.takes_chunk, new)), capacities=capacities)
-        if move is not None:
-            return [move]
+        planned = plan_level(
+            {disk_id: units.on(disk_id) for disk_id in capacities},
+            # One without room is as full as it can be, whatever else fills it (the log, snapshots): it is level.
+            new=set(filter(self._slabs.takes_chunk, new)),
+            capacities=capacities,
+            chunk_bytes=self._slabs.chunk_bytes,
+            is_movable=lambda slab_id: self._slabs.recorded(slab_id) is not None,
+        )
+        if planned is not None:
+            slab_id, source, target = planned
+            slab = self._slabs.get(slab_id).slab
+            return Move(MoveKind.LEVEL, slab_id, slab.disks.index(source), source, {target}, slab.chunk_bytes)
         for disk_id in new:
             self._pool.set_role(disk_id, DiskRole.MEMBER)
             self._role_listener(disk_id, DiskRole.MEMBER)
-        return []
+        return None
 
     def _disks_by_need(self) -> tuple[set[DiskId], set[DiskId], set[DiskId]]:
         """(lost, draining, new): of the disks that are away those whose time is up."""
@@ -356,8 +393,7 @@ class Mover:
             is_given_up = disk.role in (DiskRole.LOST, DiskRole.DRAINING) or self._hurry
             if is_given_up or self._away.seconds(disk.disk_id) >= self._grace:
                 lost.add(disk.disk_id)
-        for state in self._slabs.open_slabs():
-            lost.update(disk_id for disk_id in state.slab.disks if disk_id not in known)
+        lost.update(self._slabs.units.disks() - known)
         return lost, draining, new
 
     # --- one move --------------------------------------------------------------------------------------------------
@@ -382,21 +418,10 @@ class Mover:
         """Move one unit, which was begun; what fails is tried again later."""
         retry_seconds = RETRY_SECONDS
         try:
-            moved: Slab | None = None
-            try:
-                await self._fill(move, target)
-                moved = await self._record(move, target)
-                if moved is not None:
-                    # Only then is the old file nobody's: a source that returns meanwhile would drop it as a stray, and
-                    # a crash could bring back the record that counts on it.
-                    await self._ledger.sync()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await self._slabs.moves.end(move.slab_id, moved=moved)
-            if moved is not None:
+            if await self._unit_mover.carry_out(move, target):
                 self.moved_units += 1
                 retry_seconds = 0.0
-                await self._forget_source(move)
+                await self._unit_mover.forget_source(move)
         except SiltstoneError as error:
             self._note_failure(error)
         finally:
@@ -411,101 +436,12 @@ class Mover:
         self._ended = trio.Event()
 
     def _leave_alone(self, move: Move, seconds: float) -> None:
-        self._retry_at[move.slab_id, move.unit] = self._ledger.clock.monotonic_ns() + int(seconds * 1e9)
+        if seconds:
+            self._retry_at[move.slab_id, move.unit] = self._ledger.clock.monotonic_ns() + int(seconds * 1e9)
+        else:
+            self._retry_at.pop((move.slab_id, move.unit), None)
 
     def _note_failure(self, error: SiltstoneError) -> None:
         if isinstance(error, DiskError):
             self._pool.report(error)
         self.last_error = str(error)
-
-    async def _fill(self, move: Move, target: DiskId) -> None:
-        """Fill the new chunk file with the units of living stripes; durable on return."""
-        self._begun_moves += 1
-        number = self._begun_moves
-        cursor = make_stripe_id(move.slab_id, 0)
-        is_done = False
-        failures: list[DiskError] = []
-        unreadable = unflushed = 0
-
-        async def work() -> None:
-            nonlocal cursor, is_done, unreadable, unflushed
-            while True:
-                async with self._pace.window(number):
-                    if is_done or failures:
-                        return
-                    # What is looked up in the fence stays in place until it is left: stripes may die, their rows wait.
-                    era = self._pace.enter_fence()
-                    try:
-                        window = window_from(self._ledger.store, cursor)
-                        if not window.addresses or slab_of(window.addresses[0].stripe_id) != move.slab_id:
-                            is_done = True
-                            return
-                        cursor = window.cursor
-                        copied = await self._ledger.stripes.copy_unit(window.addresses, move.unit, target)
-                        unflushed += copied.written_bytes
-                        if unflushed >= self._pace.flush_bytes:
-                            unflushed = 0
-                            await self._ledger.stripes.flush_unit(move.slab_id, move.unit, target)
-                    except DiskError as error:
-                        failures.append(error)
-                        return
-                    finally:
-                        self._ledger.fence.leave(era)
-                unreadable += len(copied.unreadable)
-                await self._pace.wait_for_budget(copied.written_bytes)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(WINDOWS_ALONE):
-                nursery.start_soon(work)
-        if failures:
-            raise failures[0]
-        self.unreadable_stripes = unreadable
-        hopes = self._hopes(move) if unreadable else []
-        if hopes:
-            # One may come back with what is missing. Until then the old file must be there, if it is the source, and
-            # else its unit is to be computed: left out now it would be missing for ever, and nobody would know.
-            raise Unavailable(
-                f"{unreadable} stripes of slab {move.slab_id} cannot be read from the disks that are up, and unit "
-                f"{move.unit} stays on disk {move.source}: bring disk {' or '.join(map(str, hopes))} back, or declare "
-                "what is gone lost"
-            )
-        await self._ledger.stripes.flush_unit(move.slab_id, move.unit, target)
-        self._done_bytes += move.size
-
-    def _hopes(self, move: Move) -> list[DiskId]:
-        """The disks whose return may bring back what a unit cannot be computed without."""
-        roles = {disk.disk_id: disk.role for disk in self._pool.status()}
-        return [
-            disk_id
-            for disk_id in sorted(self._slabs.get(move.slab_id).slab.disks)
-            if roles.get(disk_id, DiskRole.LOST) is not DiskRole.LOST
-            and (disk_id == move.source or not self._pool.is_up(disk_id))
-        ]
-
-    async def _record(self, move: Move, target: DiskId) -> Slab | None:
-        """Commit the slab's record with the new disk; None if the slab is gone. Nothing is awaited after the commit."""
-        await self._ledger.admit()
-        self._pool.disk(target)  # else the source, which is about to be dropped, may be all that there is
-        slab = space.get_slab(self._ledger.store, move.slab_id)
-        if slab is None:
-            return None
-        assert slab.disks[move.unit] == move.source, "a slab was moved by two"
-        disks = list(slab.disks)
-        disks[move.unit] = target
-        moved = msgspec.structs.replace(slab, disks=tuple(disks))
-        transaction = self._ledger.begin()
-        space.put_slab(transaction, move.slab_id, moved)
-        self._ledger.commit(transaction)
-        self._pace.note_own_commit()
-        self._ledger.forget_slab(move.slab_id)
-        return moved
-
-    async def _forget_source(self, move: Move) -> None:
-        """Delete the old chunk file when nobody reads it any more; the record that it has moved is durable."""
-        await self._ledger.fence.wait_past(self._ledger.fence.advance())
-        await self._slabs.moves.drop_source(move.slab_id, move.unit, move.source)
-
-
-def _is_needed(move: Move) -> bool:
-    """Whether redundancy, or a disk that is to be emptied, waits for it."""
-    return move.kind is not MoveKind.LEVEL

@@ -9,6 +9,7 @@ those of a slab that lost a disk for which there is no replacement to disks that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import msgspec
 import trio
@@ -19,6 +20,7 @@ from siltstone.core.mover import Mover
 from siltstone.core.packing import Movable, in_order_of_locality
 from siltstone.core.split import Splitter
 from siltstone.core.worn import use_of
+from siltstone.engine.stripe.layout import Slab
 from siltstone.engine.stripe.store import Tier
 from siltstone.errors import NoSpace, SiltstoneError
 from siltstone.limits import KIB, MIB
@@ -186,28 +188,26 @@ class Relocator:
     async def _rewiden(self) -> bool:
         """Move some stripes of one slab that is narrower than it need be, or has lost a disk for good; False if there
         is none, or no better place."""
-        slabs = self._ledger.stripes.slabs
-        placeable = set(self._ledger.pool.placeable())
-        stranded = self._mover.stranded()
+        slabs, stranded = self._ledger.stripes.slabs, self._mover.stranded
         parity_units = slabs.parity_units
-        width = min(self._data_units, len(placeable) - parity_units)
-        is_scarce = self._ledger.is_cramped
-        for state in list(slabs.open_slabs()):
-            slab = state.slab
-            is_narrow = slab.data_units < width or slab.parity_units < parity_units
-            # Where room is scarce, a narrow slab may be all that is left to write to.
-            if is_scarce or not (is_narrow or state.slab_id in stranded) or width < 1:
-                if state.is_shunned:
-                    slabs.shun(state.slab_id, is_shunned=False)
-                continue
-            if state.is_empty:
-                continue
-            if not self._ledger.try_claim(state.slab_id):
+        width = min(self._data_units, len(self._ledger.pool.placeable()) - parity_units)
+        # Where room is scarce, a narrow slab may be all that is left to write to.
+        is_possible = width >= 1 and not self._ledger.is_cramped
+
+        def is_narrow(slab: Slab) -> bool:
+            return slab.data_units < width or slab.parity_units < parity_units
+
+        for slab_id in slabs.shunned():
+            if not is_possible or not (is_narrow(slabs.get(slab_id).slab) or slab_id in stranded):
+                slabs.shun(slab_id, is_shunned=False)
+        for slab_id in chain(slabs.units.narrower(width, parity_units), stranded) if is_possible else ():
+            state = slabs.recorded(slab_id)
+            if state is None or state.is_empty or not self._ledger.try_claim(slab_id):
                 continue
             try:
-                return await self._empty_some(state.slab_id, width if is_narrow else 1)
+                return await self._empty_some(slab_id, width if is_narrow(state.slab) else 1)
             finally:
-                self._ledger.release_claim(state.slab_id)
+                self._ledger.release_claim(slab_id)
         return False
 
     async def _empty_some(self, slab_id: SlabId, width: int) -> bool:

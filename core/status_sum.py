@@ -167,7 +167,7 @@ def _moves(by_shard: Mapping[ShardId, MoveStatus]) -> MoveStatus:
     return msgspec.structs.replace(
         shown,
         **_summed(parts, ["units_left", "done_bytes", "total_bytes", "bytes_per_second", "unreadable_stripes"]),
-        seconds_left=max(part.seconds_left for part in parts),
+        seconds_left=max((part.seconds_left for part in parts if part.seconds_left is not None), default=None),
         since_ns=min((part.since_ns for part in parts if part.kind), default=shown.since_ns),
         waiting=_joined({shard: part.waiting for shard, part in by_shard.items()}),
         last_error=_joined({shard: part.last_error for shard, part in by_shard.items()}),

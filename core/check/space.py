@@ -227,6 +227,8 @@ class SpaceCheck:
         counted = slabs.recount()
         if found != counted:
             self._findings.report("I12", "the room in slabs", f"it is kept as {found}, and counted anew {counted}")
+        if not slabs.is_indexed():
+            self._findings.report("I12", "the units of slabs", "they are kept elsewhere than a look at each slab finds")
 
     def _scan(self, prefix: bytes) -> Iterator[_Record]:
         """All records under a prefix. Nobody changes them, so one scan may span checkpoints."""

@@ -32,6 +32,7 @@ from siltstone.engine.stripe.slab import (
     take_placement,
 )
 from siltstone.engine.stripe.space import SpaceCount
+from siltstone.engine.stripe.unit_index import UnitIndex
 from siltstone.engine.stripe.unit_moves import UnitMoves
 from siltstone.errors import Corrupt, DiskError, NoSpace, TooFewDisks
 from siltstone.limits import (
@@ -61,7 +62,8 @@ class Slabs:
         self._pool = pool
         self.data_units = data_units
         self._parity_units = parity_units
-        self._chunk_bytes = chunk_bytes
+        self.chunk_bytes = chunk_bytes
+        """Length of a chunk file of parity, of new slabs; those of data are a little shorter."""
         self.spare_rows = spare_rows_of(chunk_bytes)
         """Rows of parity chunks of new slabs that are there for new parity when all others are taken."""
         self._reserve_bytes = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
@@ -73,7 +75,9 @@ class Slabs:
         layout = Slab(data_units, parity_units, chunk_bytes, (), self.spare_rows)
         self._space = SpaceCount(pool, self._slabs, layout, reserve_bytes=self._reserve_bytes)
         self._files = ChunkFiles(pool)
-        self.moves = UnitMoves(self._files, self._slabs, self._index)
+        self.units = UnitIndex()
+        self.moves = UnitMoves(self._files, self._slabs, self.units, self._index)
+        self._shunned: set[SlabId] = set()
         self.space, self.recount = self._space.space, self._space.recount
         self._creating = trio.Lock()
         self._created = 0
@@ -97,6 +101,7 @@ class Slabs:
             parity_rows = _found_rows(slab.parity_rows, parity[slab_id])
             state = self._slabs[slab_id] = SlabState(slab_id, slab, data_rows, parity_rows, SlabPhase.OPEN)
             self._index(state)
+            self.units.add(slab_id, slab)
             self._next_id = SlabId(max(self._next_id, slab_id + 1))
 
     def get(self, slab_id: SlabId) -> SlabState:
@@ -111,7 +116,7 @@ class Slabs:
     @property
     def stripe_bytes_max(self) -> int:
         """The longest stripe: it fits a slab of any width, down to one data unit."""
-        return min(self.data_units * UNIT_BYTES_MAX, self._chunk_bytes - self.spare_rows * ROW_BYTES)
+        return min(self.data_units * UNIT_BYTES_MAX, self.chunk_bytes - self.spare_rows * ROW_BYTES)
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
@@ -260,7 +265,9 @@ class Slabs:
         """Note that a batch with the stripe's record was committed, and with it that of its slab."""
         state = self._slabs[slab_of(stripe_id)]
         state.end_placement()
-        state.is_recorded = True
+        if not state.is_recorded:
+            state.is_recorded = True
+            self.units.note(state.slab_id)
 
     def _give_back_all(self, placed: Iterable[Iterable[Placement]]) -> None:
         for placements in placed:
@@ -374,10 +381,10 @@ class Slabs:
                 if len(up) < units:
                     return False
                 candidates = self._pool.choose(len(up), exclude=tuple(failed))
-                disks = await self._disks_with_room(candidates, self._chunk_bytes, self._reserve(use_reserve))
+                disks = await self._disks_with_room(candidates, self.chunk_bytes, self._reserve(use_reserve))
                 if len(disks) < units:
                     return False
-                slab = Slab(width, self._parity_units, self._chunk_bytes, tuple(disks[:units]), self.spare_rows)
+                slab = Slab(width, self._parity_units, self.chunk_bytes, tuple(disks[:units]), self.spare_rows)
                 errors = await self._create_chunks(slab)
                 if not errors:
                     self._created += 1
@@ -393,6 +400,7 @@ class Slabs:
         state = SlabState(slab_id, slab, data, parity, SlabPhase.CREATING)
         self._slabs[slab_id] = state
         self._space.note(slab_id)
+        self.units.add(slab_id, slab)
         with trio.CancelScope(shield=True):  # half a slab must not stay behind
             errors = await self._files.create(slab_id, slab)
             if errors:
@@ -461,13 +469,27 @@ class Slabs:
         """Place no stripe in a slab any more, or again."""
         state = self._slabs[slab_id]
         state.is_shunned = is_shunned
+        (self._shunned.add if is_shunned else self._shunned.discard)(slab_id)
         self._index(state)
+
+    def shunned(self) -> list[SlabId]:
+        """The slabs in which no stripe is placed any more."""
+        return list(self._shunned)
 
     # --- what those need who move units -------------------------------------------------------------------------------
 
     def units_of(self, disk_id: DiskId) -> int:
         """How many chunk files a disk has, or should have."""
-        return sum(disk_id in state.slab.disks for state in self._slabs.values())
+        return len(self.units.on(disk_id))
+
+    def is_indexed(self) -> bool:
+        """Whether a look at every slab finds the units where the index has them."""
+        return self.units.is_of((slab_id, state.slab) for slab_id, state in self._slabs.items())
+
+    def recorded(self, slab_id: SlabId) -> SlabState | None:
+        """A slab that holds stripes or may, and has a record; None if it is not so."""
+        state = self._slabs.get(slab_id)
+        return state if state is not None and state.phase is SlabPhase.OPEN and state.is_recorded else None
 
     def open_slabs(self) -> Iterator[SlabState]:
         """Every slab that holds stripes or may."""
@@ -483,7 +505,7 @@ class Slabs:
 
     def takes_chunk(self, disk_id: DiskId) -> bool:
         """Whether a disk, as the pool saw it last, has room for a chunk file above the reserve."""
-        return self._space.free_by_disk().get(disk_id, 0) >= self._chunk_bytes + self._reserve(False)
+        return self._space.free_by_disk().get(disk_id, 0) >= self.chunk_bytes + self._reserve(False)
 
     # --- slabs go -------------------------------------------------------------------------------------------------
 
@@ -502,6 +524,7 @@ class Slabs:
         for state in retired:
             state.enter(SlabPhase.RETIRED)
             self._index(state)
+            self.units.note(state.slab_id)
         return [state.slab_id for state in retired]
 
     def _is_empty(self, state: SlabState) -> bool:
@@ -522,8 +545,10 @@ class Slabs:
             self._pool.note_taken(state.slab.disks[unit], -(rows.count - rows.punched_free) * ROW_BYTES)
 
     def _forget(self, slab_id: SlabId) -> None:
-        del self._slabs[slab_id]
+        state = self._slabs.pop(slab_id)
         self._space.note(slab_id)
+        self._shunned.discard(slab_id)
+        self.units.remove(slab_id, state.slab)
 
     async def collect_strays(self) -> int:
         """Delete chunk files that no slab owns, on the disks that are up; how many there were. After ``load``."""

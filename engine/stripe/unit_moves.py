@@ -13,17 +13,24 @@ import trio
 from siltstone.engine.stripe.chunk_files import ChunkFiles
 from siltstone.engine.stripe.layout import Slab
 from siltstone.engine.stripe.slab import SlabPhase, SlabState
+from siltstone.engine.stripe.unit_index import UnitIndex
 from siltstone.types import DiskId, SlabId
 
 
 class UnitMoves:
-    """Moves units of ``slabs``, which are kept by their owner; ``note_changed`` tells it which have changed."""
+    """Moves units of ``slabs``, which are kept, with their ``index``, by their owner; ``note_changed`` tells it which
+    have changed."""
 
     def __init__(
-        self, files: ChunkFiles, slabs: Mapping[SlabId, SlabState], note_changed: Callable[[SlabState], None]
+        self,
+        files: ChunkFiles,
+        slabs: Mapping[SlabId, SlabState],
+        index: UnitIndex,
+        note_changed: Callable[[SlabState], None],
     ) -> None:
         self._files = files
         self._slabs = slabs
+        self._unit_index = index
         self._note_changed = note_changed
 
     async def begin(self, slab_id: SlabId, unit: int, source: DiskId, target: DiskId) -> bool:
@@ -60,7 +67,9 @@ class UnitMoves:
         state.incoming = None
         state.is_closed = False
         if moved is not None:
-            state.slab = moved
+            before, state.slab = state.slab, moved
+            self._unit_index.remove(slab_id, before)
+            self._unit_index.add(slab_id, moved)
         self._note_changed(state)
         if moved is None:
             await self._files.delete(slab_id, unit, target)

@@ -66,10 +66,11 @@ def describe(status: dict[str, Any]) -> list[str]:
         lines += describe_shards(status["meta"])
     moves = volume["moves"]
     if moves["kind"]:
+        left = "-" if moves["seconds_left"] is None else f"{moves['seconds_left']:.0f} s"
         lines.append(
             f"moving     {moves['kind']}: {moves['units_left']} chunk files from disk {moves['source']} to disk "
             f"{moves['target']}, {format_bytes(moves['done_bytes'])} of {format_bytes(moves['total_bytes'])} at "
-            f"{format_bytes(moves['bytes_per_second'])}/s, {moves['seconds_left']:.0f} s left"
+            f"{format_bytes(moves['bytes_per_second'])}/s, {left} left"
         )
     if "doors" in process:
         delay = process["loop_delay_ms"]

@@ -197,7 +197,11 @@ def test_a_drain_goes_on_after_a_restart_and_tells_how_far_it_is_how_fast_and_ho
             assert 0 < volume.ledger.stripes.slabs.units_of(DiskId(1)) < units, "some of it has moved"
         async with world.sim.opened() as volume:
             before = volume.ledger.stripes.slabs.units_of(DiskId(1))
-            await trio.sleep(5)
+            assert volume.mover.status().seconds_left is None, "nobody knows yet how long it takes"
+            for _ in range(50):
+                await trio.sleep(0.1)
+                status = volume.mover.status()
+                assert (status.seconds_left is None) == (not status.kind or status.done_bytes == 0)
             status = volume.mover.status()
             assert (status.kind, status.source) == ("drain", 1)
             assert 0 < status.units_left <= before

@@ -137,7 +137,7 @@ def test_a_disk_that_others_count_on_is_given_up_only_with_what_is_lost(tmp_path
         await members._volume.settle()
         await members.add(str(tmp_path / "new0"), DISK_BYTES_MIN)
         await members.add(str(tmp_path / "new1"), DISK_BYTES_MIN)
-        members._volume.mover._pace._bytes_per_second = 1  # nothing is rebuilt meanwhile
+        members._volume.mover._unit_mover._pace._bytes_per_second = 1  # nothing is rebuilt meanwhile
         await members.declare_lost(0)
         words = r"disk 1 cannot be given up now: with disk 0 away, too, .* in stripes.* would be lost; wait until what"
         await expect_refusal(world, members, words, members.declare_lost(1))

@@ -13,18 +13,21 @@ from typing import Any
 import msgspec
 import trio
 
+from siltstone.config import DiskConfig
 from siltstone.core.check.findings import Finding
 from siltstone.core.check.names import NamePage
 from siltstone.core.check.shard import ShardCheck, read_everything
 from siltstone.core.check.transactions import TransactionRecords
+from siltstone.core.forfeit import Stand, forfeit_of
 from siltstone.core.mover import MoveStatus
 from siltstone.core.scrub_report import ScrubReport
 from siltstone.core.status import VolumeStatus
 from siltstone.core.types import ProgressListener
 from siltstone.core.volume import Volume
+from siltstone.engine.pool import DiskRole
 from siltstone.errors import InvalidArgument, Unavailable
 from siltstone.meta.shards.map import Placement
-from siltstone.types import PartitionId, ShardId
+from siltstone.types import DiskId, PartitionId, ShardId
 
 Give = Callable[[PartitionId, ShardId], Awaitable[Placement]]
 
@@ -84,6 +87,44 @@ class Administration:
         """See Volume; where moving stands then."""
         await self._volume.rebuild(progress)
         return self._volume.mover.status()
+
+    # --- disks -----------------------------------------------------------------------------------------------------
+
+    async def follow_disks(self, serial: int, disks: list[DiskConfig]) -> None:
+        """See PoolMembers.follow."""
+        await self._volume.members.follow(serial, disks)
+
+    async def level_disks(self) -> list[int]:
+        """See PoolMembers.level."""
+        return [*self._volume.members.level]
+
+    async def disks_up(self) -> list[int]:
+        """The disks that may be read and written, as it is seen here."""
+        return [*self._volume.ledger.pool.up()]
+
+    async def stand(self, disk_id: int) -> Stand:
+        """What giving up a disk would do here."""
+        ledger = self._volume.ledger
+        pool, snapshots = ledger.pool, self._volume.snapshots.files.snapshots
+        away = [other.disk_id for other in pool.status() if not pool.is_up(other.disk_id) and other.disk_id != disk_id]
+        return Stand(
+            is_up=pool.is_up(DiskId(disk_id)),
+            away=tuple(away),
+            forfeit=forfeit_of(DiskId(disk_id), pool, ledger.stripes.slabs, ledger.log.segments(), snapshots),
+        )
+
+    async def drain(self, disk_id: int, *, progress: ProgressListener | None = None) -> None:
+        """See Mover.drain."""
+        await self._volume.mover.drain(DiskId(disk_id), progress)
+
+    async def release_disk(self, disk_id: int) -> bool:
+        """Whether a draining or lost disk holds nothing here, so that it may be let go of, also after a crash."""
+        roles = {disk.disk_id: disk.role for disk in self._volume.ledger.pool.status()}
+        is_given_up = roles.get(DiskId(disk_id)) in (DiskRole.DRAINING, DiskRole.LOST)
+        if not is_given_up or not self._volume.mover.is_drained(DiskId(disk_id)):
+            return False
+        await self._volume.ledger.sync()
+        return True
 
     # --- partitions ------------------------------------------------------------------------------------------------
 

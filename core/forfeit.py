@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from siltstone.engine.log.segment import SegmentStatus
 from siltstone.engine.pool import Pool
 from siltstone.engine.snapshot.copies import Snapshot
@@ -31,6 +33,25 @@ class Forfeit(NamedTuple):
     def is_nothing(self) -> bool:
         """Whether the disk may go."""
         return not (self.stripe_bytes or self.log_bytes or self.snapshots)
+
+
+class Stand(msgspec.Struct, frozen=True, kw_only=True):
+    """How a shard stands to a disk that may be given up."""
+
+    is_up: bool
+    away: tuple[DiskId, ...]
+    """Other disks that are away, whatever is on them."""
+    forfeit: Forfeit
+
+
+def sum_of_forfeits(parts: Sequence[Forfeit]) -> Forfeit:
+    """What several shards would lose."""
+    return Forfeit(
+        sum(part.stripe_bytes for part in parts),
+        sum(part.log_bytes for part in parts),
+        sum(part.snapshots for part in parts),
+        tuple(sorted({disk_id for part in parts for disk_id in part.away})),
+    )
 
 
 def forfeit_of(

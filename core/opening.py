@@ -19,6 +19,7 @@ from siltstone.core.fill import Filler
 from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
+from siltstone.core.pool_members import OpenDisk, PoolMembers
 from siltstone.core.reader import Reader
 from siltstone.core.relocate import Relocator
 from siltstone.core.room import Room
@@ -105,12 +106,14 @@ async def open_volume(
     workers: Workers,
     shard: ShardId = ONLY_SHARD,
     join: Callable[[Volume, trio.Nursery], object] | None = None,
+    open_disk: OpenDisk | None = None,
 ) -> AsyncIterator[Volume]:
     """The volume, or what one of its shards has of it, for as long as the context lasts; everything is durable when it
     has ended without an error.
 
     ``join``: makes it one of several shards (``core.shard.Shard``), before anything else happens in it; the nursery
-    ends with the volume. Disks and backing stay the caller's, who closes them afterwards.
+    ends with the volume. ``open_disk``: for disks that are added later. Disks and backing stay the caller's, who closes
+    them afterwards.
 
     Raises TooFewDisks, LogDamaged, Corrupt when the volume cannot be opened; then nothing was changed but replicas
     that were mended.
@@ -150,7 +153,7 @@ async def open_volume(
     stripes.load(slabs.items(), space.counted(totals, slabs, space.stripes(store)))
     await stripes.collect_strays()
     snapshots = snapshot_files(config, pool, random, workers)
-    volume = _assemble(config, pool, store, log, stripes, snapshots, totals, clock, random)
+    volume = _assemble(config, pool, store, log, stripes, snapshots, totals, clock, random, open_disk)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
@@ -216,6 +219,7 @@ def _assemble(
     totals: SpaceTotals,
     clock: Clock,
     random: Random,
+    open_disk: OpenDisk | None,
 ) -> Volume:
     ledger = Ledger(
         store,
@@ -263,6 +267,7 @@ def _assemble(
     mover = Mover(ledger, files, grace=config.rebuild_grace, bytes_per_second=rebuild_rate)
     relocator = Relocator(ledger, carrier, mover, splitter, data_units=config.data_units)
     labels = Labels(pool, minimum=config.log_copies_min)
+    members = PoolMembers(config, pool, scrubber, mover, clock, open_disk)
     return Volume(
         ledger,
         write_back,
@@ -277,6 +282,7 @@ def _assemble(
         relocator,
         snapshots,
         labels,
+        members,
         Subscribers(),
     )
 

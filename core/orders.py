@@ -65,7 +65,20 @@ class How(msgspec.Struct, array_like=True, tag="how", frozen=True):
     progress: Progress | None
 
 
-_AGAIN = ("give", "status", "chunk_files", "settle", "scrub", "rebuild")
+_AGAIN = (
+    "give",
+    "status",
+    "chunk_files",
+    "follow_disks",
+    "level_disks",
+    "disks_up",
+    "stand",
+    "drain",
+    "release_disk",
+    "settle",
+    "scrub",
+    "rebuild",
+)
 """What a shard that died meanwhile is simply asked for again."""
 
 _ONCE = (

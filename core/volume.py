@@ -21,6 +21,7 @@ from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
+from siltstone.core.pool_members import PoolMembers
 from siltstone.core.reader import Reader
 from siltstone.core.relocate import Relocator
 from siltstone.core.room import Room
@@ -84,6 +85,7 @@ class Volume:
         relocator: Relocator,
         snapshots: Snapshots,
         labels: Labels,
+        members: PoolMembers,
         subscribers: Subscribers,
     ) -> None:
         self.ledger = ledger
@@ -100,6 +102,7 @@ class Volume:
         ledger.store.watch(self.directories.forget)
         self.snapshots = snapshots
         self.labels = labels
+        self.members = members
         self._checking = trio.Lock()
         self.reader = reader
         self.carrier = carrier

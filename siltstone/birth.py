@@ -13,12 +13,14 @@ from typing import NamedTuple
 import trio
 
 from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.disk_directories import check_apart, existing, room_for_disk
 from siltstone.errors import ConfigInvalid, Unavailable
 from siltstone.geometry import DISK_BYTES_MIN, Code, code_for, log_replicas_for, sizes_for
 from siltstone.home import Home, sync_directory
+from siltstone.in_time import in_time
 from siltstone.limits import DISK_TIMEOUT_SECONDS, MIB, SHARDS_MAX
 from siltstone.meta.shards.map import even_map
-from siltstone.owner import in_time, lay_volume
+from siltstone.owner import lay_volume
 
 DISKS_DEFAULT = 6
 DISKS_FOR_PROTECTION = 3
@@ -75,7 +77,7 @@ def plan_volume(
     chosen = code_for(len(paths)) if code is None else code
     replicas = log_replicas_for(chosen, len(paths))
     devices = [_device(path) for path in paths]
-    room = min(_room(path) // devices.count(device) for path, device in zip(paths, devices, strict=True))
+    room = min(room_for_disk(path) // devices.count(device) for path, device in zip(paths, devices, strict=True))
     if bytes_max and bytes_max > room:
         raise ConfigInvalid(f"--disk-size {bytes_max}: the smallest disk has room for {room} bytes only")
     if not 1 <= shards <= SHARDS_MAX:
@@ -149,33 +151,6 @@ def check_home(home: Home, disks: Sequence[Path]) -> None:
             raise ConfigInvalid(f"{home.path} is not empty ({entry.name}); a volume wants an empty or new directory")
 
 
-def check_apart(home: Path, disks: Sequence[Path]) -> None:
-    """Disks are different directories, none in another, and HOME is in none of them."""
-    real = [Path(os.path.realpath(disk)) for disk in disks]
-    for index, path in enumerate(real):
-        if path in real[:index]:
-            raise ConfigInvalid(f"the same disk is given twice: {disks[index]}")
-        inside = next((other for other in real if other != path and path.is_relative_to(other)), None)
-        if inside is not None:
-            raise ConfigInvalid(f"disk {disks[index]} is inside disk {inside}: two disks must not share a directory")
-        if Path(os.path.realpath(home)).is_relative_to(path):
-            raise ConfigInvalid(f"HOME {home} is inside disk {disks[index]}; keep it apart")
-
-
-def check_new_disk(home: Path, others: Sequence[Path], disk: Path) -> None:
-    """Whether a directory may be a disk beside others; blocks. Raises ConfigInvalid. Says nothing of what is in it."""
-    check_apart(home, [*others, disk])
-    if not disk.exists() and not disk.parent.is_dir():
-        raise ConfigInvalid(f"disk {disk} does not exist, and neither does the directory above it")
-    if disk.exists() and not disk.is_dir():
-        raise ConfigInvalid(f"disk {disk} is not a directory")
-
-
-def room_for_disk(disk: Path) -> int:
-    """Bytes that a directory, or the one that it would be made in, has room for; blocks."""
-    return _room(disk)
-
-
 def _check_disks(home: Home, disks: Sequence[Path]) -> None:
     check_apart(home.path, disks)
     for index, path in enumerate(Path(os.path.realpath(disk)) for disk in disks):
@@ -192,24 +167,13 @@ def _check_disks(home: Home, disks: Sequence[Path]) -> None:
             raise ConfigInvalid(f"disk {disks[index]} is not empty ({found[0]})")
 
 
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
-
-
 def _look(path: Path) -> None:
     with suppress(OSError):  # that it is there and may be read is asked by whoever needs it
-        os.listdir(_existing(path))
+        os.listdir(existing(path))
 
 
 def _device(path: Path) -> int:
-    return _existing(path).stat().st_dev
-
-
-def _room(path: Path) -> int:
-    space = os.statvfs(_existing(path))
-    return space.f_bavail * space.f_frsize
+    return existing(path).stat().st_dev
 
 
 def _warnings(disks: Sequence[str], devices: Sequence[int], code: Code) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lmdb_bytes_max: int = 64 * GIB
     serial: int = 0
     """Grows with every change of these settings or of the access keys. The labels of the disks carry it, too."""
+    leaving: tuple[DiskConfig, ...] = ()
+    """Disks that were removed, and whose directories are yet to be emptied."""
     next_disk_id: int = 0
     """No disk of a lower number is ever added: what a removed disk may still hold must never pass for another's."""
     disk_timeout: float = DISK_TIMEOUT_SECONDS

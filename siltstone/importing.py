@@ -16,12 +16,13 @@ from uuid import UUID
 import msgspec
 import trio
 
-from siltstone.birth import check_apart, check_home
+from siltstone.birth import check_home
 from siltstone.config import DiskConfig
 from siltstone.core.opening import snapshot_files
 from siltstone.core.restore import Restored, restore
 from siltstone.core.types import ProgressListener
 from siltstone.core.volume import Volume
+from siltstone.disk_directories import check_apart
 from siltstone.engine.disk.directory import IN_USE
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk
@@ -40,9 +41,10 @@ from siltstone.errors import (
     VolumeBusy,
 )
 from siltstone.home import Home, Ownership, sync_directory
+from siltstone.in_time import in_time
 from siltstone.keys import KeyRing
 from siltstone.limits import DISK_TIMEOUT_SECONDS
-from siltstone.owner import in_time, metadata, open_here, opened_disks, read_newest_label
+from siltstone.owner import metadata, open_here, opened_disks, read_newest_label
 from siltstone.settings import Settings, label_of, settings_in
 from siltstone.types import DiskId
 

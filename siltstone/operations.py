@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import trio
 
-from siltstone.config import VolumeConfig
 from siltstone.control import NoOwner, request
 from siltstone.core.opening import ONLY_SHARD
 from siltstone.core.scrub_report import sum_of_reports
@@ -43,7 +42,7 @@ def perform(
 ) -> Any:
     """Carry out one operation and return its result, as JSON has it. Raises what the operation raises."""
     arguments = {} if arguments is None else arguments
-    _check_shards(home.load_config(), operation)
+    home.load_config()
     try:
         limit = ANSWER_SECONDS if operation == "status" else None  # the others may take long, or say how far they are
         return request(home, operation, arguments, report, limit_seconds=limit)
@@ -105,18 +104,8 @@ async def perform_here(owner: Owner, operation: str, arguments: Arguments, repor
             await owner.publish()
         return result
     if operation in VOLUME_OPERATIONS:
-        _check_shards(owner.config, operation)
         return await VOLUME_OPERATIONS[operation](owner, arguments, report)
     raise InvalidArgument(f"this version of siltstone has no operation {operation!r}")
-
-
-def _check_shards(config: VolumeConfig, operation: str) -> None:
-    """Refuse what would do its work on the owner's shard only."""
-    if config.shards > 1 and operation in VOLUME_OPERATIONS and operation not in OVER_SHARDS:
-        raise Refused(
-            f"the volume has {config.shards} shards, and this version of siltstone cannot do "
-            f"{operation.replace('_', ' ')} on more than one"
-        )
 
 
 # --- one function an operation ------------------------------------------------------------------------------------
@@ -180,26 +169,15 @@ async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> ob
 
 
 async def _disk_list(owner: Owner, arguments: Arguments, report: Report) -> object:
-    if len(owner.all_shards.shards) == 1:
-        return Membership(owner).shown()
-    counts = (await owner.all_shards.ask("chunk_files")).values()
-    status = await owner.status()
-    return [
-        disk
-        | {
-            "path": status["disk_paths"][str(disk["disk_id"])],
-            "chunk_files": sum(count.get(disk["disk_id"], 0) for count in counts),
-        }
-        for disk in status["volume"]["disks"]
-    ]
+    return await Membership(owner.disks).shown()
 
 
 async def _disk_add(owner: Owner, arguments: Arguments, report: Report) -> object:
-    return await Membership(owner).add(str(arguments["path"]), int(arguments.get("bytes_max", 0)))
+    return await Membership(owner.disks).add(str(arguments["path"]), int(arguments.get("bytes_max", 0)))
 
 
 async def _disk_drain(owner: Owner, arguments: Arguments, report: Report) -> object:
-    members, disk_id = Membership(owner), int(arguments["disk_id"])
+    members, disk_id = Membership(owner.disks), int(arguments["disk_id"])
     if arguments.get("cancel"):
         await members.cancel_drain(disk_id)
         return None
@@ -210,7 +188,7 @@ async def _disk_drain(owner: Owner, arguments: Arguments, report: Report) -> obj
 
 
 async def _disk_remove(owner: Owner, arguments: Arguments, report: Report) -> object:
-    members, disk_id = Membership(owner), int(arguments["disk_id"])
+    members, disk_id = Membership(owner.disks), int(arguments["disk_id"])
     if arguments.get("lost"):
         await members.declare_lost(disk_id, accept_loss=bool(arguments.get("accept_loss")))
         await members.wait_drained(disk_id, report)
@@ -220,7 +198,7 @@ async def _disk_remove(owner: Owner, arguments: Arguments, report: Report) -> ob
 
 async def _disk_replace(owner: Owner, arguments: Arguments, report: Report) -> object:
     disk_id, path = int(arguments["disk_id"]), str(arguments["path"])
-    return await Membership(owner).replace(disk_id, path, report, accept_loss=bool(arguments.get("accept_loss")))
+    return await Membership(owner.disks).replace(disk_id, path, report, accept_loss=bool(arguments.get("accept_loss")))
 
 
 KEY_OPERATIONS: dict[str, Callable[[KeyRing, Arguments], object]] = {
@@ -241,6 +219,3 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "disk_remove": _disk_remove,
     "disk_replace": _disk_replace,
 }
-
-OVER_SHARDS = {"status", "disk_list", "settle", "scrub", "fsck", "rebuild", "meta_spread"}
-"""Those of them that a volume of several shards has."""

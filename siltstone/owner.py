@@ -21,6 +21,8 @@ from siltstone.core.opening import ONLY_SHARD, create_volume, open_volume
 from siltstone.core.status_sum import sum_of_statuses
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
+from siltstone.disk_directories import DiskDirectories
+from siltstone.disk_keeping import DiskKeeping
 from siltstone.engine.disk.directory import IN_USE
 from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk, format_disk
@@ -31,9 +33,10 @@ from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.engine.format.label import Label
 from siltstone.engine.format.superblock import Superblock
 from siltstone.engine.labels import Labels, newest_label, read_label
-from siltstone.engine.pool import DiskRole, Pool
+from siltstone.engine.pool import Pool
 from siltstone.errors import ConfigInvalid, DiskError, FormatInvalid, TooFewDisks, Unavailable, VolumeBusy
 from siltstone.home import Home, Ownership
+from siltstone.in_time import in_time
 from siltstone.keys import KeyRing
 from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.meta.store.port import Backing
@@ -61,7 +64,6 @@ class Owner:
         volume: Volume,
         clock: SystemClock,
         workers: TrioWorkers,
-        disks: list[LocalDisk],
         shards: Shards,
         own_shard: ShardService,
         all_shards: AllShards,
@@ -70,14 +72,12 @@ class Owner:
         self.shards = shards
         self.own_shard = own_shard
         self.all_shards = all_shards
-        self.disks = disks
-        self.changing = trio.Lock()
-        """Held while the membership of disks changes."""
         self.config = config
         self.volume = volume
         self.clock = clock
         self.workers = workers
         self.keys = KeyRing.load(home.keys_file)
+        self.disks = DiskKeeping(self, all_shards, DiskDirectories(home, clock), clock)
         self._saving = threading.Lock()
 
     def change_config(self, edit: Callable[[VolumeConfig], VolumeConfig]) -> None:
@@ -93,17 +93,10 @@ class Owner:
             self.home.save_config(changed)
             self.config = changed
 
-    def remember_role(self, disk_id: DiskId, role: DiskRole) -> None:
-        """Write down what a disk is to the volume from now on. Blocks for a small write."""
-
-        def edit(config: VolumeConfig) -> VolumeConfig:
-            disks = tuple(
-                msgspec.structs.replace(disk, role=role.value) if disk.disk_id == disk_id else disk
-                for disk in config.disks
-            )
-            return msgspec.structs.replace(config, disks=disks)
-
-        self.change_config(edit)
+    async def save(self, edit: Callable[[VolumeConfig], VolumeConfig]) -> None:
+        """Change the settings, and have them on the disks on return."""
+        await trio.to_thread.run_sync(self.change_config, edit)
+        await self.publish()
 
     def label(self) -> Label:
         """What the disks should say of the volume now."""
@@ -158,26 +151,39 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
             own_shard = ShardService(home, config, ONLY_SHARD)
             with metadata(str(home.meta), config, ownership=ownership) as backing:
                 join = own_shard.join if config.shards > 1 else own_shard.join_later
-                async with open_here(config, disks, backing, clock, workers, join=join) as volume:
-                    async with running_shards(home, config, own_shard, clock) as shards:
-                        own = own_shard.side.administration if config.shards > 1 else Administration(volume)
-                        others = {process.shard: process.asked for process in shards.processes}
-                        all_shards = AllShards(own, others, clock)
-                        owner = Owner(home, config, volume, clock, workers, disks, shards, own_shard, all_shards)
-                        volume.mover.on_role(owner.remember_role)
-                        await owner.publish()
-                        volume.labels.follow(lambda: owner.config.serial, owner.label)
-                        async with _placing(owner):
-                            yield owner
-                    disks[:] = owner.disks
+                async with (
+                    open_here(config, disks, backing, clock, workers, join=join) as volume,
+                    running_shards(home, config, own_shard, clock) as shards,
+                ):
+                    own = own_shard.side.administration if config.shards > 1 else Administration(volume)
+                    others = {process.shard: process.asked for process in shards.processes}
+                    all_shards = AllShards(own, others, clock)
+                    owner = Owner(home, config, volume, clock, workers, shards, own_shard, all_shards)
+                    await owner.publish()
+                    volume.labels.follow(lambda: owner.config.serial, owner.label)
+                    async with _upkeep(owner):
+                        yield owner
 
 
 @contextlib.asynccontextmanager
-async def _placing(owner: Owner) -> AsyncIterator[None]:
-    """Partitions go where they should, for as long as the context lasts."""
-    if len(owner.all_shards.shards) == 1:
-        yield
-        return
+async def _upkeep(owner: Owner) -> AsyncIterator[None]:
+    """Shards follow what the settings say of disks, and partitions go where they should, for as long as the context
+    lasts."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(owner.disks.run)
+        if len(owner.all_shards.shards) > 1:
+            _place(owner, nursery)
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure  # out here it does not arrive in a group
+
+
+def _place(owner: Owner, nursery: trio.Nursery) -> None:
     shards = owner.shards
     placer = shards.placer = Placer(
         owner.all_shards,
@@ -186,13 +192,8 @@ async def _placing(owner: Owner) -> AsyncIterator[None]:
         shards.loads,
         lambda partitions: owner.change_config(settings_with(partitions)),
     )
-    async with trio.open_nursery() as nursery:
-        if owner.config.balance_shards:
-            nursery.start_soon(placer.run)
-        try:
-            yield
-        finally:
-            nursery.cancel_scope.cancel()
+    if owner.config.balance_shards:
+        nursery.start_soon(placer.run)
 
 
 async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> None:
@@ -265,16 +266,6 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def in_time(path: str, limit_seconds: float, function: Callable[..., T], *args: object) -> T:
-    """Run what looks at a path in a thread, which is left to itself when there is no answer within the limit.
-
-    Raises Unavailable then. The function may still take effect later.
-    """
-    with trio.move_on_after(limit_seconds):
-        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
-    raise Unavailable(f"{path}: no answer for {limit_seconds:g} s; does the disk hang?")
-
-
 def _look_at(path: str) -> Superblock:
     superblock = read_superblock(path)
     if is_in_use(path):
@@ -319,7 +310,7 @@ def local_disk(config: VolumeConfig, disk: DiskConfig, shard: ShardId = ONLY_SHA
 
 def open_here(
     config: VolumeConfig,
-    disks: Sequence[LocalDisk],
+    disks: list[LocalDisk],
     backing: Backing,
     clock: SystemClock,
     workers: TrioWorkers,
@@ -327,7 +318,17 @@ def open_here(
     shard: ShardId = ONLY_SHARD,
     join: Callable[[Volume, trio.Nursery], object] | None = None,
 ) -> contextlib.AbstractAsyncContextManager[Volume]:
-    """``open_volume`` on this machine: its clock, its randomness, its threads, and a shard's part of the disks."""
+    """``open_volume`` on this machine: its clock, its randomness, its threads, and a shard's part of the disks.
+
+    ``disks``: those that are added later come to it, so that whoever closes these closes them.
+    """
+
+    def open_disk(disk: DiskConfig) -> Disk:
+        added = local_disk(config, disk, shard)
+        disks.append(added)
+        (part,) = part_of_disks([added], shard)
+        return part
+
     return open_volume(
         config,
         disks=part_of_disks(disks, shard),
@@ -338,6 +339,7 @@ def open_here(
         workers=workers,
         shard=shard,
         join=join,
+        open_disk=open_disk,
     )
 
 

@@ -70,6 +70,8 @@ class SimDisk:
         self._uuid = b""
         self._lost = ""
         self._life = 0
+        self.is_shared = False
+        """Several processes have it: that one closes it means nothing to the others."""
         self._closed = False
         self._stuck: list[_Stuck] = []
         self._hung = ""
@@ -239,7 +241,7 @@ class SimDisk:
 
     async def close(self) -> None:
         """No calls after that, until ``crash`` or ``reopen``."""
-        self._closed = True
+        self._closed = not self.is_shared
         await trio.lowlevel.checkpoint()
 
     # --- what a test does -------------------------------------------------------------------------------------------

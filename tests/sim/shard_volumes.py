@@ -6,36 +6,42 @@ The processes of the shards can die and come back; the disks and the metadata ou
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
 import msgspec
 import trio
 from trio.testing import memory_stream_pair
 
-from siltstone.config import VolumeConfig
+from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.all_shards import AllShards
 from siltstone.core.caller import Caller
 from siltstone.core.check.findings import Finding
-from siltstone.core.opening import create_volume, open_volume
+from siltstone.core.opening import create_volume, open_volume, snapshot_files
 from siltstone.core.orders import FarShard
+from siltstone.core.restore import restore
 from siltstone.core.shard import Shard
 from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
+from siltstone.disk_keeping import DiskKeeping, Edit
 from siltstone.engine.disk.parts import part_folder
 from siltstone.engine.disk.prefixed import PrefixedDisk, PrefixedFanout
+from siltstone.engine.format.label import Label
 from siltstone.engine.format.superblock import pack_superblock
-from siltstone.errors import SiltstoneError, Unavailable
+from siltstone.engine.labels import newest_label, read_label
+from siltstone.engine.pool import DiskRole, Pool
+from siltstone.errors import DiskError, SiltstoneError, TooFewDisks, Unavailable
 from siltstone.meta.shards.handover import lenders, placements_of
 from siltstone.meta.shards.link import Link
 from siltstone.meta.shards.map import MapView, PartitionMap, even_map, map_of
 from siltstone.meta.shards.peers import LinkedPeers
 from siltstone.meta.shards.service import serve
 from siltstone.ports import Disk, Fanout
-from siltstone.types import PartitionId, ShardId
+from siltstone.types import DiskId, PartitionId, ShardId
 from sim.all_records import AllRecords, newest
 from sim.backing import SimBacking
 from sim.fanout import SimFanout
@@ -62,19 +68,31 @@ class SimShardVolumes:
         config = config or small_config()
         self.config = msgspec.structs.replace(config, shards=shards, **even_map(shards).settings)
         self.world = SimVolume(self.config)
+        for disk in self.world.disks:
+            disk.is_shared = True
         self.shards = [ShardId(shard) for shard in range(shards)]
         self.backings = [SimBacking() for _ in self.shards]
         self.serving: dict[ShardId, tuple[Shard, trio.Nursery]] = {}
         self.volumes: dict[ShardId, Volume] = {}
         self._scopes: dict[ShardId, trio.CancelScope] = {}
         self._far: dict[ShardId, FarShard] = {}
+        self.damaged: list[str] = []
+        """What was said of snapshots that could not be read in an import."""
+        self.restored_from_snapshots = 0
+        self.emptied: set[int] = set()
+        """Disks that were removed."""
         self.is_losing_answers = False
         """Requests of front-ends are carried out, and none of them hears of it."""
         self.answers_lost = trio.Event()
 
     def disks(self, shard: ShardId) -> list[Disk]:
         """A shard's part of each disk."""
-        return [PrefixedDisk(disk, part_folder(shard)) if shard else disk for disk in self.world.disks]
+        return [self.part_of(disk, shard) for disk in self.config.disks]
+
+    def part_of(self, disk: DiskConfig, shard: ShardId) -> Disk:
+        """A shard's part of a disk."""
+        whole = self.world.disks[disk.disk_id]
+        return PrefixedDisk(whole, part_folder(shard)) if shard else whole
 
     def fanout(self, shard: ShardId) -> Fanout:
         """The fan-out for those."""
@@ -137,6 +155,7 @@ class SimShardVolumes:
             workers=SimWorkers(),
             shard=shard,
             join=join,
+            open_disk=lambda disk: self.part_of(disk, shard),
         )
 
     def make_link(self, shard: ShardId, *, is_for_front_end: bool = False) -> Link:
@@ -174,6 +193,42 @@ class SimShardVolumes:
         self._scopes[shard].cancel()
         await trio.sleep(0.2)
         self._scopes[shard] = await self._nursery.start(self._live, shard)
+
+    async def lose_power(self) -> None:
+        """All processes end, and with them what was not flushed; call ``start_again`` then."""
+        for scope in self._scopes.values():
+            scope.cancel()
+        for disk in self.world.disks:
+            disk.power_off()
+        await trio.sleep(0.2)
+        self.world.after_crash()
+
+    async def start_again(self) -> None:
+        """Begin other lives of all."""
+        async with trio.open_nursery() as nursery:
+            for shard in self.shards:
+                nursery.start_soon(self._start_again, shard)
+
+    async def _start_again(self, shard: ShardId) -> None:
+        self._scopes[shard] = await self._nursery.start(self._live, shard)
+
+    async def import_from_disks(self) -> None:
+        """Make HOME anew from what is on the disks that are there, as `siltstone import` does. Nobody is alive."""
+        labels: list[Label | None] = []
+        for disk in self.world.disks:
+            with suppress(DiskError):
+                labels.append(await read_label(disk))
+        label = newest_label(labels)
+        assert label is not None, "no disk has a label"
+        self.config = msgspec.json.decode(label.text, type=VolumeConfig)
+        roles = {DiskId(disk.disk_id): DiskRole(disk.role) for disk in self.config.disks}
+        for shard in self.shards:
+            self.backings[shard] = SimBacking()
+            pool = Pool(self.disks(shard), self.fanout(shard), self.world.random, self.world.clock, roles)
+            await pool.probe()
+            files = snapshot_files(self.config, pool, self.world.random, SimWorkers())
+            restored = await restore(files, self.backings[shard], self.damaged.append)
+            self.restored_from_snapshots += bool(restored.applied_lsn)
 
     async def _live(self, shard: ShardId, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         """One life of a shard's process. It ends without being told: nothing more is written."""
@@ -219,6 +274,21 @@ class SimShardVolumes:
                 self._far[shard] = FarShard(link, self.world.clock)
         return AllShards(self.serving[self.shards[0]][0].administration, self._far, self.world.clock)
 
+    def label(self) -> Label:
+        """What the disks should say of the volume."""
+        return Label(UUID(self.config.uuid).bytes, self.config.serial, msgspec.json.encode(self.config))
+
+    async def save(self, edit: Edit) -> None:
+        """Change the settings, as the owner does: see disk_keeping.Settings. Dies with the owner."""
+        owner = self.volumes[self.shards[0]]
+        self.config = msgspec.structs.replace(edit(self.config), serial=self.config.serial + 1)
+        with suppress(TooFewDisks):
+            await owner.labels.publish(self.label())
+
+    def keeping(self) -> DiskKeeping:
+        """What the owner has of disks, while it lives."""
+        return DiskKeeping(self, self.all_shards(), SimDirectories(self), self.world.clock)
+
     async def fsck(self, *, deep: bool = False) -> list[Finding]:
         """What fsck finds, as the owner runs it."""
         return await self.all_shards().fsck(deep=deep, progress=None)
@@ -243,3 +313,29 @@ class SimShardVolumes:
     def reader(self) -> AllRecords:
         """The records of all shards together."""
         return AllRecords(self.partitions(), {shard: volume.ledger.store for shard, volume in self.volumes.items()})
+
+
+class SimDirectories:
+    """See disk_keeping.Directories: what is not a disk yet is empty."""
+
+    def __init__(self, volumes: SimShardVolumes) -> None:
+        self._volumes = volumes
+
+    async def check(self, config: VolumeConfig, path: str, bytes_max: int, away: Collection[int]) -> None:
+        """Everything can become a disk."""
+        await trio.lowlevel.checkpoint()
+
+    async def format(self, config: VolumeConfig, disk: DiskConfig) -> None:
+        """Make a disk."""
+        await trio.lowlevel.checkpoint()
+        disks = self._volumes.world.disks
+        if disk.disk_id == len(disks):  # or a crash came behind this
+            disks.append(self._volumes.world.new_disk(DiskId(disk.disk_id)))
+        disks[disk.disk_id].is_shared = True
+        disks[disk.disk_id].format(pack_superblock(superblock_of(config, disk, created_ns=0)))
+
+    async def empty(self, config: VolumeConfig, disk: DiskConfig) -> None:
+        """Nothing is left on it."""
+        await trio.lowlevel.checkpoint()
+        self._volumes.world.disks[disk.disk_id].wipe()
+        self._volumes.emptied.add(disk.disk_id)

@@ -112,7 +112,13 @@ class SimVolume:
 
     def make_disk(self) -> SimDisk:
         """Another disk, empty and formatted, that is not in the settings yet."""
-        disk_id = DiskId(len(self.disks))
+        disk = self.new_disk(DiskId(len(self.disks)))
+        disk.format(self.superblock(disk.disk_id))
+        self.disks.append(disk)
+        return disk
+
+    def new_disk(self, disk_id: DiskId) -> SimDisk:
+        """Another disk, empty, that belongs to nobody yet."""
         disk = SimDisk(
             disk_id,
             capacity_bytes=self.capacity_bytes,
@@ -120,8 +126,6 @@ class SimVolume:
             limit_seconds=self.config.disk_timeout,
         )
         disk.on_operation = self._note_operation
-        disk.format(self.superblock(disk_id))
-        self.disks.append(disk)
         return disk
 
     def superblock(self, disk_id: DiskId) -> bytes:

@@ -18,6 +18,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from sim.command import PATIENCE_SECONDS, siltstone, succeed
+from sim.mounted import KIND, KINDS
+
+SHARDS = {"disks": 1, "shards": 2}
+SIZE = "256M"
+SMALLEST = {"disks": "128M", "shards": "256M"}
+"""The smallest disks that there may be."""
 
 
 def refused(*arguments: str | Path) -> str:
@@ -54,16 +60,21 @@ class Daemon:
         subprocess.run(["fusermount3", "-u", "-z", "-q", place.mount], check=False)
 
 
+IN_BOTH_MODES = pytest.mark.parametrize("place", [(SHARDS[kind], SIZE) for kind in KINDS], indirect=True)
+
+
 @pytest.fixture
 def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
-    """A small volume on six disks (of 256 MiB if a test does not say else), a mount point, and a directory for more."""
+    """A small volume on six disks, a mount point, and a directory for more disks. The parameter says how many shards it
+    has, and how large the disks are."""
+    shards, size = getattr(request, "param", (SHARDS[KIND], SIZE))
     place = Place(
         tmp_path / "home", tmp_path / "mount", [tmp_path / f"disk{index}" for index in range(6)], tmp_path / "spare", []
     )
     place.mount.mkdir()
     place.spare.mkdir()
     disks = [argument for disk in place.disks for argument in ("--disk", disk)]
-    succeed("init", place.home, *disks, "--disk-size", getattr(request, "param", "256M"))
+    succeed("init", place.home, *disks, "--disk-size", size, "--shards", str(shards))
     yield place
     siltstone("stop", place.home)
     for process in place.daemons:
@@ -75,8 +86,10 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
 def write_files(place: Place, seed: int) -> dict[str, bytes]:
     """Files of several sizes, through the mount."""
     source = random.Random(seed)
-    files = {f"{seed}-{size}": source.randbytes(size) for size in (10, 5000, 100_000, 1_000_000, 9_000_000)}
+    sizes = (10, 5000, 100_000, 1_000_000, 9_000_000)
+    files = {f"{seed}-{number}/{size}": source.randbytes(size) for number, size in enumerate(sizes)}
     for name, data in files.items():
+        (place.mount / name).parent.mkdir()
         (place.mount / name).write_bytes(data)
     return files
 
@@ -91,12 +104,13 @@ def disks_of(place: Place) -> dict[int, dict[str, Any]]:
     return {disk["disk_id"]: disk for disk in json.loads(succeed("disk", "list", place.home, "--json"))}
 
 
+@IN_BOTH_MODES
 def test_disks_come_and_go_under_a_mounted_volume(place: Place) -> None:
     daemon = Daemon(place)
     files = write_files(place, 1)
     succeed("settle", place.home)
     assert "6 disks would stay" not in refused("disk", "drain", place.home, "1")
-    assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
+    assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", SIZE)
     files |= write_files(place, 2)
     assert "is empty" in succeed("disk", "drain", place.home, "1")
     assert disks_of(place)[1]["chunk_files"] == 0 and disks_of(place)[1]["state"] == "draining"
@@ -125,10 +139,11 @@ def test_disks_come_and_go_under_a_mounted_volume(place: Place) -> None:
     succeed("fsck", place.home, "--deep")
 
 
+@IN_BOTH_MODES
 def test_a_drain_goes_on_after_a_kill(place: Place) -> None:
     daemon = Daemon(place)
     files = write_files(place, 1)
-    succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
+    succeed("disk", "add", place.home, place.spare / "six", "--size", SIZE)
     succeed("disk", "drain", place.home, "0", "--no-wait")
     daemon.kill(place)
     Daemon(place)
@@ -159,13 +174,14 @@ def test_what_is_refused_changes_nothing(place: Place) -> None:
 
 def test_a_directory_that_a_crash_left_formatted_is_added_again(place: Place) -> None:
     settings = (place.home / "volume.json").read_bytes()
-    succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
-    for folder in ("log", "slab", "snapshot"):
+    succeed("disk", "add", place.home, place.spare / "six", "--size", SIZE)
+    for folder in ("log", "slab", "snapshot", "shard-1"):
         shutil.rmtree(place.spare / "six" / folder, ignore_errors=True)
     (place.home / "volume.json").write_bytes(settings)  # the crash came before it was written, and the labels after it
     for disk in (*place.disks, place.spare / "six"):
         (disk / "label").unlink(missing_ok=True)
-    assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", "256M")
+    (place.spare / "six" / ".usage").unlink(missing_ok=True)
+    assert "disk 6 added" in succeed("disk", "add", place.home, place.spare / "six", "--size", SIZE)
     assert sorted(disks_of(place)) == [0, 1, 2, 3, 4, 5, 6]
 
 
@@ -204,7 +220,7 @@ def write_in_the_end(place: Place, name: str, data: bytes) -> None:
             return
 
 
-@pytest.mark.parametrize("place", ["128M"], indirect=True)
+@pytest.mark.parametrize("place", [(SHARDS[KIND], SMALLEST[KIND])], indirect=True)
 def test_a_full_volume_that_loses_a_disk_stays_of_use_and_is_rebuilt_when_there_is_a_spare_one(place: Place) -> None:
     Daemon(place)
     files = write_files(place, 1)
@@ -235,7 +251,7 @@ def test_a_full_volume_that_loses_a_disk_stays_of_use_and_is_rebuilt_when_there_
     write_in_the_end(place, "again", files["again"])
     check_files(place, files)
     # With a spare disk all of it is rebuilt.
-    succeed("disk", "add", place.home, place.spare / "six", "--size", "128M")
+    succeed("disk", "add", place.home, place.spare / "six", "--size", SMALLEST[KIND])
     assert "full redundancy" in succeed("rebuild", place.home)
     assert disks_of(place)[3]["chunk_files"] == 0
     succeed("disk", "remove", place.home, "3", "--lost")

@@ -187,7 +187,7 @@ def test_a_disk_that_was_removed_or_declared_lost_is_refused(tmp_path: Path) -> 
         copy = world.path / "copy"
         shutil.copytree(world.disks[0], copy)
         async with open_owner(world.home) as owner:
-            members = Membership(owner)
+            members = Membership(owner.disks)
             await members.replace(0, str(world.path / "spare"), quiet)
         await world.refuse(ForeignDisk, "does not belong to the volume any more", [copy, *world.disks[1:]])
         await world.refuse(ForeignDisk, "does not belong to the volume any more", [*world.disks[1:], copy])
@@ -200,7 +200,7 @@ def test_a_disk_that_was_removed_or_declared_lost_is_refused(tmp_path: Path) -> 
 def test_a_disk_that_was_added_a_moment_ago_is_looked_for(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         async with open_owner(world.home) as owner:
-            await Membership(owner).add(str(world.path / "spare"))
+            await Membership(owner.disks).add(str(world.path / "spare"))
             await world.fill(owner, 20)
         shutil.rmtree(world.home.path)
         report = await world.bring_back()

@@ -29,6 +29,9 @@ from siltstone.errors import InvalidArgument, Unavailable
 from siltstone.meta.shards.map import Placement
 from siltstone.types import DiskId, PartitionId, ShardId
 
+TRANSACTIONS_LOOK_SECONDS = 0.1
+"""How often who waits for transactions looks whether they are over."""
+
 Give = Callable[[PartitionId, ShardId], Awaitable[Placement]]
 
 
@@ -87,6 +90,15 @@ class Administration:
         """See Volume; where moving stands then."""
         await self._volume.rebuild(progress)
         return self._volume.mover.status()
+
+    async def scrub_snapshots(self) -> None:
+        """See Volume."""
+        await self._volume.scrub_snapshots()
+
+    async def wait_transactions(self) -> None:
+        """Return when no transaction over several shards, and no move of a partition, is under way here."""
+        while self._open_transactions():
+            await self._volume.ledger.clock.sleep(TRANSACTIONS_LOOK_SECONDS)
 
     # --- disks -----------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
 from siltstone.meta.totals import SpaceTotals
 from siltstone.ports import Clock, Disk, Fanout, Random, Workers
-from siltstone.types import ROOT_INO, DiskId, ShardId, partition_of
+from siltstone.types import ROOT_INO, DiskId, Lsn, ShardId, partition_of
 
 ONLY_SHARD = ShardId(0)
 
@@ -123,18 +123,7 @@ async def open_volume(
     pool = Pool(disks, fanout, random, clock, roles)
     await pool.probe()
     store = Store(backing, apply_interval=config.commit_interval, limit_seconds=config.disk_timeout)
-    log = await Log.recover(
-        pool,
-        clock,
-        volume_uuid=UUID(config.uuid).bytes,
-        segment_bytes=config.segment_bytes,
-        replicas=config.log_replicas,
-        minimum=config.log_copies_min,
-        applied_lsn=store.applied_lsn,
-        on_frame=lambda frame: store.replay(frame.end_lsn, frame.body),
-        commit_interval=config.commit_interval / 2,
-    )
-    store.connect(log)
+    log = await _recover_log(config, pool, clock, store)
     stripes = StripeStore(
         pool,
         data_units=config.data_units,
@@ -185,6 +174,41 @@ async def open_volume(
     else:
         # Raised out here, the user's own error does not arrive in a group of the background tasks'.
         raise failure
+
+
+async def run_log(config: VolumeConfig, pool: Pool, backing: Backing, clock: Clock) -> Lsn:
+    """Run the log on the disks of a probed pool over what a backing has; returns where it ends, when all is durable
+    there.
+
+    Raises TooFewDisks, LogDamaged, Unavailable.
+    """
+    store = Store(backing, limit_seconds=config.disk_timeout)
+    log = await _recover_log(config, pool, clock, store)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(log.run)
+        await nursery.start(store.run)
+        end = store.last_lsn
+        await store.checkpoint()
+        nursery.cancel_scope.cancel()
+    await log.close()
+    return end
+
+
+async def _recover_log(config: VolumeConfig, pool: Pool, clock: Clock, store: Store) -> Log:
+    """The log, and the store with all that is in it."""
+    log = await Log.recover(
+        pool,
+        clock,
+        volume_uuid=UUID(config.uuid).bytes,
+        segment_bytes=config.segment_bytes,
+        replicas=config.log_replicas,
+        minimum=config.log_copies_min,
+        applied_lsn=store.applied_lsn,
+        on_frame=lambda frame: store.replay(frame.end_lsn, frame.body),
+        commit_interval=config.commit_interval / 2,
+    )
+    store.connect(log)
+    return log
 
 
 def _has_root(config: VolumeConfig, shard: ShardId) -> bool:

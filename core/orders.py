@@ -78,6 +78,8 @@ _AGAIN = (
     "settle",
     "scrub",
     "rebuild",
+    "scrub_snapshots",
+    "wait_transactions",
 )
 """What a shard that died meanwhile is simply asked for again."""
 

@@ -143,11 +143,12 @@ def check_home(home: Home, disks: Sequence[Path]) -> None:
         return
     if not home.path.is_dir():
         raise ConfigInvalid(f"{home.path} is not a directory")
+    left = {"lock", *OF_THE_FILESYSTEM}
+    if home.importing.exists():
+        left |= {path.name for path in home.made_by_import}
     for entry in home.path.iterdir():
         # These may be left from an attempt that failed; a disk may have been made inside HOME by hand.
-        if entry.name not in {"lock", home.new_meta.name, *OF_THE_FILESYSTEM} and not any(
-            disk.is_relative_to(entry) for disk in disks
-        ):
+        if entry.name not in left and not any(disk.is_relative_to(entry) for disk in disks):
             raise ConfigInvalid(f"{home.path} is not empty ({entry.name}); a volume wants an empty or new directory")
 
 

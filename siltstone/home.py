@@ -1,9 +1,10 @@
 """HOME: the directory that holds what belongs to a volume and not to its disks, and the lock that gives it one owner.
 
 ``volume.json`` settings, ``keys.json`` access keys (0600), ``lock`` flock and pid of the owner, ``control.sock`` where
-the owner listens (0600), ``daemon.log``, ``meta/`` LMDB (``meta.new/`` while an import fills it), ``disks/`` the disks
-of a volume that was made without --disk, ``shards/N/`` of a shard: ``socket`` where it listens (0600), and unless it is
-shard 0 its ``lock`` and its ``meta/``.
+the owner listens (0600), ``daemon.log``, ``meta/`` LMDB, ``disks/`` the disks of a volume that was made without --disk,
+``shards/N/`` of a shard: ``socket`` where it listens (0600), and unless it is shard 0 its ``lock`` and its ``meta/``.
+``importing`` is there while an import fills HOME: without ``volume.json``, what is there is the rest of one that was
+killed.
 """
 
 from __future__ import annotations
@@ -44,8 +45,21 @@ class Home:
         self.log_file = self.path / "daemon.log"
         self.meta = self.path / "meta"
         self.disks = self.path / "disks"
-        self.new_meta = self.path / "meta.new"
+        self.importing = self.path / "importing"
         self.shards = self.path / "shards"
+
+    @property
+    def made_by_import(self) -> list[Path]:
+        """What an import makes, in the order in which it is to be taken away; some of it may not be there."""
+        return [
+            self.volume_file,
+            self.meta,
+            self.shards,
+            self.control_socket,
+            self.keys_file,
+            *map(_partial, (self.keys_file, self.volume_file)),
+            self.importing,
+        ]
 
     def shard(self, shard: ShardId) -> Path:
         """The directory of a shard, which may not be there."""
@@ -118,7 +132,7 @@ class Home:
 
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file: after a crash it is the old or the new one. Durable on return. Raises Unavailable."""
-    partial = path.with_name(path.name + ".new")
+    partial = _partial(path)
     try:
         partial.unlink(missing_ok=True)
         file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -131,6 +145,10 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
 
 
 def sync_directory(path: Path) -> None:

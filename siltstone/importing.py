@@ -1,12 +1,12 @@
 """Bringing a volume back from its disks alone, when HOME is lost: found and checked first, then all is made or nothing.
 
-Volume.json is written last, when the metadata has been loaded and the volume was opened and closed once: without it
-there is no volume in HOME, and the import can be done again.
+Each shard's metadata is loaded from its snapshots, and its log run over that. Then the settings are written, without
+which there is no volume in HOME and the import can be done again, and the volume is opened as after a crash, and
+closed. See docs/decisions/0020.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +17,13 @@ import msgspec
 import trio
 
 from siltstone.birth import check_home
-from siltstone.config import DiskConfig
-from siltstone.core.opening import snapshot_files
-from siltstone.core.restore import Restored, restore
+from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.core.opening import run_log, snapshot_files
+from siltstone.core.restore import restore
+from siltstone.core.status_sum import sum_of_statuses
 from siltstone.core.types import ProgressListener
-from siltstone.core.volume import Volume
 from siltstone.disk_directories import check_apart
 from siltstone.engine.disk.directory import IN_USE
-from siltstone.engine.disk.fanout import LocalFanout
 from siltstone.engine.disk.local import LocalDisk
 from siltstone.engine.disk.superblocks import is_in_use, read_superblock
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
@@ -44,11 +43,12 @@ from siltstone.home import Home, Ownership, sync_directory
 from siltstone.in_time import in_time
 from siltstone.keys import KeyRing
 from siltstone.limits import DISK_TIMEOUT_SECONDS
-from siltstone.owner import metadata, open_here, opened_disks, read_newest_label
-from siltstone.settings import Settings, label_of, settings_in
-from siltstone.types import DiskId
+from siltstone.owner import fanout_of, metadata, open_owned, opened_disks, part_of_disks, read_newest_label
+from siltstone.settings import Settings, settings_in
+from siltstone.types import DiskId, ShardId
 
-logger = logging.getLogger("siltstone")
+SETTLED_SECONDS = 60.0
+"""How long the end is waited for of what was under way over several shards."""
 
 
 class ImportPlan(NamedTuple):
@@ -56,6 +56,20 @@ class ImportPlan(NamedTuple):
 
     settings: Settings
     missing: tuple[str, ...]
+
+
+class ShardImport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was loaded of one shard."""
+
+    snapshot_lsn: int
+    """Where the full snapshot begins that was loaded; 0: there was none, or none was needed."""
+    increments: int
+    applied_lsn: int
+    """Up to here the snapshots led;"""
+    log_lsn: int
+    """and up to here the log."""
+    entries: int
+    """Keys and batches that were loaded."""
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,15 +81,10 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[str]
     damaged: list[str]
     """Snapshots that could not be read; others were used."""
-    snapshot_lsn: int
-    """Where the full snapshot begins that was loaded; 0: there was none, or none was needed."""
-    increments: int
-    applied_lsn: int
-    """Up to here the snapshots led;"""
-    log_lsn: int
-    """and up to here the log."""
-    entries: int
-    """Keys and batches that were loaded."""
+    shards: list[ShardImport]
+    is_settled: bool
+    """Nothing over several shards was under way any more when the import ended; what is, goes on when the volume is
+    opened."""
     inodes: int
     file_bytes: int
     keys: int
@@ -101,12 +110,9 @@ async def import_volume(home: Home, plan: ImportPlan, progress: ProgressListener
     try:
         home.path.mkdir(parents=True, exist_ok=True)
         with home.owned() as ownership:
-            await trio.to_thread.run_sync(shutil.rmtree, home.new_meta, True)
+            await trio.to_thread.run_sync(_begin, home)
             report = await _fill(home, plan, ownership, progress)
-            home.new_meta.rename(home.meta)
-            if plan.settings.keys:
-                KeyRing(home.keys_file, {}).put_back(plan.settings.keys)
-            home.save_config(plan.settings.config)  # last: without it there is no volume
+            home.importing.unlink()
             sync_directory(home.path.parent)
             return report
     except BaseException as error:
@@ -173,10 +179,6 @@ async def _settings_on(superblocks: Mapping[Path, Superblock]) -> Settings:
 
 
 def _plan(home: Home, settings: Settings, superblocks: Mapping[Path, Superblock]) -> ImportPlan:
-    if settings.config.shards > 1:
-        raise ConfigInvalid(
-            f"the volume has {settings.config.shards} shards, and this version of siltstone imports volumes of one only"
-        )
     found = {superblock.disk_uuid: path for path, superblock in superblocks.items()}
     known = {UUID(disk.uuid).bytes: disk for disk in settings.config.disks}
     for uuid, path in found.items():
@@ -212,54 +214,97 @@ def _plan(home: Home, settings: Settings, superblocks: Mapping[Path, Superblock]
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
+def _begin(home: Home) -> None:
+    """What a killed import left goes, and what this one leaves is known for that."""
+    _clear(home)
+    home.importing.touch()
+    sync_directory(home.path)
+
+
 async def _fill(home: Home, plan: ImportPlan, ownership: Ownership, progress: ProgressListener) -> ImportReport:
-    """Fill the metadata store, and open the volume once, which runs the log over it and checks that all is there."""
+    """Load the metadata, write the settings, and open the volume once, which ends what a crash left under way."""
     config, damaged = plan.settings.config, list[str]()
-    clock, random, workers = SystemClock(), SystemRandom(), TrioWorkers()
-    async with opened_disks(config, ownership) as disks:
-        with metadata(str(home.new_meta), config, create=True) as backing:
+    restored = [
+        await _restore_shard(home, config, ShardId(shard), ownership, damaged, progress)
+        for shard in range(config.shards)
+    ]
+    if plan.settings.keys:
+        KeyRing(home.keys_file, {}).put_back(plan.settings.keys)
+    home.save_config(config)
+    async with open_owned(home, config, ownership) as owner:
+        is_settled = False
+        with trio.move_on_after(SETTLED_SECONDS):
+            await owner.all_shards.ask("wait_transactions")
+            is_settled = True
+        if damaged:
+            await owner.all_shards.ask("scrub_snapshots")
+        status = sum_of_statuses(config, await owner.all_shards.ask("status"))
+        return ImportReport(
+            volume=config.uuid,
+            disks=len(config.disks),
+            missing=list(plan.missing),
+            damaged=damaged,
+            shards=restored,
+            is_settled=is_settled,
+            inodes=status.inodes,
+            file_bytes=status.file_bytes,
+            keys=len(plan.settings.keys),
+        )
+
+
+async def _restore_shard(
+    home: Home,
+    config: VolumeConfig,
+    shard: ShardId,
+    ownership: Ownership,
+    damaged: list[str],
+    progress: ProgressListener,
+) -> ShardImport:
+    """Fill the metadata store of a shard from its part of the disks. ``damaged``: gets the snapshots that cannot be
+    read.
+
+    Raises Corrupt, TooFewDisks, ...
+    """
+    of_shard = f"shard {shard}: " if config.shards > 1 else ""
+    random, workers = SystemRandom(), TrioWorkers()
+    async with opened_disks(config, ownership, shard) as disks:
+        with metadata(str(home.shard_meta(shard)), config, create=True) as backing:
             roles = {DiskId(disk.disk_id): DiskRole(disk.role) for disk in config.disks}
-            pool = Pool(disks, LocalFanout(), random, clock, roles)
+            pool = Pool(part_of_disks(disks, shard), fanout_of(shard), random, SystemClock(), roles)
             await pool.probe()
-            restored = await restore(snapshot_files(config, pool, random, workers), backing, damaged.append, progress)
+            files = snapshot_files(config, pool, random, workers)
+            restored = await restore(files, backing, lambda text: damaged.append(of_shard + text), progress)
             try:
-                async with open_here(config, disks, backing, clock, workers) as volume:
-                    return await _look_at_volume(volume, plan, restored, damaged)
+                log_lsn = await run_log(config, pool, backing, SystemClock())
             except LogDamaged as error:
                 raise Corrupt(
-                    f"the snapshots lead up to LSN {restored.applied_lsn}, and the log does not go on there: {error}; "
-                    "give all disks that there are"
+                    f"{of_shard}the snapshots lead up to LSN {restored.applied_lsn}, and the log does not go on there: "
+                    f"{error}; give all disks that there are"
                 ) from error
-
-
-async def _look_at_volume(volume: Volume, plan: ImportPlan, restored: Restored, damaged: Sequence[str]) -> ImportReport:
-    last_lsn = volume.ledger.store.last_lsn
-    if last_lsn < restored.end:
-        raise Corrupt(f"the log ends at LSN {last_lsn}, and the snapshot that was loaded needs it up to {restored.end}")
-    if damaged:
-        await volume.scrub_snapshots()
-    await volume.labels.publish(label_of(plan.settings))
-    status = volume.status()
-    return ImportReport(
-        volume=plan.settings.config.uuid,
-        disks=len(plan.settings.config.disks),
-        missing=list(plan.missing),
-        damaged=list(damaged),
+            if log_lsn < restored.end:
+                raise Corrupt(
+                    f"{of_shard}the log ends at LSN {log_lsn}, and the snapshot that was loaded needs it up to "
+                    f"{restored.end}"
+                )
+    return ShardImport(
         snapshot_lsn=0 if restored.full is None else restored.full.name.start,
         increments=restored.increments,
         applied_lsn=restored.applied_lsn,
-        log_lsn=last_lsn,
+        log_lsn=log_lsn,
         entries=restored.entries,
-        inodes=status.inodes,
-        file_bytes=status.file_bytes,
-        keys=len(plan.settings.keys),
     )
 
 
 def _take_away(home: Home, made_home: bool) -> None:
-    for directory in (home.new_meta, home.meta):
-        shutil.rmtree(directory, ignore_errors=True)
-    for file in (home.volume_file, home.keys_file, home.lock_file):
-        file.unlink(missing_ok=True)
+    _clear(home)
+    home.lock_file.unlink(missing_ok=True)
     if made_home and home.path.is_dir() and not any(home.path.iterdir()):
         home.path.rmdir()
+
+
+def _clear(home: Home) -> None:
+    for path in home.made_by_import:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

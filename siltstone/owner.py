@@ -141,28 +141,35 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
     """
     config = home.load_config()
     with home.owned() as ownership:
-        await trio.to_thread.run_sync(wait_shards_free, home, config.shards)
-        found = await _look_at_disks(config)
-        for warning in check_roster(config, found):
-            logger.warning(warning)
-        clock, workers = SystemClock(), TrioWorkers()
-        async with opened_disks(config, ownership) as disks:
-            config = await _compare_with_labels(home, config, disks)
-            own_shard = ShardService(home, config, ONLY_SHARD)
-            with metadata(str(home.meta), config, ownership=ownership) as backing:
-                join = own_shard.join if config.shards > 1 else own_shard.join_later
-                async with (
-                    open_here(config, disks, backing, clock, workers, join=join) as volume,
-                    running_shards(home, config, own_shard, clock) as shards,
-                ):
-                    own = own_shard.side.administration if config.shards > 1 else Administration(volume)
-                    others = {process.shard: process.asked for process in shards.processes}
-                    all_shards = AllShards(own, others, clock)
-                    owner = Owner(home, config, volume, clock, workers, shards, own_shard, all_shards)
-                    await owner.publish()
-                    volume.labels.follow(lambda: owner.config.serial, owner.label)
-                    async with _upkeep(owner):
-                        yield owner
+        async with open_owned(home, config, ownership) as owner:
+            yield owner
+
+
+@contextlib.asynccontextmanager
+async def open_owned(home: Home, config: VolumeConfig, ownership: Ownership) -> AsyncIterator[Owner]:
+    """The same of a volume that is owned already; ``config`` is what HOME has."""
+    await trio.to_thread.run_sync(wait_shards_free, home, config.shards)
+    found = await _look_at_disks(config)
+    for warning in check_roster(config, found):
+        logger.warning(warning)
+    clock, workers = SystemClock(), TrioWorkers()
+    async with opened_disks(config, ownership) as disks:
+        config = await _compare_with_labels(home, config, disks)
+        own_shard = ShardService(home, config, ONLY_SHARD)
+        with metadata(str(home.meta), config, ownership=ownership) as backing:
+            join = own_shard.join if config.shards > 1 else own_shard.join_later
+            async with (
+                open_here(config, disks, backing, clock, workers, join=join) as volume,
+                running_shards(home, config, own_shard, clock) as shards,
+            ):
+                own = own_shard.side.administration if config.shards > 1 else Administration(volume)
+                others = {process.shard: process.asked for process in shards.processes}
+                all_shards = AllShards(own, others, clock)
+                owner = Owner(home, config, volume, clock, workers, shards, own_shard, all_shards)
+                await owner.publish()
+                volume.labels.follow(lambda: owner.config.serial, owner.label)
+                async with _upkeep(owner):
+                    yield owner
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ import trio
 
 from siltstone.commands.parser import Subparsers, add_command, add_home, add_json
 from siltstone.home import Home
-from siltstone.importing import ImportPlan, ImportReport, import_volume, plan_import
+from siltstone.importing import ImportPlan, ImportReport, ShardImport, import_volume, plan_import
 from siltstone.progress import ProgressLine, format_bytes
 
 
@@ -57,11 +57,20 @@ async def _import(home: Home, disks: list[Path], line: ProgressLine) -> tuple[Im
 
 def describe(home: Home, report: ImportReport) -> list[str]:
     """What was done, in lines for people."""
-    base = f"the snapshot of LSN {report.snapshot_lsn}" if report.snapshot_lsn else "no full snapshot"
+    settled = [] if report.is_settled else ["what was under way over several shards goes on when the volume is opened"]
     return [
         f"volume {home.path}: {report.inodes:,} files and directories with {format_bytes(report.file_bytes)}, "
         f"{report.keys} access keys",
-        f"from {base}, {report.increments} increments up to LSN {report.applied_lsn}, and the log up to LSN "
-        f"{report.log_lsn}; {report.disks - len(report.missing)} of {report.disks} disks are there",
+        *(_describe_shard(shard, part, len(report.shards)) for shard, part in enumerate(report.shards)),
+        f"{report.disks - len(report.missing)} of {report.disks} disks are there",
+        *settled,
         f"next: siltstone mount {home.path} DIR",
     ]
+
+
+def _describe_shard(shard: int, part: ShardImport, shards: int) -> str:
+    who = f"shard {shard}: " if shards > 1 else ""
+    base = f"the snapshot of LSN {part.snapshot_lsn}" if part.snapshot_lsn else "no full snapshot"
+    return (
+        f"{who}from {base}, {part.increments} increments up to LSN {part.applied_lsn}, and the log up to {part.log_lsn}"
+    )

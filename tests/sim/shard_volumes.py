@@ -20,7 +20,7 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.all_shards import AllShards
 from siltstone.core.caller import Caller
 from siltstone.core.check.findings import Finding
-from siltstone.core.opening import create_volume, open_volume, snapshot_files
+from siltstone.core.opening import create_volume, open_volume, run_log, snapshot_files
 from siltstone.core.orders import FarShard
 from siltstone.core.restore import restore
 from siltstone.core.shard import Shard
@@ -229,6 +229,7 @@ class SimShardVolumes:
             files = snapshot_files(self.config, pool, self.world.random, SimWorkers())
             restored = await restore(files, self.backings[shard], self.damaged.append)
             self.restored_from_snapshots += bool(restored.applied_lsn)
+            assert await run_log(self.config, pool, self.backings[shard], self.world.clock) >= restored.end
 
     async def _live(self, shard: ShardId, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         """One life of a shard's process. It ends without being told: nothing more is written."""

@@ -18,6 +18,7 @@ import pytest
 from botocore.config import Config
 
 from sim.command import PATIENCE_SECONDS, siltstone, succeed
+from sim.mounted import KIND, KINDS
 
 
 class Place(NamedTuple):
@@ -60,13 +61,19 @@ class Daemon:
         subprocess.run(["fusermount3", "-u", "-z", "-q", place.mount], check=False)
 
 
+SHARDS = {"disks": 1, "shards": 2}
+IN_BOTH_MODES = pytest.mark.parametrize("place", [SHARDS[kind] for kind in KINDS], indirect=True)
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """A small volume on six disks that takes full snapshots often, and a mount point."""
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A small volume on six disks that takes full snapshots often, and a mount point. The parameter says how many
+    shards it has."""
+    shards = getattr(request, "param", SHARDS[KIND])
     place = Place(tmp_path / "home", tmp_path / "mount", [tmp_path / f"disk{index}" for index in range(6)], [])
     place.mount.mkdir()
     disks = [argument for disk in place.disks for argument in ("--disk", disk)]
-    succeed("init", place.home, *disks, "--disk-size", "256M")
+    succeed("init", place.home, *disks, "--disk-size", "256M", "--shards", str(shards))
     settings = json.loads((place.home / "volume.json").read_text())
     (place.home / "volume.json").write_text(json.dumps({**settings, "snapshot_bytes_min": 1000}))
     yield place
@@ -94,6 +101,7 @@ def found(place: Place) -> dict[str, bytes]:
     return {str(path.relative_to(place.mount)): path.read_bytes() for path in place.mount.rglob("*") if path.is_file()}
 
 
+@IN_BOTH_MODES
 def test_a_volume_comes_back_after_kill_9_without_home_and_two_disks(place: Place) -> None:
     source = random.Random(1)
     files: dict[str, bytes] = {}
@@ -119,7 +127,8 @@ def test_a_volume_comes_back_after_kill_9_without_home_and_two_disks(place: Plac
         shutil.rmtree(place.disks[index])
     kept = [argument for index in (1, 2, 4, 5) for argument in ("--disk", place.disks[index])]
     report = json.loads(succeed("import", place.home, *kept, "--json"))
-    assert report["snapshot_lsn"] > 0 and report["keys"] == 1 and len(report["missing"]) == 2
+    assert any(shard["snapshot_lsn"] > 0 for shard in report["shards"]) and report["is_settled"]
+    assert report["keys"] == 1 and len(report["missing"]) == 2
     daemon = Daemon(place)
     assert found(place) == files
     s3 = daemon.client(key)

@@ -108,7 +108,7 @@ def test_everything_comes_back_from_four_of_six_disks_at_other_places(tmp_path: 
         world.disks[0].rename(moved)
         world.disks[2].rename(world.disks[0])  # and one is where another was
         report = await world.bring_back([moved, world.disks[0], world.disks[3], world.disks[5]])
-        assert report.keys == 1 and report.snapshot_lsn > 0 and len(report.missing) == 2
+        assert report.keys == 1 and report.shards[0].snapshot_lsn > 0 and len(report.missing) == 2
         assert world.new_home.keys_file.stat().st_mode & 0o777 == 0o600
         async with open_owner(world.new_home) as owner:
             assert owner.keys.list() == [key]
@@ -224,10 +224,13 @@ def test_an_import_that_fails_takes_away_what_it_made_and_can_be_done_again(tmp_
         assert not world.new_home.path.exists()
         for file, data in saved.items():
             file.write_bytes(data)
-        world.new_home.new_meta.mkdir(parents=True)
-        (world.new_home.new_meta / "data.mdb").write_bytes(b"what a killed import left")
+        world.new_home.meta.mkdir(parents=True)
+        (world.new_home.meta / "data.mdb").write_bytes(b"what a killed import left")
+        with pytest.raises(ConfigInvalid, match="is not empty"):
+            await world.bring_back()
+        world.new_home.importing.touch()
         await world.bring_back()
-        assert not world.new_home.new_meta.exists()
+        assert not world.new_home.importing.exists()
         await world.compare(world.new_home)
 
     run(tmp_path, body)

@@ -73,6 +73,10 @@ class Administration:
         ledger = self._volume.ledger
         return {disk.disk_id: ledger.stripes.slabs.units_of(disk.disk_id) for disk in ledger.pool.status()}
 
+    async def sync(self) -> None:
+        """See Volume."""
+        await self._volume.sync()
+
     async def settle(self, *, progress: ProgressListener | None = None) -> SettleReport:
         """See Volume."""
         before = self._volume.settler.settled_bytes

@@ -79,6 +79,7 @@ _AGAIN = (
     "scrub",
     "rebuild",
     "scrub_snapshots",
+    "sync",
     "wait_transactions",
 )
 """What a shard that died meanwhile is simply asked for again."""

@@ -145,7 +145,7 @@ class Daemon:
                     raise InvalidArgument("want a port, and a number of workers")
                 return f"ready {await self.open_s3(host, port, workers)}"
             case "sync":
-                await self._owner.volume.sync()
+                await self._owner.all_shards.ask("sync")
                 return {"pid": os.getpid()}
             case "closed":
                 return await self._wait_closed(_text(arguments, "directory"))
@@ -159,7 +159,7 @@ class Daemon:
         for door in list(self.doors):
             if door.kind == "mount" and door.place == directory:
                 await door.closed.wait()
-        await self._owner.volume.sync()
+        await self._owner.all_shards.ask("sync")
         return {"ending": self.stopping.is_set()}
 
     async def _open(

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from kills.sharded import OWNER, ShardedPlace
+from siltstone.control import request
 from siltstone.core.caller import Caller
 from siltstone.types import ROOT_INO, Ino, ShardId
 from sim.command import PATIENCE_SECONDS, siltstone
@@ -208,10 +209,27 @@ def test_a_shard_that_does_not_start_is_an_error_that_says_why(place: ShardedPla
     place.wait_no_process()
 
 
-def test_what_does_not_work_over_shards_says_so(place: ShardedPlace) -> None:
-    refused = siltstone("disk", "drain", place.home.path, "0")
-    assert refused.returncode == 1
-    assert "2 shards" in refused.stderr and refused.stderr.count("\n") == 1, refused
+def test_a_sync_makes_durable_what_is_in_all_processes(place: ShardedPlace) -> None:
+    """What `siltstone umount` counts on."""
+    place.start()
+    kept: dict[ShardId, Ino] = {}
+
+    async def build(caller: Caller) -> None:
+        for shard, directory in (await directories(place, caller)).items():
+            kept[shard] = (await caller.call("create", directory, b"file", mode=0o100644, **OWNER)).ino
+        for ino in kept.values():
+            await caller.call("write", ino, 0, b"bytes" * 100)
+        await trio.to_thread.run_sync(request, place.home, "sync")
+        place.kill()
+
+    async def check(caller: Caller) -> None:
+        for ino in kept.values():
+            assert await caller.call("read", ino, 0, 1000) == b"bytes" * 100
+
+    place.ask(build)
+    place.start()
+    place.ask(check)
+    place.stop()
 
 
 def test_work_on_the_whole_volume_is_done_in_all_processes(place: ShardedPlace) -> None:

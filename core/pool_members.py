@@ -58,21 +58,22 @@ class PoolMembers:
         async with self._following:
             if serial <= self._config.serial:
                 return
-            self._config = msgspec.structs.replace(self._config, disks=tuple(disks), serial=serial)
+            config = msgspec.structs.replace(self._config, disks=tuple(disks), serial=serial)
             known = {status.disk_id: status.role for status in self._pool.status()}
             for disk in disks:
                 disk_id, role = DiskId(disk.disk_id), DiskRole(disk.role)
                 if disk_id not in known:
-                    self._add(disk, role)
+                    self._add(config, disk, role)
                 elif not (role is DiskRole.NEW and disk_id in self._level):
                     self._level.discard(disk_id)
                     self._pool.set_role(disk_id, role)
             for disk_id in known.keys() - {disk.disk_id for disk in disks}:
                 await self._remove(disk_id)
+            self._config = config  # last: who is cut short is told again
 
-    def _add(self, disk: DiskConfig, role: DiskRole) -> None:
+    def _add(self, config: VolumeConfig, disk: DiskConfig, role: DiskRole) -> None:
         assert self._open_disk is not None, "whoever opened this volume does not let it have other disks"
-        superblock = superblock_of(self._config, disk, created_ns=self._clock.now_ns())
+        superblock = superblock_of(config, disk, created_ns=self._clock.now_ns())
         self._scrubber.expect_superblock(DiskId(disk.disk_id), pack_superblock(superblock))
         self._pool.add(self._open_disk(disk), role)
 

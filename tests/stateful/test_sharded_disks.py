@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -379,6 +380,37 @@ def test_a_volume_comes_back_from_its_disks_when_the_power_goes_and_home_is_lost
             world.sim.world.disks[number].return_()
 
     World(seed).run(body)
+
+
+class Deaf:
+    """A shard that lives, and gives no answer to some orders."""
+
+    def __init__(self, asked: AskedShard, orders: int) -> None:
+        self._asked = asked
+        self._orders = orders
+
+    async def ask(self, method: str, *arguments: Any, progress: ProgressListener | None = None) -> Any:
+        """See AskedShard."""
+        if method == "follow_disks" and self._orders:
+            self._orders -= 1
+            raise Unavailable("no answer")
+        return await self._asked.ask(method, *arguments, progress=progress)
+
+
+def test_a_shard_that_gives_no_answer_is_told_of_a_disk_later_and_the_command_says_so() -> None:
+    async def body(world: World) -> None:
+        await trio.sleep(3)
+        shards = world.keeping.all_shards.shards
+        shards[ShardId(1)] = Deaf(shards[ShardId(1)], 3)
+        with pytest.raises(Unavailable, match=r"not every shard has heard .* shard 1: no answer"):
+            await world.members.add("new")
+        assert [disk.disk_id for disk in world.sim.config.disks] == [*range(DISKS + 1)]
+        seen = {shard: len(volume.ledger.pool.status()) for shard, volume in world.sim.volumes.items()}
+        assert seen == {0: DISKS + 1, 1: DISKS, 2: DISKS + 1}
+        await trio.sleep(5)
+        assert {len(volume.ledger.pool.status()) for volume in world.sim.volumes.values()} == {DISKS + 1}
+
+    World(1).run(body)
 
 
 STEPS = 60

@@ -1,5 +1,5 @@
-"""What a front-end in another process asks a shard for: methods of the Volume and of ShardObjects, by name, from a
-fixed table.
+"""What a front-end in another process asks a shard for: methods of the Volume, of ShardObjects and of ShardClones, by
+name, from a fixed table.
 
 A call and its answer are msgpack. What the arguments and results are, the methods' own annotations say, so the table
 has only names; both sides check by them. Errors travel by class.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from siltstone import errors
+from siltstone.core.shard_clones import ShardClones
 from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.types import Change
 from siltstone.core.volume import Volume
@@ -102,7 +103,7 @@ class Method(NamedTuple):
 
     name: str
     owner: type
-    """Volume, or what a shard offers of buckets and objects."""
+    """Volume, or what a shard offers of buckets and objects, or of clones."""
     is_once: bool
     has_origin: bool
     """Its changes are told to all front-ends but the one that asked."""
@@ -195,11 +196,16 @@ _OBJECT_CHANGES = (
     "abort_upload",
 )
 
+_CLONE_CHANGES = ("clone_entries", "clone_file", "link_clone", "name_clone")
+"""``begin_clone`` is none: what is made twice is held by nobody the first time."""
+
 METHODS = (
     {name: method_of(Volume, name) for name in _LOOKS + _BYTES}
     | {name: method_of(Volume, name, is_once=True) for name in _CHANGES + _XATTR_CHANGES}
     | {name: method_of(ShardObjects, name) for name in _OBJECT_LOOKS + _OBJECT_BYTES}
     | {name: method_of(ShardObjects, name, is_once=True) for name in _OBJECT_CHANGES}
+    | {"begin_clone": method_of(ShardClones, "begin_clone")}
+    | {name: method_of(ShardClones, name, is_once=True) for name in _CLONE_CHANGES}
 )
 
 

@@ -13,13 +13,16 @@ import trio
 from siltstone.core.ledger import Ledger
 from siltstone.core.types import Holder
 from siltstone.core.write_back import TRUNCATE_STEP_EXTENTS, WriteBack
-from siltstone.meta import extents, inodes, keys
+from siltstone.meta import extents, inodes, keys, names
 from siltstone.meta.extents import FreedStripe
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Ino, PartitionId, partition_of
 
 INLINE_PURGE_EXTENTS = 16
 """A file of at most this many extents is purged in the batch that takes its last name away."""
+
+PURGE_STEP_ENTRIES = 64
+"""Entries that are taken out of a directory in one batch."""
 
 INLINE_PURGE_BYTES = 64 * 1024
 """A file of at most this many bytes has its extents removed there without counting them: a step's worth at the most."""
@@ -118,11 +121,9 @@ class Orphans:
                     self._waiting.add(ino)
                     continue
                 self._write_back.discard(ino)
-                await self._ledger.wait_unclaimed(ino)
-                while self._ledger.owns(ino) and not self._commit_step(ino):
+                while self._ledger.owns(ino) and not await self._purge_some(ino):
                     await trio.lowlevel.checkpoint()
                     await self._ledger.admit()
-                    await self._ledger.wait_unclaimed(ino)
                 await trio.lowlevel.checkpoint()
 
     def find_all(self) -> None:
@@ -146,6 +147,36 @@ class Orphans:
     def _has_many_extents(self, transaction: Transaction, ino: Ino) -> bool:
         found = transaction.scan(*keys.prefix_range(keys.extents(ino)))
         return sum(1 for _ in islice(found, INLINE_PURGE_EXTENTS + 1)) > INLINE_PURGE_EXTENTS
+
+    async def _purge_some(self, ino: Ino) -> bool:
+        """One step; whether the inode is gone, or no orphan any more."""
+        await self._ledger.wait_unclaimed(ino)
+        inode = inodes.find_inode(self._ledger.store, ino) if self._ledger.owns(ino) else None
+        if inode is None or not inode.is_directory or not inode.size:
+            return self._commit_step(ino)
+        await self._take_apart(ino)
+        return False
+
+    async def _take_apart(self, ino: Ino) -> None:
+        """Take some entries out of a directory: of a clone that was given up. What was only there goes with them, or
+        is an orphan from now on, of whatever shard."""
+        now_ns = self._ledger.clock.now_ns()
+
+        def change(transaction: Transaction) -> dict[Ino, bool]:
+            if transaction.get(keys.orphan(ino)) is None:
+                return {}
+            lost = dict(names.take_apart(transaction, ino, limit=PURGE_STEP_ENTRIES, now_ns=now_ns))
+            return {
+                child: not inode.is_directory and self.purge_within(transaction, child)
+                for child, inode in lost.items()
+                if inode.nlink == 0
+            }
+
+        def committed(lost: dict[Ino, bool]) -> None:
+            for child, purged in lost.items():
+                self.lost_its_name(child, purged=purged)
+
+        await self._ledger.perform(change, committed)
 
     def _commit_step(self, ino: Ino) -> bool:
         transaction = self._ledger.begin()

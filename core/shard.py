@@ -33,9 +33,10 @@ from siltstone.core.calls import (
 from siltstone.core.gates import Gates
 from siltstone.core.orders import AskHow, GiveUp, How, Order, Orders
 from siltstone.core.sessions import Sessions
+from siltstone.core.shard_clones import ShardClones
 from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.volume import Volume
-from siltstone.errors import InvalidArgument, SiltstoneError
+from siltstone.errors import InvalidArgument, SiltstoneError, Unavailable
 from siltstone.meta import counters
 from siltstone.meta.shards.answers import Request, is_carried_out, once
 from siltstone.meta.shards.handover import HandoverFailed
@@ -145,6 +146,12 @@ class Shard:
         self._shard = shard
         self.partitions = partitions
         self._objects = ShardObjects(volume)
+        self._offered = {
+            Volume: volume,
+            ShardObjects: self._objects,
+            ShardClones: ShardClones(volume, self._objects.hand),
+        }
+        """What methods are of."""
         self._gates = Gates(volume, self._objects.forget_places)
         self._bringer = Bringer(ledger, volume.carrier)
         self._node = Node(
@@ -257,7 +264,7 @@ class Shard:
     async def _run(
         self, call: Call, method: Method, arguments: dict[str, Any], partition: PartitionId | None
     ) -> Answered | Failed:
-        function: _Function = getattr(self._objects if method.owner is ShardObjects else self._volume, call.method)
+        function: _Function = getattr(self._offered[method.owner], call.method)
         try:
             if not method.is_once or partition is None:
                 return Answered(encode_result(await function(**arguments)))
@@ -290,6 +297,8 @@ class Shard:
 
     async def _result_of(self, method: str, arguments: dict[str, Any]) -> object:
         """What a call returns that was carried out in an earlier life."""
+        if METHODS[method].owner is ShardClones:
+            raise Unavailable("a shard was started anew while it cloned: clone again")
         if METHODS[method].owner is ShardObjects:
             return await self._objects.result_of(method, arguments)
         if method in ("create", "mkdir", "symlink"):

@@ -115,6 +115,10 @@ class ShardObjects:
             while self._handed and self._handed[0][0] < limit:
                 self._volume.orphans.let_go(self._handed.popleft()[1])
 
+    def hand(self, ino: Ino) -> None:
+        """An inode that is held here will be held by a front-end from its next poll on, which gets so much time."""
+        self._handed.append((self._ledger.clock.monotonic_ns(), ino))
+
     # --- buckets ---------------------------------------------------------------------------------------------------
 
     async def bucket_named(self, near: Ino, name: str) -> tuple[Ino, BucketInfo | None]:
@@ -202,7 +206,7 @@ class ShardObjects:
         so much will come. Raises NoSpace."""
         self._ledger.check_room(size)
         ino = await self._volume.create_anonymous(near, mode=FILE_MODE)
-        self._handed.append((self._ledger.clock.monotonic_ns(), ino))
+        self.hand(ino)
         return ino
 
     async def put_object(

@@ -11,7 +11,8 @@ for the first, so that batches reach the log in the order of the writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -190,6 +191,22 @@ class WriteBack:
             file.lock.release()
             self._forget_clean(file)
 
+    @asynccontextmanager
+    async def held(self, ino: Ino) -> AsyncIterator[None]:
+        """All bytes that were written to a file are in committed batches, and writers of it wait, as long as the
+        context lasts. Raises what kept its bytes from being written."""
+        await self._ledger.wait_changes_go()
+        file = await self._lock(ino)
+        try:
+            while file.dirty.size or file.in_flight:
+                await self._send(file)
+                await file.wait_landed()
+                self._raise_error(file)
+            yield
+        finally:
+            file.lock.release()
+            self._forget_clean(file)
+
     async def flush_all(self) -> None:
         """Flush every dirty file; one that cannot be written keeps none of the others back, and its error is raised."""
         failure: SiltstoneError | None = None
@@ -262,7 +279,8 @@ class WriteBack:
             await clock.sleep(commit_interval / 8)
             limit = clock.monotonic_ns() - int(commit_interval * 1e9 / 4)
             for file in list(self.files.values()):
-                if file.changed_ns <= limit:
+                # One that is held for long has nothing dirty, and must keep nobody waiting.
+                if file.changed_ns <= limit and (file.dirty.size or file.in_flight):
                     try:
                         await self.flush(file.ino)
                     except SiltstoneError as error:

@@ -85,3 +85,26 @@ def add_bytes(transaction: Transaction, ino: Ino, delta: int) -> None:
     counters.bytes += delta
     assert counters.bytes >= 0, f"partition {partition_of(ino)} counts fewer than no bytes"
     transaction.put(keys.counters(partition_of(ino)), encode(counters))
+
+
+class Tally:
+    """Counts many new inodes in one batch, and puts each partition's record once, at its ``end``."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._counters: dict[PartitionId, Counters] = {}
+
+    def take_ino(self, partition: PartitionId, size: int) -> Ino:
+        """See the function; the inode has ``size`` bytes of extents."""
+        found = self._counters.get(partition)
+        if found is None:
+            found = self._counters[partition] = read_counters(self._transaction, partition)
+        found.inodes += 1
+        found.serial += 1
+        found.bytes += size
+        return make_ino(found.serial, partition)
+
+    def end(self) -> None:
+        """Put what was counted."""
+        for partition, found in self._counters.items():
+            self._transaction.put(keys.counters(partition), encode(found))

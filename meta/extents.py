@@ -12,6 +12,7 @@ expect the inode as it was before the batch or as an earlier call here left it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from siltstone.engine.stripe import layout
@@ -210,6 +211,11 @@ def clip(extent: Extent, skip: int, length: int) -> Extent:
 def _put(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> None:
     assert extent.length > 0
     transaction.put(keys.extent(ino, offset), encode(extent))
+    _refer(transaction, ino, offset, extent)
+
+
+def _refer(transaction: Transaction, ino: Ino, offset: int, extent: Extent) -> None:
+    """Put the back reference of an extent."""
     if extent.place == Place.LOG:
         assert extent.skip + extent.length <= extent.span, "an extent leaves the payload that it was logged with"
         key = keys.log_reference(Reference(extent.address, extent.skip, ino, offset))
@@ -295,6 +301,38 @@ def clone_range(
     replace_range(transaction, target, target_inode, target_offset, target_offset + length, shared, freed)
     target_inode.size = max(target_inode.size, target_offset + length)
     return length
+
+
+class Found(NamedTuple):
+    """An extent as it is in the store."""
+
+    offset: int
+    extent: Extent
+    value: bytes
+
+
+def find_all(reader: Reader, ino: Ino, inode: Inode, limit: int) -> list[Found] | None:
+    """Every extent of a file, whose inode this is; None if there are more than ``limit``."""
+    if inode.allocated_bytes == 0:
+        return []
+    value = reader.get(keys.extent(ino, 0))
+    if value is not None:
+        first: Extent = decode_extent(value)
+        if first.length == inode.allocated_bytes:
+            return [Found(0, first, value)]  # most files: a scan takes ten times as long
+    records = islice(reader.scan(*keys.prefix_range(keys.extents(ino))), limit + 1)
+    found = [Found(keys.extent_offset(key), decode_extent(value), value) for key, value in records]
+    return found if len(found) <= limit else None
+
+
+def share(transaction: Transaction, target: Ino, found: Iterable[Found]) -> None:
+    """Let a file that has no extents have these, which are another's in the same partition. No data moves.
+
+    The caller gives the target the size and the ``allocated_bytes`` of the other, and counts these.
+    """
+    for offset, extent, value in found:
+        transaction.put(keys.extent(target, offset), value)
+        _refer(transaction, target, offset, extent)
 
 
 def relocate(

@@ -26,6 +26,7 @@ from siltstone.limits import LINK_COUNT_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
 from siltstone.meta import counters, keys
 from siltstone.meta.inodes import (
     PERMISSION_BITS,
+    find_inode,
     get_directory,
     get_inode,
     get_living_directory,
@@ -235,6 +236,50 @@ def attach(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_
     if transaction.get(keys.dentry(parent, name)) is not None:
         raise AlreadyExists(f"{name!r} is in directory {parent} already")
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
+
+
+def adopt_directory(
+    transaction: Transaction,
+    ino: Ino,
+    inode: Inode,
+    parent: Ino,
+    name: bytes,
+    *,
+    subdirectories: int,
+    now_ns: int,
+) -> None:
+    """Give a directory without a name, an orphan, its name; it has so many subdirectories. Raises as ``mkdir`` does."""
+    directory = get_living_directory(transaction, parent)
+    check_name(name)
+    if transaction.get(keys.dentry(parent, name)) is not None:
+        raise AlreadyExists(f"{name!r} is in directory {parent} already")
+    check_room_for_subdirectory(parent, directory)
+    transaction.delete(keys.orphan(ino))
+    inode.nlink, inode.parent, inode.ctime_ns = 2 + subdirectories, parent, now_ns
+    put_inode(transaction, ino, inode)
+    directory.nlink += 1
+    _enter(transaction, parent, directory, name, ino, inode, now_ns)
+
+
+def take_apart(transaction: Transaction, ino: Ino, *, limit: int, now_ns: int) -> list[tuple[Ino, Inode]]:
+    """Take up to ``limit`` entries out of a directory that is an orphan. Returns what lost a name so, as it is then:
+    with nlink 0 it is an orphan from now on. Raises NotFound."""
+    directory = get_directory(transaction, ino)
+    assert directory.nlink == 0, f"directory {ino} has a name"
+    entries = list_directory(transaction, ino, limit=limit)
+    transaction.expect(keys.inode(Ino(entry.ino)) for _, entry in entries)
+    lost: list[tuple[Ino, Inode]] = []
+    for name, entry in entries:
+        child = Ino(entry.ino)
+        inode = find_inode(transaction, child)
+        transaction.delete(keys.dentry(ino, name))
+        if inode is not None:
+            drop_link(transaction, child, inode, now_ns)
+            lost.append((child, inode))
+    directory.size -= len(entries)
+    assert directory.size >= 0, f"directory {ino} counts fewer than no entries"
+    put_inode(transaction, ino, directory)
+    return lost
 
 
 def _enter(

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from siltstone import __version__
 from siltstone.commands import (
+    clone,
     df,
     disk,
     fsck,
@@ -35,7 +36,25 @@ from siltstone.commands import (
 )
 from siltstone.failure import describe, leaves
 
-COMMANDS = (init, import_, serve, mount, umount, s3, key, status, df, disk, meta, settle, rebuild, scrub, fsck, stop)
+COMMANDS = (
+    init,
+    import_,
+    serve,
+    mount,
+    umount,
+    s3,
+    key,
+    status,
+    df,
+    clone,
+    disk,
+    meta,
+    settle,
+    rebuild,
+    scrub,
+    fsck,
+    stop,
+)
 
 EPILOG = """examples:
   siltstone init ~/volume                              make a volume of six directories, 4+2

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from siltstone.control import NoOwner, request
+from siltstone.core.cloning import ClonesHere, ClonesOverShards, clone_path
 from siltstone.core.opening import ONLY_SHARD
 from siltstone.core.scrub_report import sum_of_reports
 from siltstone.core.types import Progress
@@ -25,6 +26,7 @@ from siltstone.home import Home
 from siltstone.keys import KeyRing
 from siltstone.membership import Membership
 from siltstone.owner import Owner, open_owner
+from siltstone.sharded_tree import sharded_tree
 
 REMAINS_LOOK_SECONDS = 1.0
 REMAINS_LOOKS_MAX = 5
@@ -157,6 +159,14 @@ async def _rebuild(owner: Owner, arguments: Arguments, report: Report) -> object
     return (await owner.all_shards.ask("rebuild", progress=report))[ONLY_SHARD]
 
 
+async def _clone(owner: Owner, arguments: Arguments, report: Report) -> object:
+    source, target = bytes.fromhex(str(arguments["source"])), bytes.fromhex(str(arguments["target"]))
+    if owner.config.shards == 1:
+        return await clone_path(owner.volume, ClonesHere(owner.volume), source, target, report)
+    async with sharded_tree(owner.home, owner.shards.partitions, owner.clock) as (caller, tree):
+        return await clone_path(tree, ClonesOverShards(caller.call, tree), source, target, report)
+
+
 async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> object:
     placer, count = owner.shards.placer, int(arguments["shards"])
     if placer is None:
@@ -212,6 +222,7 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "scrub": _scrub,
     "fsck": _fsck,
     "rebuild": _rebuild,
+    "clone": _clone,
     "meta_spread": _meta_spread,
     "disk_list": _disk_list,
     "disk_add": _disk_add,

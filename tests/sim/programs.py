@@ -32,6 +32,7 @@ RULES: dict[str, int] = {
     "rename": 3,
     "rename directory": 1,
     "link": 1,
+    "clone": 2,
     "unlink": 2,
     "hold": 1,
     "release": 1,
@@ -141,6 +142,8 @@ def motifs(p: int, q: int, size: int, count: int) -> list[list[Step]]:
             Step("lose disk", q + 1, q + 2),
         ],
         [Step("mkdir"), Step("put", 1, 0, size), Step("copy", 1, 3), Step("write", 2, 0, size), Step("crash", count)],
+        [Step("mkdir"), *written, *other, Step("clone", 0, 0, 1), *written, Step("clone", p, q), Step("crash", count)],
+        [Step("mkdir"), *written, Step("write", q, 0, size), Step("crash", count), Step("clone", 0, 0, 1), *other],
         [Step("vanish", p, count), *written, *other, Step("vanish", q, count), *written],
         [Step("crash", count), *written, *other, Step("restart"), Step("crash", count), *written],
         [*worn_and_tight(p, q), Step("crash", count), Step("settle"), Step("write", p, 2, 3), Step("sync")],
@@ -192,7 +195,7 @@ def _motif(index: int, p: int, q: int, size: int, count: int) -> list[Step]:
 
 _motifs = st.builds(
     _motif,
-    st.integers(0, 30),
+    st.integers(0, 32),
     st.integers(0, 6),
     st.integers(0, 6),
     st.integers(3, 8),

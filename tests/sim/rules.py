@@ -9,13 +9,15 @@ from collections.abc import Awaitable
 from itertools import combinations, permutations
 from typing import NamedTuple, TypeVar
 
+import pytest
 import trio
 
+from siltstone.core.cloning import ClonesHere, clone_path
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import CompletePart, ObjectInfo, PutAttributes
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
-from siltstone.errors import DirectoryNotEmpty, NoSpace, Unavailable
+from siltstone.errors import AlreadyExists, DirectoryNotEmpty, InvalidArgument, NoSpace, NotADirectory, Unavailable
 from siltstone.limits import KIB, MIB, MULTIPART_PART_BYTES_MIN
 from siltstone.types import ROOT_INO, Ino
 from sim.model import UNKNOWN_INO, ModelFile, ModelVolume
@@ -340,6 +342,42 @@ class Rules:
             self.model.refused()
         else:
             self.model.done(after)
+
+    async def do_clone(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """Clone a directory with all that is in it, or a file: neither sees later writes to the other. Durable when it
+        is done, and refused when the name is taken, or below the source."""
+        source, target = DIRECTORIES[a % 2], DIRECTORIES[1 - a % 2]
+        if c % 3 == 0:
+            source, target = self.path(a), self.path(b)
+        if source not in self.model.names:
+            return
+        pairs = {path: target + path[len(source) :] for path in (source, *self.model.children(source))}
+        files = {
+            new: self.model.files[ino]
+            for old, new in pairs.items()
+            if (ino := self.model.names[old]) in self.model.files
+        }
+        made = {new: ModelFile(file.data) for new, file in files.items()}
+        self.model.begin([{**self.model.names, **dict.fromkeys(pairs.values(), UNKNOWN_INO)}], made)
+        cloning = clone_path(volume, ClonesHere(volume), source, target)
+        if target in self.model.names or target.startswith(source + b"/"):
+            with pytest.raises((AlreadyExists, InvalidArgument, NotADirectory)):
+                await cloning
+            self.model.refused()
+            return
+        if await self.attempt_for(cloning) is None:
+            self.model.refused()
+            return
+        names = (await self.walk(volume)).names
+        cloned = {new: names[new] for new in pairs.values()}
+        old = {self.model.names[path]: cloned[new] for path, new in pairs.items()}
+        assert len({*old.values()}) == len(old), "what was one file is several, or the other way round"
+        assert not self.model.files.keys() & cloned.values(), "a clone is what it is a clone of"
+        for new, file in made.items():
+            self.model.files[cloned[new]] = file
+        self.model.done({**self.model.names, **cloned})
+        self.model.names_durable()
+        self.fired["directory with files cloned"] += len(pairs) > 1
 
     async def do_link(self, volume: Volume, a: int, b: int, _: int) -> None:
         """A further name, if it is free."""

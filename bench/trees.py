@@ -1,0 +1,185 @@
+"""Is a tree cloned at once, and what does a clone cost those who write to it?
+
+A volume on six directories (4+2), opened in this process. A tree of small files, a hundred in a directory, is made
+through Volume and cloned; beside it the loop's delay is noted. Then every file of a sample is written to for the first
+time, in the clone and in a tree that was never cloned.
+
+files_per_second: of the clone. ratio_creates: the time of a clone over that of making the same files (less is better).
+ratio_first_write: a first write of 4 KiB, flushed, to a cloned file, over the same to a plain one (at most 2).
+loop_delay_ms: what others in the loop waited for while it was cloned. `seconds`: at most 5 for 100,000 files.
+Ratios are of the processor time of the loop's thread, so that what else runs on the machine matters less.
+`python bench/trees.py [--quick] [--json] [--folder DIR] [--files N]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+from churn import config_for
+from local.volume import opened
+
+from siltstone.core.cloning import ClonesHere, clone_path
+from siltstone.core.volume import Volume
+from siltstone.limits import GIB, KIB
+from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
+from siltstone.types import ROOT_INO, Ino
+
+FILES = 100_000
+FILES_QUICK = 20_000
+DIRECTORY_FILES = 100
+FILE_BYTES = 4 * KIB
+SAMPLE = 2_000
+DISK_BYTES = 8 * GIB
+
+
+class Taken(NamedTuple):
+    """By the clock, and of the processor by this thread."""
+
+    seconds: float
+    processor_seconds: float
+
+
+class Stopwatch:
+    """From its making on."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic(), time.thread_time()
+
+    def read(self) -> Taken:
+        """Until now."""
+        return Taken(time.monotonic() - self._began[0], time.thread_time() - self._began[1])
+
+
+class Turns:
+    """How long the loop's turns take: a task that does nothing but come around."""
+
+    def __init__(self) -> None:
+        self.delays_ms: list[float] = []
+
+    async def run(self) -> None:
+        """Note them, for ever."""
+        while True:
+            began = time.thread_time()
+            await trio.lowlevel.checkpoint()
+            self.delays_ms.append(1e3 * (time.thread_time() - began))
+            await trio.sleep(0.001)
+
+    def percentile(self, share: float) -> float:
+        """The delay that so many of a hundred are below."""
+        ordered = sorted(self.delays_ms) or [0.0]
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+async def make_tree(volume: Volume, name: bytes, files: int) -> list[Ino]:
+    """A tree of small files; their inodes."""
+    root = (await volume.mkdir(ROOT_INO, name, mode=0o755, uid=0, gid=0)).ino
+    found: list[Ino] = []
+    data = os.urandom(FILE_BYTES)
+    directory = root
+    for number in range(files):
+        if number % DIRECTORY_FILES == 0:
+            directory = (await volume.mkdir(root, b"d%d" % number, mode=0o755, uid=0, gid=0)).ino
+        ino = (await volume.create(directory, b"f%d" % number, mode=0o644, uid=0, gid=0)).ino
+        await volume.write(ino, 0, data)
+        await volume.flush(ino)
+        found.append(ino)
+        if number % 16 == 0:
+            await trio.lowlevel.checkpoint()
+    return found
+
+
+async def first_writes(volume: Volume, inos: list[Ino]) -> Taken:
+    """4 KiB to each, flushed."""
+    data = os.urandom(FILE_BYTES)
+    watch = Stopwatch()
+    for ino in inos:
+        await volume.write(ino, 0, data)
+        await volume.flush(ino)
+    return watch.read()
+
+
+async def files_below(volume: Volume, name: bytes, limit: int) -> list[Ino]:
+    """Some files of a tree."""
+    root = (await volume.lookup(ROOT_INO, name)).ino
+    found: list[Ino] = []
+    for directory in await volume.list_directory(root, after=None, limit=limit):
+        found += [entry.ino for entry in await volume.list_directory(directory.ino, after=None, limit=DIRECTORY_FILES)]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+async def measure(folder: Path, files: int) -> dict[str, float]:
+    """All of it."""
+    async with opened(folder, config_for(folder, DISK_BYTES)) as (volume, _):
+        sample = min(SAMPLE, files // 2)
+        watch = Stopwatch()
+        await make_tree(volume, b"source", files)
+        made = watch.read()
+        await make_tree(volume, b"plain", sample)
+        await volume.settle()
+        turns = Turns()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            watch = Stopwatch()
+            report = await clone_path(volume, ClonesHere(volume), b"source", b"clone")
+            taken = watch.read()
+            nursery.cancel_scope.cancel()
+        await volume.sync()
+        plain, cloned = await files_below(volume, b"plain", sample), await files_below(volume, b"clone", sample)
+        ratios: list[float] = []
+        for start in range(0, sample, sample // 4):
+            # Side by side, so that both meet the same load.
+            one = await first_writes(volume, plain[start : start + sample // 4])
+            two = await first_writes(volume, cloned[start : start + sample // 4])
+            ratios.append(two.processor_seconds / one.processor_seconds)
+    return {
+        "files": files,
+        "entries": report.entries,
+        "seconds": round(taken.seconds, 2),
+        "processor_seconds": round(taken.processor_seconds, 2),
+        "files_per_second": round(files / taken.seconds),
+        "files_per_processor_second": round(files / taken.processor_seconds),
+        "ratio_creates": round(taken.processor_seconds / made.processor_seconds, 3),
+        "ratio_first_write": round(sorted(ratios)[len(ratios) // 2], 2),
+        "loop_delay_ms_p50": round(turns.percentile(0.5), 2),
+        "loop_delay_ms_p99": round(turns.percentile(0.99), 2),
+        "loop_delay_ms_max": round(turns.percentile(1.0), 2),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the files")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the disks are made")
+    parser.add_argument("--files", type=int, help=f"how many (default {FILES:,})")
+    options = parser.parse_args()
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    files = options.files or (FILES_QUICK if options.quick else FILES)
+    folder = Path(tempfile.mkdtemp(prefix="trees-", dir=options.folder))
+    try:
+        found = trio.run(partial(measure, folder, files))
+    finally:
+        shutil.rmtree(folder)
+    if options.json:
+        print(json.dumps({"bench": "trees"} | found))
+        return
+    for name, value in found.items():
+        print(f"{name:28} {value:,}")
+
+
+if __name__ == "__main__":
+    main()

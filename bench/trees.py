@@ -175,7 +175,8 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     if options.json:
-        print(json.dumps({"bench": "trees"} | found))
+        ratios = {name: value for name, value in found.items() if name.startswith("ratio_")}
+        print(json.dumps({"bench": "trees", "ratios": ratios} | found))
         return
     for name, value in found.items():
         print(f"{name:28} {value:,}")

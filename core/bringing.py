@@ -39,7 +39,7 @@ class Bringer:
             if self._ledger.store.last_lsn == before:
                 raise Corrupt(f"references to bytes of inode {lent_ino} in another shard have no extent; run fsck")
         # Whoever has looked an extent up before it was moved may be about to ask for its bytes.
-        await self._ledger.fence.wait_past(self._ledger.fence.advance())
+        await self._ledger.fence.wait_past(self._ledger.fence.advance(), leased=False)
 
     async def _carry(self, chunk: list[Movable]) -> None:
         clock = self._ledger.clock

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import trio
 
-from siltstone.core.calls import METHODS, Answered, Call, News, Poll, error_of, subject_of
+from siltstone.core.calls import METHODS, Answered, Call, EndReads, News, Poll, error_of, subject_of
 from siltstone.meta.shards.link import Link
 from siltstone.meta.shards.map import MapView
 from siltstone.meta.shards.messages import Failed, NotMine, PeerLost
@@ -96,6 +96,10 @@ class Caller:
         answer = _decode(await self._link(self._polling, shard).call(_encode(poll)))
         assert isinstance(answer, News)
         return answer
+
+    async def end_reads(self, shard: ShardId, leases: list[int]) -> None:
+        """Tell a shard of leases that are not needed any more. Raises PeerLost at once; they have ended then."""
+        await self._link(self._links, shard).call(_encode(EndReads(self._client, leases)))
 
     async def call_on(self, shard: ShardId, name: str) -> Any:
         """Have one shard carry out a method that is about no inode, and may be carried out twice."""

@@ -1,5 +1,5 @@
-"""What a front-end in another process asks a shard for: methods of the Volume, of ShardObjects and of ShardClones, by
-name, from a fixed table.
+"""What a front-end in another process asks a shard for: methods of the Volume, of ShardObjects, ReadPlans and
+ShardClones, by name, from a fixed table.
 
 A call and its answer are msgpack. What the arguments and results are, the methods' own annotations say, so the table
 has only names; both sides check by them. Errors travel by class.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from siltstone import errors
+from siltstone.core.read_plans import ReadPlans
 from siltstone.core.shard_clones import ShardClones
 from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.types import Change
@@ -63,6 +64,13 @@ class Poll(msgspec.Struct, array_like=True, tag="poll", frozen=True):
     """Whether it caches what changes; else it only wants to hear of inodes without a name."""
 
 
+class EndReads(msgspec.Struct, array_like=True, tag="end-reads", frozen=True):
+    """A front-end does not need these leases any more (read_plans.py). The answer says nothing."""
+
+    client: bytes
+    leases: list[int]
+
+
 class News(msgspec.Struct, array_like=True, tag="news", frozen=True):
     """What there is to hear of behind what was seen, and the number of the last; of changes only those of others.
 
@@ -96,6 +104,8 @@ class Load(msgspec.Struct, array_like=True, tag="load", frozen=True):
     log_bytes: int
     partition_calls: dict[int, int] = {}
     """Calls about each partition."""
+    leases: int = 0
+    """Plans that front-ends read by (read_plans.py)."""
 
 
 class Method(NamedTuple):
@@ -103,7 +113,7 @@ class Method(NamedTuple):
 
     name: str
     owner: type
-    """Volume, or what a shard offers of buckets and objects, or of clones."""
+    """Volume, or what a shard offers beside it: ShardObjects, ReadPlans, ShardClones."""
     is_once: bool
     has_origin: bool
     """Its changes are told to all front-ends but the one that asked."""
@@ -202,6 +212,7 @@ _CLONE_CHANGES = ("clone_entries", "clone_file", "link_clone", "name_clone")
 METHODS = (
     {name: method_of(Volume, name) for name in _LOOKS + _BYTES}
     | {name: method_of(Volume, name, is_once=True) for name in _CHANGES + _XATTR_CHANGES}
+    | {"plan_read": method_of(ReadPlans, "plan_read")}
     | {name: method_of(ShardObjects, name) for name in _OBJECT_LOOKS + _OBJECT_BYTES}
     | {name: method_of(ShardObjects, name, is_once=True) for name in _OBJECT_CHANGES}
     | {"begin_clone": method_of(ShardClones, "begin_clone")}

@@ -17,28 +17,34 @@ from siltstone.types import Lsn
 
 
 class ReadFence:
-    """Counts reads by the era they began in. An era ends whenever space is freed."""
+    """Counts reads by the era they began in. An era ends whenever space is freed.
+
+    Reads under a lease are those of front-ends in other processes (core/read_plans.py); they read stripes only.
+    """
 
     def __init__(self) -> None:
         self.era = 0
         self.entered = 0
         """Reads that ever began."""
         self._active: dict[int, int] = {}
+        self._leased: dict[int, int] = {}
         self._left = trio.Event()
 
-    def enter(self) -> int:
+    def enter(self, *, leased: bool = False) -> int:
         """Begin a read; pass what this returns to ``leave``."""
         self.entered += 1
-        self._active[self.era] = self._active.get(self.era, 0) + 1
+        active = self._leased if leased else self._active
+        active[self.era] = active.get(self.era, 0) + 1
         return self.era
 
-    def leave(self, era: int) -> None:
+    def leave(self, era: int, *, leased: bool = False) -> None:
         """End a read that began in ``era``."""
-        count = self._active[era] - 1
+        active = self._leased if leased else self._active
+        count = active[era] - 1
         if count:
-            self._active[era] = count
+            active[era] = count
             return
-        del self._active[era]
+        del active[era]
         self._left.set()
         self._left = trio.Event()
 
@@ -47,9 +53,10 @@ class ReadFence:
         self.era += 1
         return self.era - 1
 
-    async def wait_past(self, era: int) -> None:
-        """Return when no read that began in ``era`` or before is in flight."""
-        while self._active and min(self._active) <= era:
+    async def wait_past(self, era: int, *, leased: bool = True) -> None:
+        """Return when no read that began in ``era`` or before is in flight; without ``leased``, whatever leases there
+        are."""
+        while (self._active and min(self._active) <= era) or (leased and self._leased and min(self._leased) <= era):
             await self._left.wait()
 
 

@@ -255,9 +255,10 @@ class Settler:
             idle = [segment for segment in idle if segment.end <= covered_lsn]
             if not idle:
                 return
-            # The batches that moved the payload away must be durable, and no reader may be on its way to it.
+            # The batches that moved the payload away must be durable, and no reader may be on its way to it; leases are
+            # for stripes.
             await self._ledger.sync()
-            await self._ledger.fence.wait_past(self._ledger.fence.advance())
+            await self._ledger.fence.wait_past(self._ledger.fence.advance(), leased=False)
             for segment in idle:
                 await self._ledger.log.retire(segment.start)
 

@@ -8,7 +8,8 @@ that it was done: most return nothing, and attributes are looked up anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from siltstone.core.calls import (
     Answered,
     AskLoad,
     Call,
+    EndReads,
     Load,
     Method,
     News,
@@ -32,6 +34,7 @@ from siltstone.core.calls import (
 )
 from siltstone.core.gates import Gates
 from siltstone.core.orders import AskHow, GiveUp, How, Order, Orders
+from siltstone.core.read_plans import ReadPlans
 from siltstone.core.sessions import Sessions
 from siltstone.core.shard_clones import ShardClones
 from siltstone.core.shard_objects import ShardObjects
@@ -43,6 +46,7 @@ from siltstone.meta.shards.handover import HandoverFailed
 from siltstone.meta.shards.map import MapView, Placement
 from siltstone.meta.shards.messages import Failed, Message, NotMine, Peers, Reply
 from siltstone.meta.shards.node import Node
+from siltstone.meta.shards.service import Handler
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import Ino, PartitionId, ShardId, make_ino, partition_of
@@ -53,10 +57,12 @@ _Function = Callable[..., Awaitable[object]]
 """A method of the volume."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_Request = Message | Call | Poll | AskLoad | Order | AskHow | GiveUp
+_Request = Message | Call | EndReads | Poll | AskLoad | Order | AskHow | GiveUp
 _Answer = Reply | Answered | News | Load | How | Failed
 
 _decode = msgspec.msgpack.Decoder(_Request).decode
+
+_NOTHING = Answered(encode_result(None))
 
 logger = logging.getLogger("siltstone.shards")
 
@@ -146,12 +152,6 @@ class Shard:
         self._shard = shard
         self.partitions = partitions
         self._objects = ShardObjects(volume)
-        self._offered = {
-            Volume: volume,
-            ShardObjects: self._objects,
-            ShardClones: ShardClones(volume, self._objects.hand),
-        }
-        """What methods are of."""
         self._gates = Gates(volume, self._objects.forget_places)
         self._bringer = Bringer(ledger, volume.carrier)
         self._node = Node(
@@ -172,6 +172,15 @@ class Shard:
         volume.reader.borrow = self._node.borrowing.read
         ledger.spread(MarkedOperations(self._node))
         nursery.start_soon(self._objects.run)
+        self._plans = ReadPlans(volume, shard)
+        nursery.start_soon(self._plans.run)
+        nursery.start_soon(self._plans.leases.run)
+        self._offers = {
+            Volume: volume,
+            ShardObjects: self._objects,
+            ReadPlans: self._plans,
+            ShardClones: ShardClones(volume, self._objects.hand),
+        }
         self._sessions = Sessions(volume)
         nursery.start_soon(self._sessions.run)
         self.administration = Administration(volume, self._open_transactions, self.give)
@@ -179,12 +188,30 @@ class Shard:
         nursery.start_soon(self._orders.run, ledger.clock)
         self._calls = self._messages = self._under_way = 0
 
-    async def handle(self, payload: bytes) -> bytes:
-        """Carry out a request of a shard or of a front-end; the answer."""
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Handler]:
+        """What carries out the requests that come by one connection, which lasts as long as the context; what its
+        front-end has been given for reading ends with it."""
+        clients: set[bytes] = set()
+
+        async def handle(payload: bytes) -> bytes:
+            return await self.handle(payload, clients)
+
+        try:
+            yield handle
+        finally:
+            for client in clients:
+                self._plans.leases.end_of(client)
+
+    async def handle(self, payload: bytes, clients: set[bytes] | None = None) -> bytes:
+        """Carry out a request of a shard or of a front-end; the answer. ``clients`` gets who has asked for what ends
+        with its connection."""
         try:
             request = _decode(payload)
         except msgspec.DecodeError as error:
             return _encode(failed(InvalidArgument(f"shard {self._shard}: not a request: {error}")))
+        if clients is not None and isinstance(request, Call):
+            clients.add(request.client)
         self._under_way += 1
         try:
             return _encode(await self._answer(request))
@@ -204,6 +231,7 @@ class Shard:
             inodes=counters.read_totals(ledger.store, ledger.owned_partitions()).inodes,
             log_bytes=ledger.log.kept_bytes,
             partition_calls={int(partition): count for partition, count in self._gates.counts.items()},
+            leases=len(self._plans.leases),
         )
 
     async def give(self, partition: PartitionId, to: ShardId) -> Placement:
@@ -231,6 +259,9 @@ class Shard:
             return self._orders.how(request)
         if isinstance(request, Poll):
             return await self._sessions.poll(request)
+        if isinstance(request, EndReads):
+            self._plans.leases.end(request.client, request.leases)
+            return _NOTHING
         try:
             if isinstance(request, Order):
                 return await self._orders.carry_out(request)
@@ -264,7 +295,7 @@ class Shard:
     async def _run(
         self, call: Call, method: Method, arguments: dict[str, Any], partition: PartitionId | None
     ) -> Answered | Failed:
-        function: _Function = getattr(self._offered[method.owner], call.method)
+        function: _Function = getattr(self._offers[method.owner], call.method)
         try:
             if not method.is_once or partition is None:
                 return Answered(encode_result(await function(**arguments)))

@@ -226,6 +226,7 @@ class RemoteReader:
         self._is_holding = len(body) < info.size
         if self._is_holding:
             store.held.hold(info.ino)
+            self._file = store.tree.files.open(info.ino)
 
     async def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes at ``offset``; short only at the end."""
@@ -234,12 +235,13 @@ class RemoteReader:
             return b""
         if not self._is_holding:
             return self._body[offset : offset + size]
-        return await self._store.tree.read(self.info.ino, offset, size)
+        return await self._file.read(offset, size)
 
     def close(self) -> None:
         """Let go of the version."""
         if self._is_holding:
             self._is_holding = False
+            self._file.close()
             self._store.held.let_go(self.info.ino)
 
 

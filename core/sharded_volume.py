@@ -7,13 +7,16 @@ entry whose inode is another's with the number only, and that one is asked then.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import trio
 
 from siltstone.core.calls import Nameless, News
+from siltstone.core.disk_access import DiskAccess
 from siltstone.core.events import Subscribers
+from siltstone.core.far_files import FarFiles
 from siltstone.core.status_sum import sum_of_spaces
 from siltstone.core.types import (
     Attributes,
@@ -65,6 +68,9 @@ class Calls(Protocol):
     async def poll(self, shard: ShardId, session: int, seen: int, let_go: list[Ino]) -> News:
         """Hear from a shard what has changed there. Raises PeerLost."""
 
+    async def end_reads(self, shard: ShardId, leases: list[int]) -> None:
+        """Tell a shard of leases that are not needed any more. Raises PeerLost."""
+
 
 class ShardedVolume:
     """Routes, for one front-end. What each method does is told where ``Volume`` defines it.
@@ -72,8 +78,10 @@ class ShardedVolume:
     ``origin`` says nothing here: the shards know each front-end, and tell it only what others do.
     """
 
-    def __init__(self, calls: Calls, partitions: MapView, clock: Clock) -> None:
+    def __init__(self, calls: Calls, partitions: MapView, clock: Clock, disks: DiskAccess | None = None) -> None:
+        """``disks``: to read from; without them everything is read by the shards."""
         self._calls = calls
+        self.files = FarFiles(calls, disks, clock)
         self._call = calls.call
         self._partitions = partitions
         self._clock = clock
@@ -97,6 +105,7 @@ class ShardedVolume:
     async def run(self) -> None:
         """Hear of what others change, for ever."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.files.run)
             for shard in self._held:
                 nursery.start_soon(self._listen, shard)
 
@@ -248,7 +257,8 @@ class ShardedVolume:
 
     async def set_attributes(self, ino: Ino, changes: SetAttributes, *, origin: object = None) -> Attributes:
         """See Volume."""
-        result: Attributes = await self._call("set_attributes", ino, changes)
+        with self._changing(ino):
+            result: Attributes = await self._call("set_attributes", ino, changes)
         return result
 
     async def set_xattr(
@@ -270,12 +280,12 @@ class ShardedVolume:
 
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
         """See Volume."""
-        result: bytes = await self._asked(self._call("read", ino, offset, size), DataChanged(ino, 0, 0))
-        return result
+        return await self._asked(self.files.read(ino, offset, size), DataChanged(ino, 0, 0))
 
     async def write(self, ino: Ino, offset: int, data: Buffer, *, origin: object = None) -> int:
         """See Volume."""
-        result: int = await self._call("write", ino, offset, data)
+        with self._changing(ino):
+            result: int = await self._call("write", ino, offset, data)
         return result
 
     async def flush(self, ino: Ino) -> None:
@@ -322,6 +332,7 @@ class ShardedVolume:
             self._heard[shard].set()
             if news.session != session:
                 if session:
+                    self.files.forget_all()
                     self._subscribers.missed()
                 session = news.session
                 self._held[shard].clear()
@@ -344,6 +355,7 @@ class ShardedVolume:
         for ino in (change.ino, change.parent) if isinstance(change, EntryChanged) else (change.ino,):
             self._changed.pop(ino, None)
             self._changed[ino] = self._changes
+            self.files.forget(ino)
         while len(self._changed) > CHANGED_MAX:
             self._forgotten = self._changed.pop(next(iter(self._changed)))
 
@@ -368,6 +380,15 @@ class ShardedVolume:
             self._subscribers.publish(None, change)
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self, ino: Ino) -> Iterator[None]:
+        """While this front-end changes a file, of which it is told nothing: what is read behind it sees it."""
+        self.files.forget(ino)
+        try:
+            yield
+        finally:
+            self.files.forget(ino)
 
     def _owner(self, ino: Ino) -> ShardId:
         return self._partitions().owner(partition_of(ino))

@@ -179,7 +179,8 @@ class _Member:
 class Pool:
     """The disks of a volume. They count as up until something else is seen; ``probe`` before relying on it.
 
-    ``roles``: those that are not plain members.
+    ``roles``: those that are not plain members. ``tries_writes``: whether a disk that failed must also take a write
+    before it is taken back; not where disks are only read.
     """
 
     def __init__(
@@ -189,8 +190,11 @@ class Pool:
         random: Random,
         clock: Clock,
         roles: Mapping[DiskId, DiskRole] | None = None,
+        *,
+        tries_writes: bool = True,
     ) -> None:
         given = roles or {}
+        self._tries_writes = tries_writes
         now_ns = clock.now_ns()
         self._members = {
             disk.disk_id: _Member(disk, given.get(disk.disk_id, DiskRole.MEMBER), now_ns) for disk in disks
@@ -393,7 +397,7 @@ class Pool:
             return
         try:
             await member.disk.probe()
-            if member.health is Health.FAILED:
+            if member.health is Health.FAILED and self._tries_writes:
                 await self._try_write(member.disk)
             taken_bytes = member.taken_bytes
             space = await member.disk.space()

@@ -68,7 +68,8 @@ class ShardService:
         listener = listen_at(socket)
 
         async def answer(stream: trio.SocketStream) -> None:
-            await serve(stream, self.side.handle)
+            async with self.side.connected() as handle:
+                await serve(stream, handle)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, answer, [listener])

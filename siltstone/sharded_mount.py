@@ -14,6 +14,7 @@ from siltstone.child import ENDED_EARLY, ask_to_stop, start_child, wait_ready
 from siltstone.core.caller import Caller
 from siltstone.core.opening import SHUTDOWN_SECONDS
 from siltstone.core.sharded_volume import ShardedVolume
+from siltstone.disk_readers import disk_access
 from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import Refused, Unavailable
 from siltstone.fuse.handles import Handles
@@ -48,8 +49,9 @@ async def serve_sharded_mount(
     task_status: trio.TaskStatus[str],
 ) -> None:
     """A mount over all shards. ``beside``: a nursery that lives longer than the mount, for what it asks by."""
-    caller = Caller(partitions, functools.partial(link_to, home, clock), clock, SystemRandom())
-    tree = ShardedVolume(caller, partitions, clock)
+    random = SystemRandom()
+    caller = Caller(partitions, functools.partial(link_to, home, clock), clock, random)
+    tree = ShardedVolume(caller, partitions, clock, disk_access(home, clock, random))
     links = trio.CancelScope()
 
     async def keep_links() -> None:

@@ -10,6 +10,7 @@ import trio
 from siltstone.core.caller import Caller
 from siltstone.core.sharded_objects import ShardedObjects
 from siltstone.core.sharded_volume import ShardedVolume
+from siltstone.disk_readers import disk_access
 from siltstone.home import Home
 from siltstone.keys import AccessKey
 from siltstone.meta.shards.map import MapView
@@ -36,7 +37,7 @@ async def serve_sharded_s3(
 ) -> None:
     """``serve_s3`` over all shards, that of this process included."""
     caller = Caller(partitions, partial(link_to, home, clock), clock, random, hears=False)
-    tree = ShardedVolume(caller, partitions, clock)
+    tree = ShardedVolume(caller, partitions, clock, disk_access(home, clock, random))
     store = ShardedObjects(caller, tree, partitions, random)
     # The requests that are under way when the door is closed need answers.
     links = trio.CancelScope(shield=True)

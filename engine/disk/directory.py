@@ -41,10 +41,20 @@ class DiskDirectory:
     the first operation or probe.
 
     ``bytes_max``: room that the files may take together; 0 for no limit but the filesystem's. ``part``: which one is
-    this process's where several share the disk; None: it is alone.
+    this process's where several share the disk; None: it is alone. ``only_reads``: it is another's, who has locked it
+    and cleans it; nothing may be written.
     """
 
-    def __init__(self, disk_id: DiskId, path: str, uuid: bytes, bytes_max: int, part: int | None = None) -> None:
+    def __init__(
+        self,
+        disk_id: DiskId,
+        path: str,
+        uuid: bytes,
+        bytes_max: int,
+        part: int | None = None,
+        *,
+        only_reads: bool = False,
+    ) -> None:
         assert len(uuid) == 16
         assert bytes_max >= 0
         self.disk_id = disk_id
@@ -52,6 +62,7 @@ class DiskDirectory:
         self._uuid = uuid
         self._bytes_max = bytes_max
         self._part = part
+        self._only_reads = only_reads
         self._used_bytes = 0  # of this part; kept only with bytes_max
         self.files = OpenFiles()
         self.is_in_memory = False
@@ -97,18 +108,23 @@ class DiskDirectory:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._check_superblock(fd)
-            if not kernel.try_lock(fd, shared=self._part is not None):
-                raise FormatInvalid(IN_USE)
-            used_bytes = self._clean_and_measure(fd)
+            used_bytes = 0 if self._only_reads else self._take_over(fd)
             self.is_in_memory = kernel.is_in_memory(fd)
-            if self._bytes_max and self._part is not None:
-                note_usage(fd, self._part, used_bytes)
         except BaseException:
             os.close(fd)
             raise
         self._used_bytes = used_bytes
         self._root = OpenFile(fd, self.files.generation)
         self._lost_because = ""
+
+    def _take_over(self, root_fd: int) -> int:
+        """Lock and clean the disk for this process; bytes that its files take."""
+        if not kernel.try_lock(root_fd, shared=self._part is not None):
+            raise FormatInvalid(IN_USE)
+        used_bytes = self._clean_and_measure(root_fd)
+        if self._bytes_max and self._part is not None:
+            note_usage(root_fd, self._part, used_bytes)
+        return used_bytes
 
     def _check_same(self, root: OpenFile) -> None:
         ours, theirs = os.fstat(root.fd), os.stat(self.path)
@@ -213,7 +229,8 @@ class DiskDirectory:
         check_name(name)
         generation = self.files.generation
         with self._pinned_root() as root_fd, self._names_lock:
-            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=root_fd)
+            access = os.O_RDONLY if self._only_reads else os.O_RDWR
+            fd = os.open(name, access | os.O_NOFOLLOW, dir_fd=root_fd)
             file = self.files.add(name, fd, generation)
         if file is None:
             raise OSError(errno.ENODEV, "the disk was lost meanwhile")

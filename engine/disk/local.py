@@ -35,6 +35,7 @@ _SMALL_READ_BYTES = 16 * 1024
 class LocalDisk:
     """The Disk port over a directory that ``format_disk`` made. ``uuid``: the disk's own, 16 bytes. ``part``: which one
     is this process's where several share the disk (parts.py); its names are those on the disk all the same.
+    ``only_reads``: another process has it; here nothing is locked, cleaned or written, and all parts can be read.
 
     The directory is opened by the first operation. No method is cancelled once a thread has begun with it. When a
     system call takes ``limit_seconds``, the disk has hung: see the Disk port.
@@ -49,8 +50,9 @@ class LocalDisk:
         *,
         part: int | None = None,
         limit_seconds: float = DISK_TIMEOUT_SECONDS,
+        only_reads: bool = False,
     ) -> None:
-        self._directory = DiskDirectory(disk_id, os.path.abspath(path), uuid, bytes_max, part)
+        self._directory = DiskDirectory(disk_id, os.path.abspath(path), uuid, bytes_max, part, only_reads=only_reads)
         self._limit_seconds = limit_seconds
         self._threads = DiskThreads(self._directory, limit_seconds)
         self._is_closed = False

@@ -16,11 +16,21 @@ from typing import NamedTuple
 
 import trio
 
+from siltstone.engine.direct import UnitRun
 from siltstone.engine.fetch import Fetch
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.checksum import damaged_blocks, is_intact
 from siltstone.engine.stripe.codec import codec_for
-from siltstone.engine.stripe.layout import Slab, Stripe, blocks_per_unit, chunk_name, slab_of, unit_offset, unit_ranges
+from siltstone.engine.stripe.layout import (
+    CHECKSUM_BYTES,
+    Slab,
+    Stripe,
+    blocks_per_unit,
+    chunk_name,
+    slab_of,
+    unit_offset,
+    unit_ranges,
+)
 from siltstone.errors import DiskError, DiskMissing, FileMissing, StripeUnreadable
 from siltstone.limits import CHECKSUM_BLOCK_BYTES
 from siltstone.ports import DiskRead, DiskWrite, Workers
@@ -96,6 +106,14 @@ def seen(at: StripeAddress, span: Span, data: bytes) -> bytes:
     return bytes(changed_by(at.pieces, span, data)) if at.pieces else data
 
 
+class PlacedRun(NamedTuple):
+    """Where ``size`` data bytes of a stripe lie: in a run, after ``skip`` bytes of it."""
+
+    run: UnitRun
+    skip: int
+    size: int
+
+
 def _good(spans: Sequence[Span], found: Sequence[bytes | Flaw]) -> dict[Span, bytes]:
     """The spans that were read and are right."""
     return {span: data for span, data in zip(spans, found, strict=True) if isinstance(data, bytes)}
@@ -165,6 +183,27 @@ class StripeReader:
         name = chunk_name(slab_of(at.stripe_id), span.unit)
         data = self._pool.disk(disk_id).read_nowait(name, at.offset(span.unit) + span.start, span.end - span.start)
         return seen(at, span, data) if at.pieces and data is not None else data
+
+    # --- for others who read --------------------------------------------------------------------------------------
+
+    def runs(self, at: StripeAddress, offset: int, size: int) -> list[PlacedRun] | None:
+        """Where data bytes [offset, offset + size) lie, in order; None if they cannot be read there as they are: a disk
+        is away or stalled, or something is on its way to the stripe."""
+        if self.is_laid_over(at.stripe_id):
+            return None
+        placed: list[PlacedRun] = []
+        for unit, inner, step in unit_ranges(at.stripe, offset, size):
+            disk_id = at.slab.disks[unit]
+            if not self._pool.is_up(disk_id) or self._pace.is_stalled(disk_id):
+                return None
+            span = blocks_around(unit, inner, step, at.stripe.unit_bytes)
+            length = span.end - span.start
+            first = at.checksum_index(unit, span.start) * CHECKSUM_BYTES
+            checksums = at.checksums[first : first + blocks_per_unit(length) * CHECKSUM_BYTES]
+            name = chunk_name(slab_of(at.stripe_id), unit)
+            run = UnitRun(disk_id, name, at.offset(unit) + span.start, length, checksums)
+            placed.append(PlacedRun(run, inner - span.start, step))
+        return placed
 
     # --- the whole way --------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from siltstone.engine.stripe.encode import EncodedStripe, StripeSource, cut_out,
 from siltstone.engine.stripe.fill import StripeFiller
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, unit_offset
 from siltstone.engine.stripe.moving import CopiedUnits, UnitCopier
-from siltstone.engine.stripe.reader import StripeAddress, StripeReader
+from siltstone.engine.stripe.reader import PlacedRun, StripeAddress, StripeReader
 from siltstone.engine.stripe.scrub import Checked, Digests, StripeScrub
 from siltstone.engine.stripe.slab import Backing, Placement
 from siltstone.engine.stripe.slabs import Slabs
@@ -334,6 +334,15 @@ class StripeStore:
         assert offset >= 0 and size > 0 and offset + size <= stripe.data_bytes
         assert len(checksums) == checksums_bytes(slab, stripe)
         return await self._reader.read(StripeAddress(slab, stripe_id, stripe, checksums), offset, size)
+
+    def runs(
+        self, slab: Slab, stripe_id: StripeId, stripe: Stripe, checksums: bytes, offset: int, size: int
+    ) -> list[PlacedRun] | None:
+        """Where data bytes [offset, offset + size) lie on the disks, for somebody else who reads them there; None if
+        only ``read`` will do. The stripe must not be released before they have been read."""
+        assert offset >= 0 and size > 0 and offset + size <= stripe.data_bytes
+        assert len(checksums) == checksums_bytes(slab, stripe)
+        return self._reader.runs(StripeAddress(slab, stripe_id, stripe, checksums), offset, size)
 
     def check_disks(self) -> None:
         """Raise TooFewDisks if there are not even 1 + m disks to write a stripe to."""

@@ -20,6 +20,7 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.all_shards import AllShards
 from siltstone.core.caller import Caller
 from siltstone.core.check.findings import Finding
+from siltstone.core.disk_access import DiskAccess
 from siltstone.core.opening import create_volume, open_volume, run_log, snapshot_files
 from siltstone.core.orders import FarShard
 from siltstone.core.restore import restore
@@ -46,6 +47,7 @@ from sim.all_records import AllRecords, newest
 from sim.backing import SimBacking
 from sim.fanout import SimFanout
 from sim.randomness import SimRandom
+from sim.reader_disk import ReaderDisk
 from sim.volume import SimVolume, small_config
 from sim.workers import SimWorkers
 
@@ -58,6 +60,9 @@ class FrontEnd(NamedTuple):
 
     calls: Caller
     tree: ShardedVolume
+    disks: dict[DiskId, ReaderDisk]
+    """As it reads them."""
+    access: DiskAccess
 
 
 class SimShardVolumes:
@@ -168,16 +173,21 @@ class SimShardVolumes:
             near, far = memory_stream_pair()
             served, nursery = self.serving[shard]
 
-            async def handle(payload: bytes) -> bytes:
-                await trio.sleep(self._chance.random() * TRIP_SECONDS)
-                answer = await served.handle(payload)
-                await trio.sleep(self._chance.random() * TRIP_SECONDS)
-                if self.is_losing_answers and is_for_front_end:
-                    self.answers_lost.set()
-                    await trio.sleep_forever()
-                return answer
+            async def serve_it() -> None:
+                async with served.connected() as carry_out:
 
-            nursery.start_soon(serve, far, handle)
+                    async def handle(payload: bytes) -> bytes:
+                        await trio.sleep(self._chance.random() * TRIP_SECONDS)
+                        answer = await carry_out(payload)
+                        await trio.sleep(self._chance.random() * TRIP_SECONDS)
+                        if self.is_losing_answers and is_for_front_end:
+                            self.answers_lost.set()
+                            await trio.sleep_forever()
+                        return answer
+
+                    await serve(far, handle)
+
+            nursery.start_soon(serve_it)
             return near
 
         return Link(f"shard {shard}", connect, self.world.clock)
@@ -262,9 +272,18 @@ class SimShardVolumes:
         """A front-end that runs in a nursery."""
         calls = self.caller(seed)
         nursery.start_soon(calls.run)
-        tree = ShardedVolume(calls, calls.partitions, self.world.clock)
+        disks: dict[DiskId, ReaderDisk] = {}
+
+        async def find() -> dict[DiskId, Disk]:
+            for disk in self.world.disks:
+                if disk.disk_id not in disks:
+                    disks[disk.disk_id] = ReaderDisk(disk)
+            return {**disks}
+
+        access = DiskAccess(find, SimFanout(), SimRandom(seed), self.world.clock)
+        tree = ShardedVolume(calls, calls.partitions, self.world.clock, access)
         nursery.start_soon(tree.run)
-        return FrontEnd(calls, tree)
+        return FrontEnd(calls, tree, disks, access)
 
     def all_shards(self) -> AllShards:
         """What the owner has, in whose process is shard 0."""

@@ -82,11 +82,7 @@ def run(shards: int, seed: int, body: Callable[[SimShardVolumes, ShardedVolume],
         await world.create()
         async with trio.open_nursery() as nursery:
             await world.start(nursery)
-            caller = world.caller(seed)
-            nursery.start_soon(caller.run)
-            volume = ShardedVolume(caller, caller.partitions, world.world.clock)
-            nursery.start_soon(volume.run)
-            await body(world, volume)
+            await body(world, world.front_end(seed, nursery).tree)
             with trio.fail_after(60):
                 await world.wait_quiet()
             problems = list(check_names(world.reader()))

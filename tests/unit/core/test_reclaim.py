@@ -43,6 +43,21 @@ def test_space_is_not_released_before_its_batch_is_durable() -> None:
     _run(body)
 
 
+def test_space_is_not_released_under_a_lease_and_who_need_not_wait_for_leases_does_not() -> None:
+    async def body(fence: ReadFence, reclaimer: Reclaimer, released: list[str], durable: trio.Event) -> None:
+        durable.set()
+        lease = fence.enter(leased=True)
+        reclaimer.free(Lsn(1), lambda: released.append("a"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert released == []
+        await fence.wait_past(fence.advance(), leased=False)
+        fence.leave(lease, leased=True)
+        await reclaimer.wait_idle()
+        assert released == ["a"]
+
+    _run(body)
+
+
 def test_space_is_not_released_under_a_read_that_began_before() -> None:
     async def body(fence: ReadFence, reclaimer: Reclaimer, released: list[str], durable: trio.Event) -> None:
         durable.set()

@@ -32,10 +32,10 @@ def superblock(uuid: bytes = UUID) -> Superblock:
     return Superblock(bytes(16), uuid, DiskId(1), 1, 1, 0, 4096, 0)
 
 
-def run(tmp_path: Path, body: Callable[[LocalDisk], Awaitable[None]], **options: int) -> None:
+def run(tmp_path: Path, body: Callable[[LocalDisk], Awaitable[None]], *, bytes_max: int = 0) -> None:
     async def main() -> None:
         await format_disk(tmp_path / "disk", superblock())
-        disk = LocalDisk(DiskId(1), tmp_path / "disk", UUID, **options)
+        disk = LocalDisk(DiskId(1), tmp_path / "disk", UUID, bytes_max)
         try:
             await body(disk)
         finally:
@@ -428,6 +428,32 @@ def test_a_disk_that_is_open_belongs_to_nobody_else(tmp_path: Path) -> None:
         await other.probe()
         assert [entry.name for entry in await other.list("log/")] == ["log/a"]
         await other.close()
+
+    run(tmp_path, body)
+
+
+def test_one_that_only_reads_sees_the_files_of_all_parts_and_disturbs_nobody(tmp_path: Path) -> None:
+    async def body(disk: LocalDisk) -> None:
+        await disk.create("shard-1/slab/1.0", 8192)
+        await disk.write("shard-1/slab/1.0", 0, [b"first"])
+        await disk.flush("shard-1/slab/1.0")
+        unfinished = tmp_path / "disk" / ".making.new"
+        unfinished.write_bytes(b"another process is at it")
+        reader = LocalDisk(DiskId(1), tmp_path / "disk", UUID, only_reads=True)
+        await reader.probe()
+        assert await reader.read("shard-1/slab/1.0", 0, 5) == b"first"
+        assert unfinished.exists()
+        assert reader.read_nowait("shard-1/slab/1.0", 0, 5) == b"first"
+        with pytest.raises(DiskError):
+            await reader.write("shard-1/slab/1.0", 0, [b"x"])
+        # A name that means another file is known after the next probe.
+        await disk.delete("shard-1/slab/1.0")
+        await disk.create("shard-1/slab/1.0", 8192)
+        await disk.write("shard-1/slab/1.0", 0, [b"other"])
+        await reader.probe()
+        assert await reader.read("shard-1/slab/1.0", 0, 5) == b"other"
+        await reader.close()
+        assert await disk.read("shard-1/slab/1.0", 0, 5) == b"other"
 
     run(tmp_path, body)
 

@@ -281,12 +281,19 @@ class Objects:
         """The object, opened; to be closed. Raises NoSuchBucket, NotFound."""
         return ObjectReader(self.volume, await self.head(bucket, key))
 
-    async def flush_key(self, bucket: str, path: KeyPath) -> None:
-        """Commit what the mount has written to the object and not committed, so that its size and ETag are true."""
+    async def flush_key(self, bucket: str, path: KeyPath, start: FindStart | None = None) -> None:
+        """Commit what the mount has written to the object and not committed, so that its size and ETag are true.
+        ``start``: as it was found just now."""
         if not self.volume.write_back.files:
             return
-        start = await self.places.resolve(bucket, path.directory)
-        place = await self.volume.ledger.look(lambda reader: find(reader, self.volume.directories, start(reader), path))
+        begin = await self.places.resolve(bucket, path.directory) if start is None else start
+        try:
+            place = await self.volume.ledger.look(
+                lambda reader: find(reader, self.volume.directories, begin(reader), path)
+            )
+        except Moved:
+            await self.flush_key(bucket, path)
+            return
         if place is not None and place.ino in self.volume.write_back.files:
             await self.volume.flush(place.ino)
 
@@ -313,12 +320,15 @@ class Objects:
 
         return await self.volume.ledger.look(question)
 
-    async def delete(self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS) -> bool:
-        """Remove a key, and the directories that only keys had made; durable on return. Whether it was there."""
+    async def delete(
+        self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS, start: FindStart | None = None
+    ) -> bool:
+        """Remove a key, and the directories that only keys had made; durable on return. Whether it was there.
+        ``start``: as it was found just now."""
         path = split_key(key)
         if conditions is not NO_CONDITIONS:
             # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
-            await self.flush_key(bucket, path)
+            await self.flush_key(bucket, path, start)
         await self.volume.ledger.admit()
         now_ns = self.volume.ledger.clock.now_ns()
 
@@ -331,7 +341,7 @@ class Objects:
                 return None
             return self._delete(transaction, place, now_ns)
 
-        deleted = await self.change_below(bucket, path.directory, change, self._committed)
+        deleted = await self.change_below(bucket, path.directory, change, self._committed, start)
         # Also where it is not there: who took it away may not be durable yet, and the answer says that it is gone.
         await self.volume.wait_done()
         return deleted is not None

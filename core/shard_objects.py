@@ -228,7 +228,7 @@ class ShardObjects:
             return Changed(way, unflushed)
         writer = WrittenBytes(self._volume, start.directory)
         await writer.write(body)
-        return Changed(way, info=await self._put(bucket.name, key, path, writer, attributes, conditions))
+        return Changed(way, info=await self._put(bucket.name, key, path, start, writer, attributes, conditions))
 
     async def put_written(
         self,
@@ -248,7 +248,7 @@ class ShardObjects:
             return Changed(way, unflushed)
         writer = WholeBytes(self._volume, ino, size)
         await writer.ready()
-        return Changed(way, info=await self._put(bucket.name, key, path, writer, attributes, conditions))
+        return Changed(way, info=await self._put(bucket.name, key, path, start, writer, attributes, conditions))
 
     async def delete_object(
         self, near: Ino, bucket: BucketRef, key: bytes, conditions: Conditions, flushed: Ino
@@ -260,7 +260,8 @@ class ShardObjects:
             return Changed(way)
         if unflushed := await self._unflushed(start, path, conditions, flushed):
             return Changed(way, unflushed)
-        return Changed(way, deleted=await self._objects.delete(bucket.name, key, _none_if_empty(conditions)))
+        begin = self._places.start_at(start)
+        return Changed(way, deleted=await self._objects.delete(bucket.name, key, _none_if_empty(conditions), begin))
 
     async def copy_object(
         self,
@@ -511,14 +512,17 @@ class ShardObjects:
         bucket: str,
         key: bytes,
         path: KeyPath,
+        start: Start,
         writer: WrittenBytes | WholeBytes,
         attributes: PutAttributes,
         conditions: Conditions,
     ) -> ObjectInfo:
+        begin = self._places.start_at(start)
+        conditions = _none_if_empty(conditions)
         try:
             await writer.ready()
-            await self._objects.flush_key(bucket, path)
-            info = await self._objects.put(bucket, key, path, writer, attributes, _none_if_empty(conditions))
+            await self._objects.flush_key(bucket, path, begin)
+            info = await self._objects.put(bucket, key, path, writer, attributes, conditions, start=begin)
         except BaseException:
             writer.end(adopted=False)
             raise

@@ -45,7 +45,11 @@ class ShardPlaces:
 
     async def resolve(self, bucket: str, path: bytes) -> FindStart:
         """See Places."""
-        begin = await self.find(bucket, path)
+        return self.start_at(await self.find(bucket, path))
+
+    @staticmethod
+    def start_at(begin: Start) -> FindStart:
+        """The same of what was found a moment ago, for the same request."""
 
         def start(reader: Reader) -> Start:
             inode = inodes.find_inode(reader, begin.directory)

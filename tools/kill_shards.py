@@ -1,9 +1,9 @@
 """`make kills-shards MINUTES=5`: kill -9 shards and the owner of a real volume of three shards, under clients.
 
 Clients create, rename, link, unlink over all shards, others put, copy, get and delete objects by S3, whose workers are
-killed too, and partitions go from shard to shard all the time; who is killed when is chance. Then everything that was
-answered is compared, and fsck --deep finds nothing, before a restart and after it. Exit status 1 when something is
-missing or more, and then the volume stays.
+killed too, and partitions go from shard to shard and disks are replaced all the time; who is killed when is chance.
+Then everything that was answered is compared, and fsck --deep finds nothing, before a restart and after it. Exit status
+1 when something is missing or more, and then the volume stays.
 """
 
 from __future__ import annotations

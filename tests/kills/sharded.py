@@ -39,6 +39,7 @@ OWNER = {"uid": 0, "gid": 0}
 CLIENTS = 10
 S3_CLIENTS = 4
 DIRECTORIES = 9
+DISKS = 6
 PAUSE_SECONDS = (0.5, 4.0)
 """Between two kills."""
 
@@ -55,6 +56,7 @@ class ShardedPlace:
         self.count = shards
         self.s3_port = s3_port
         self._s3_workers = s3_workers
+        self._new_disks = 0
         self.process: subprocess.Popen[str] | None = None
         made = siltstone("init", self.home.path, "--shards", str(shards), "--disk-size", "512M")
         assert made.returncode == 0, made
@@ -116,6 +118,21 @@ class ShardedPlace:
         moved: int = request(self.home, "meta_spread", {"shards": shards})["moved"]
         return moved
 
+    def change_disks(self, chance: random.Random) -> str:
+        """Drain and remove a disk that is to leave or is one too many, or replace one; returns which of it was done.
+        Raises what the command would say."""
+        disks = request(self.home, "disk_list")
+        leaving = [disk["disk_id"] for disk in disks if disk["role"] in ("draining", "lost")]
+        chosen = {"disk_id": chance.choice(leaving or [disk["disk_id"] for disk in disks])}
+        if leaving or len(disks) > DISKS:
+            request(self.home, "disk_drain", {**chosen, "wait": True})
+            request(self.home, "disk_remove", chosen)
+            return "disks drained"
+        self._new_disks += 1
+        path = self.home.path.parent / f"new-disk{self._new_disks}"
+        request(self.home, "disk_replace", {**chosen, "path": str(path)})
+        return "disks replaced"
+
     def kill(self) -> None:
         """Kill the owner, if it runs."""
         if self.process is not None:
@@ -167,6 +184,7 @@ class KilledShards:
             for client in range(CLIENTS):
                 nursery.start_soon(self._work, caller, client, random.Random(self._chance.random()), over)
             nursery.start_soon(self._move, random.Random(self._chance.random()), over)
+            nursery.start_soon(self._change_disks, random.Random(self._chance.random()), over)
             end = trio.current_time() + seconds
             while trio.current_time() < end:
                 await trio.sleep(self._chance.uniform(*PAUSE_SECONDS))
@@ -216,6 +234,17 @@ class KilledShards:
                 await trio.sleep(0.2)
             else:
                 self.counts["partitions moved"] += moved
+
+    async def _change_disks(self, chance: random.Random, over: trio.Event) -> None:
+        """Have disks go and others come all the time."""
+        while not over.is_set():
+            try:
+                done = await trio.to_thread.run_sync(self._place.change_disks, chance)
+            except (SiltstoneError, OSError):
+                self.counts["changes of disks broken off"] += 1
+                await trio.sleep(0.2)
+            else:
+                self.counts[done] += 1
 
     async def _work(self, caller: Caller, client: int, chance: random.Random, over: trio.Event) -> None:
         mine: list[tuple[int, bytes, Ino]] = []

@@ -137,6 +137,7 @@ class Clones:
         def committed(_: None) -> None:
             self._volume.orphans.adopted(clone)
 
+        await self._ledger.wait_changes_go()
         await self._ledger.perform(lambda transaction: clones.enter_clone(transaction, clone, parent, name), committed)
 
     async def _copy_file(self, source: Ino) -> Ino:

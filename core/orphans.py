@@ -151,7 +151,9 @@ class Orphans:
     async def _purge_some(self, ino: Ino) -> bool:
         """One step; whether the inode is gone, or no orphan any more."""
         await self._ledger.wait_unclaimed(ino)
-        inode = inodes.find_inode(self._ledger.store, ino) if self._ledger.owns(ino) else None
+        if not self._ledger.owns(ino):
+            return True
+        inode = inodes.find_inode(self._ledger.store, ino)
         if inode is None or not inode.is_directory or not inode.size:
             return self._commit_step(ino)
         await self._take_apart(ino)

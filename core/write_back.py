@@ -194,14 +194,14 @@ class WriteBack:
     @asynccontextmanager
     async def held(self, ino: Ino) -> AsyncIterator[None]:
         """All bytes that were written to a file are in committed batches, and writers of it wait, as long as the
-        context lasts. Raises what kept its bytes from being written."""
-        await self._ledger.wait_changes_go()
+        context lasts; a batch may be committed at once. Raises what kept its bytes from being written."""
         file = await self._lock(ino)
         try:
             while file.dirty.size or file.in_flight:
                 await self._send(file)
                 await file.wait_landed()
                 self._raise_error(file)
+            await self._ledger.wait_changes_go()  # last, and nothing can have become dirty meanwhile
             yield
         finally:
             file.lock.release()

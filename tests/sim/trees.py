@@ -19,7 +19,6 @@ class Node(NamedTuple):
     rdev: int
     mtime_ns: int
     atime_ns: int
-    allocated_bytes: int
     target: bytes
     xattrs: tuple[tuple[bytes, bytes], ...]
     data: bytes
@@ -68,7 +67,6 @@ async def _read_node(volume: Tree, ino: Ino) -> Node:
         seen.rdev,
         seen.mtime_ns,
         seen.atime_ns,
-        seen.allocated_bytes,
         seen.target,
         tuple(sorted(xattrs)),
         b"".join(pieces),

@@ -76,6 +76,7 @@ async def make_everything(volume: Volume) -> Ino:
     await volume.write(large, 1_000_000, b"behind a hole")
     await volume.link(large, source, b"linked")
     await volume.link(large, inner, b"linked again")
+    await volume.write(large, 5, b"dirty, and of several names")
     await volume.symlink(inner, b"symlink", b"../nothing", uid=1, gid=2)
     await volume.create(inner, b"fifo", mode=stat.S_IFIFO | 0o600, uid=3, gid=4)
     await volume.create(inner, b"device", mode=stat.S_IFCHR | 0o666, uid=0, gid=0, rdev=0x103)
@@ -120,7 +121,9 @@ def test_neither_sees_what_is_written_to_the_other_and_no_bytes_are_moved() -> N
         assert await read_tree(volume, b"source") == expected
         await volume.sync()
         changed = await read_tree(volume, b"clone")
-        assert changed[b"linked"].data == DATA[:100] + b"other bytes" + expected[b"linked"].data[111:]
+        assert (
+            changed[b"linked"].data == expected[b"linked"].data[:100] + b"other bytes" + expected[b"linked"].data[111:]
+        )
         assert changed[b"inner/deep/striped"] == changed[b"linked"], "links of a clone lead to one file"
         await volume.settle()
         assert await read_tree(volume, b"source") == expected
@@ -270,36 +273,48 @@ def test_a_clone_that_is_given_up_leaves_nothing() -> None:
 def test_a_file_is_cloned_as_it_is_at_one_moment_though_it_is_written_all_the_time() -> None:
     async def body(volume: Volume) -> None:
         source = await directory(volume, ROOT_INO, b"source")
-        small, wide = await make(volume, source, b"small"), await make(volume, source, b"wide")
-        blocks = PAGE_EXTENTS + 100
+        block_counts = {b"few": 400, b"many": PAGE_EXTENTS + 100}
+        inos = {name: await make(volume, source, name) for name in block_counts}
+        large = await make(volume, source, b"x large, so that others are written to while it is flushed")
 
-        async def write() -> None:
+        async def write(name: bytes) -> None:
+            """From the end to the beginning, and batches go the other way."""
             round_ = 0
             while True:
                 round_ += 1
-                await volume.write(small, 0, b"%08d" % round_ * 1000)
-                for block in range(blocks):
-                    await volume.write(wide, block * 16, b"%08d" % round_)
+                for block in reversed(range(block_counts[name])):
+                    await volume.write(inos[name], block * 16, b"%08d" % round_)
                     if block % 16 == 0:
                         await trio.sleep(0.0001)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(write)
-            for number in range(6):
+        async def write_large() -> None:
+            while True:
+                await volume.write(large, 0, DATA)
                 await trio.sleep(0.01)
-                for _ in range(number):
-                    await trio.lowlevel.checkpoint()
+
+        async def flush() -> None:
+            while True:
+                await trio.sleep(0.003)
+                for ino in inos.values():
+                    await volume.flush(ino)
+
+        async with trio.open_nursery() as nursery:
+            for name in inos:
+                nursery.start_soon(write, name)
+            nursery.start_soon(write_large)
+            nursery.start_soon(flush)
+            for number in range(10):
+                await trio.sleep(0.0123)
                 await clone(volume, b"source", b"clone%d" % number)
             nursery.cancel_scope.cancel()
-        for number in range(6):
+        for number in range(10):
             found = await read_tree(volume, b"clone%d" % number)
-            data = found[b"small"].data
-            assert data == data[:8] * 1000
-            rounds = [found[b"wide"].data[block * 16 : block * 16 + 8] for block in range(blocks)]
-            rounds = [round_ or bytes(8) for round_ in rounds]
-            changes = [(one, two) for one, two in pairwise(rounds) if one != two]
-            assert len(changes) <= 1, "a block is older than one that was written after it"
-            assert all(one > two for one, two in changes)
+            for name, count in block_counts.items():
+                data = found[name].data.ljust(16 * count, b"\0")
+                rounds = [data[block * 16 : block * 16 + 8] for block in range(count)]
+                changes = [(one, two) for one, two in pairwise(rounds) if one != two]
+                assert len(changes) <= 1, "a block is older than one that was written after it"
+                assert all(one < two for one, two in changes)
 
     with_volume(body)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from siltstone.engine.disk import kernel
 from siltstone.engine.disk.lane import note_step
-from siltstone.engine.disk.open_files import OpenFile, OpenFiles
+from siltstone.engine.disk.open_files import OPEN_FILES_MAX, OPEN_FILES_READ_MAX, OpenFile, OpenFiles
 from siltstone.engine.disk.parts import is_part_folder, note_usage, part_folder, usage_of_others
 from siltstone.engine.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_NAME, is_rotten, parse_superblock
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing, FormatInvalid
@@ -64,7 +64,7 @@ class DiskDirectory:
         self._part = part
         self._only_reads = only_reads
         self._used_bytes = 0  # of this part; kept only with bytes_max
-        self.files = OpenFiles()
+        self.files = OpenFiles(OPEN_FILES_READ_MAX if only_reads else OPEN_FILES_MAX)
         self.is_in_memory = False
         """Whether the disk is a tmpfs: reading it waits for nothing."""
         self._root: OpenFile | None = None

@@ -13,6 +13,9 @@ from collections import OrderedDict
 OPEN_FILES_MAX = 256
 """Descriptors kept for each disk; those in use come on top."""
 
+OPEN_FILES_READ_MAX = 32
+"""The same where a disk is only read, beside what a shard in the same process may have open."""
+
 
 class OpenFile:
     """A descriptor, how many are using it, and whether it is to be closed when nobody does.

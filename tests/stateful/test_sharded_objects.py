@@ -326,3 +326,28 @@ def test_a_put_whose_bytes_go_from_shard_to_shard_is_whole(moves_after: int, pau
         assert await get(store, b"key") == new
 
     in_world(body)
+
+
+def test_a_put_asks_another_shard_for_its_path_once() -> None:
+    async def body(world: SimShardVolumes, store: ShardedObjects, nursery: trio.Nursery) -> None:
+        mount = world.front_end(5, nursery).tree
+        bucket = (await mount.lookup(ROOT_INO, b"bucket")).ino
+        owner = world.partitions().owner(partition_of(bucket))
+        for number in range(32):
+            name = b"directory-%d" % number
+            directory = (await mount.mkdir(bucket, name, mode=0o755, uid=0, gid=0)).ino
+            if world.partitions().owner(partition_of(directory)) != owner:
+                break
+        for _ in range(2):
+            await put(store, name + b"/key", b"first")
+        await world.wait_quiet()
+
+        def messages() -> int:
+            return sum(served.load().messages for served, _ in world.serving.values())
+
+        for change in (put(store, name + b"/key", b"second"), store.delete("bucket", name + b"/key")):
+            before = messages()
+            await change
+            assert messages() == before + 1
+
+    in_world(body)

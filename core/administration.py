@@ -7,8 +7,7 @@ arguments and results are, the annotations say. ``progress`` is not sent: whoeve
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -32,7 +31,33 @@ from siltstone.types import DiskId, PartitionId, ShardId
 TRANSACTIONS_LOOK_SECONDS = 0.1
 """How often who waits for transactions looks whether they are over."""
 
-Give = Callable[[PartitionId, ShardId], Awaitable[Placement]]
+
+class Among(Protocol):
+    """A shard among others (core/shard.py)."""
+
+    def open_transactions(self) -> int:
+        """How many over several shards have not ended here."""
+
+    async def give(self, partition: PartitionId, to: ShardId) -> Placement:
+        """Make a partition another shard's; where it is then. Raises HandoverFailed."""
+
+    def placements(self) -> list[Placement]:
+        """What the shard knows for certain of where partitions are."""
+
+    def note_shards(self, count: int, placements: list[Placement]) -> None:
+        """There are so many shards from now on."""
+
+    def front_ends(self) -> list[bytes]:
+        """Those that listen to the shard."""
+
+    async def announce(self, count: int, placements: list[Placement]) -> None:
+        """Tell all front-ends so, and return when they have heard."""
+
+    def needs_of(self, other: ShardId) -> str:
+        """What another shard is needed for here; empty if for nothing any more."""
+
+    async def remains(self) -> str:
+        """What the shard itself is needed for; empty if for nothing any more."""
 
 
 class SettleReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,15 +69,11 @@ class SettleReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Administration:
-    """The work on one shard. ``open_transactions``: how many over several shards have not ended here. ``give``: makes a
-    partition another shard's."""
+    """The work on one shard; ``among`` others, if there are others."""
 
-    def __init__(
-        self, volume: Volume, open_transactions: Callable[[], int] = lambda: 0, give: Give | None = None
-    ) -> None:
+    def __init__(self, volume: Volume, among: Among | None = None) -> None:
         self._volume = volume
-        self._open_transactions = open_transactions
-        self._give = give
+        self._among = among
         self._checks: dict[int, ShardCheck] = {}
 
     async def ask(self, method: str, *arguments: Any, progress: ProgressListener | None = None) -> Any:
@@ -101,7 +122,7 @@ class Administration:
 
     async def wait_transactions(self) -> None:
         """Return when no transaction over several shards, and no move of a partition, is under way here."""
-        while self._open_transactions():
+        while self._among is not None and self._among.open_transactions():
             await self._volume.ledger.clock.sleep(TRANSACTIONS_LOOK_SECONDS)
 
     # --- disks -----------------------------------------------------------------------------------------------------
@@ -146,9 +167,33 @@ class Administration:
 
     async def give(self, partition: int, to: int) -> Placement:
         """Make a partition another shard's; where it is then. Raises HandoverFailed."""
-        if self._give is None:
-            raise InvalidArgument("the volume has one shard")
-        return await self._give(PartitionId(partition), ShardId(to))
+        return await self._others().give(PartitionId(partition), ShardId(to))
+
+    # --- shards that come and go -----------------------------------------------------------------------------------
+
+    async def placements(self) -> list[Placement]:
+        """See Among."""
+        return self._others().placements()
+
+    async def note_shards(self, count: int, placements: list[Placement]) -> None:
+        """See Among."""
+        self._others().note_shards(count, placements)
+
+    async def front_ends(self) -> list[bytes]:
+        """See Among."""
+        return self._others().front_ends()
+
+    async def announce(self, count: int, placements: list[Placement]) -> None:
+        """See Among."""
+        await self._others().announce(count, placements)
+
+    async def needs_of(self, other: int) -> str:
+        """See Among."""
+        return self._others().needs_of(ShardId(other))
+
+    async def remains(self) -> str:
+        """See Among."""
+        return await self._others().remains()
 
     # --- fsck ------------------------------------------------------------------------------------------------------
 
@@ -189,8 +234,14 @@ class Administration:
         """What is wrong with what is on the disks; needs no hold."""
         return await read_everything(self._volume, progress)
 
+    def _others(self) -> Among:
+        if self._among is None:
+            raise InvalidArgument("the volume has one shard")
+        return self._among
+
     def _check(self, number: int) -> ShardCheck:
-        return self._checks.setdefault(number, ShardCheck(self._volume, self._open_transactions))
+        is_open = (lambda: 0) if self._among is None else self._among.open_transactions
+        return self._checks.setdefault(number, ShardCheck(self._volume, is_open))
 
     def _held_check(self, number: int) -> ShardCheck:
         check = self._checks.get(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 import trio
@@ -29,6 +29,7 @@ class AllShards:
 
     def __init__(self, own: Administration, others: Mapping[ShardId, AskedShard], clock: Clock) -> None:
         self.shards: dict[ShardId, AskedShard] = {ShardId(0): own} | dict(others)
+        self._asking = 0
         self._checking = trio.Lock()
         self._checks = itertools.count(clock.monotonic_ns())
 
@@ -48,11 +49,24 @@ class AllShards:
             except SiltstoneError as error:
                 failures[shard] = error
 
-        async with trio.open_nursery() as nursery:
-            for shard, asked in self.shards.items():
-                nursery.start_soon(ask, shard, asked)
+        self._asking += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                for shard, asked in self.shards.items():
+                    nursery.start_soon(ask, shard, asked)
+        finally:
+            self._asking -= 1
         self._raise(failures)
-        return {shard: answers[shard] for shard in self.shards}
+        return {shard: answers[shard] for shard in sorted(answers)}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether all shards are at something that they were asked for together."""
+        return self._asking > 0
+
+    def steady(self) -> AbstractAsyncContextManager[None]:
+        """A context in which no check is under way: shards may be added and removed."""
+        return self._checking
 
     async def statuses(self) -> dict[ShardId, VolumeStatus]:
         """The status of each shard that answers within STATUS_SECONDS; whoever looks must not wait for one that is

@@ -51,7 +51,7 @@ class Caller:
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._hears = hears
-        self._client = random.bytes(CLIENT_BYTES)
+        self.client = random.bytes(CLIENT_BYTES)
         self._number = 0
         self._unanswered: dict[int, None] = {}
         """The numbers that are under way, in order."""
@@ -60,6 +60,7 @@ class Caller:
         self._links: dict[ShardId, Link] = {}
         self._polling: dict[ShardId, Link] = {}
         """Of their own: a poll waits, and calls must not wait behind it."""
+        self._scopes: dict[Link, trio.CancelScope] = {}
         self.resent = 0
         """Calls that were sent again."""
         self.moved = 0
@@ -70,8 +71,22 @@ class Caller:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for link in (*self._links.values(), *self._polling.values()):
-                nursery.start_soon(link.run)
+                nursery.start_soon(self._keep, link)
             await trio.sleep_forever()
+
+    def forget(self, shard: ShardId) -> None:
+        """A shard is gone for good: let go of the connections to it. What waits there is asked for elsewhere."""
+        for links in (self._links, self._polling):
+            link = links.pop(shard, None)
+            if link in self._scopes:
+                self._scopes.pop(link).cancel()
+
+    async def _keep(self, link: Link) -> None:
+        if link not in (*self._links.values(), *self._polling.values()):
+            return  # it was forgotten before it began
+        with trio.CancelScope() as scope:
+            self._scopes[link] = scope
+            await link.run()
 
     async def call(self, name: str, *arguments: Any, **named: Any) -> Any:
         """Have a method of the volume carried out; returns, or raises, what it does. Raises PeerLost, too."""
@@ -92,14 +107,14 @@ class Caller:
 
     async def poll(self, shard: ShardId, session: int, seen: int, let_go: list[Ino]) -> News:
         """Hear from a shard what has changed there (see calls.Poll). Raises PeerLost at once."""
-        poll = Poll(self._client, session, seen, let_go, self._hears)
+        poll = Poll(self.client, session, seen, let_go, self._hears)
         answer = _decode(await self._link(self._polling, shard).call(_encode(poll)))
         assert isinstance(answer, News)
         return answer
 
     async def end_reads(self, shard: ShardId, leases: list[int]) -> None:
         """Tell a shard of leases that are not needed any more. Raises PeerLost at once; they have ended then."""
-        await self._link(self._links, shard).call(_encode(EndReads(self._client, leases)))
+        await self._link(self._links, shard).call(_encode(EndReads(self.client, leases)))
 
     async def call_on(self, shard: ShardId, name: str) -> Any:
         """Have one shard carry out a method that is about no inode, and may be carried out twice."""
@@ -133,12 +148,14 @@ class Caller:
         lost_ns: int | None = None
         while True:
             answered_below = next(iter(self._unanswered), self._number + 1)
-            call = _encode(Call(name, arguments, self._client, number, answered_below))
+            call = _encode(Call(name, arguments, self.client, number, answered_below))
             try:
                 answer: Answered | News | NotMine | Failed = _decode(await link.call(call))
             except PeerLost:
                 now_ns = self._clock.monotonic_ns()
                 lost_ns = now_ns if lost_ns is None else lost_ns
+                if shard >= self.partitions().count:
+                    return NotMine([])  # gone for good, with nothing: another one has the partition
                 if now_ns - lost_ns > self._patience_seconds * 1e9:
                     raise
                 await self._wait_connected(link, lost_ns)
@@ -155,7 +172,7 @@ class Caller:
         if link is None:
             link = links[shard] = self._make_link(shard)
             if self._nursery is not None:
-                self._nursery.start_soon(link.run)
+                self._nursery.start_soon(self._keep, link)
         return link
 
     async def _wait_connected(self, link: Link, lost_ns: int) -> None:

@@ -21,6 +21,7 @@ from siltstone.core.shard_objects import ShardObjects
 from siltstone.core.types import Change
 from siltstone.core.volume import Volume
 from siltstone.errors import SiltstoneError
+from siltstone.meta.shards.map import Placement
 from siltstone.meta.shards.messages import Failed
 from siltstone.types import Buffer, Ino
 
@@ -47,6 +48,13 @@ class Nameless(msgspec.Struct, array_like=True, tag="nameless", frozen=True):
     """An inode has lost its last name: does the front-end hold it?"""
 
     ino: Ino
+
+
+class Spread(msgspec.Struct, array_like=True, tag="spread", frozen=True):
+    """There are so many shards: listen to all of them, and to no others. ``placements``: where partitions are."""
+
+    count: int
+    placements: list[Placement]
 
 
 class Poll(msgspec.Struct, array_like=True, tag="poll", frozen=True):
@@ -79,7 +87,7 @@ class News(msgspec.Struct, array_like=True, tag="news", frozen=True):
 
     session: int
     number: int
-    items: list[Change | Nameless]
+    items: list[Change | Nameless | Spread]
 
 
 class AskLoad(msgspec.Struct, array_like=True, tag="ask-load", frozen=True):

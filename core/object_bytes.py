@@ -5,6 +5,9 @@ An anonymous inode is an orphan that is held here, so a crash or an abort leaves
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import trio
 
 from siltstone.core.object_paths import FILE_MODE
@@ -15,6 +18,8 @@ from siltstone.meta import extents, inodes
 from siltstone.meta.records import Extent, Inode, Place
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import Buffer, Ino
+
+T = TypeVar("T")
 
 CLONE_STEP_EXTENTS = 512
 """Extents that one batch shares at the most; longer copies go step by step into an anonymous inode."""
@@ -80,6 +85,13 @@ class WrittenBytes(AnonymousBytes):
                 at += await self._volume.write(ino, at, held, origin=self)
         assert self._ino is not None
         self.size += await self._volume.write(self._ino, self.size, buffer, origin=self)
+
+    def hand_over(self, take: Callable[[Ino, Ino | None, int, list[Buffer]], T]) -> T:
+        """Let somebody else go on: ``take(near, ino, size, buffers)`` gets what there is, the inode and the size of
+        what it has, or the bytes themselves; when it returns it holds the inode."""
+        taken = take(self._near, self._ino, self.size, self._buffers)
+        self.end(adopted=False)
+        return taken
 
     async def ready(self) -> None:
         """Return when the bytes are where a batch can point at them, and there is room for that batch."""

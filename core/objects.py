@@ -106,14 +106,14 @@ class ObjectPut:
 
     def __init__(self, store: Objects, bucket: str, key: bytes, path: KeyPath, near: Ino) -> None:
         self._store = store
-        self._bucket = bucket
-        self._key = key
-        self._path = path
-        self._writer = WrittenBytes(store.volume, near)
+        self.bucket = bucket
+        self.key = key
+        self.path = path
+        self.writer = WrittenBytes(store.volume, near)
 
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
-        await self._writer.write(buffer)
+        await self.writer.write(buffer)
 
     async def commit(self, attributes: PutAttributes, conditions: Conditions = NO_CONDITIONS) -> ObjectInfo:
         """Let the bytes be the object: atomic, durable on return.
@@ -121,19 +121,19 @@ class ObjectPut:
         Raises PreconditionFailed or NotFound (conditions), NoSuchBucket, NotADirectory, IsADirectory, NoSpace.
         """
         try:
-            await self._store.flush_key(self._bucket, self._path)
-            await self._writer.ready()
-            info = await self._store.put(self._bucket, self._key, self._path, self._writer, attributes, conditions)
+            await self._store.flush_key(self.bucket, self.path)
+            await self.writer.ready()
+            info = await self._store.put(self.bucket, self.key, self.path, self.writer, attributes, conditions)
         except BaseException:
-            self._writer.end(adopted=False)
+            self.writer.end(adopted=False)
             raise
-        self._writer.end(adopted=True)
+        self.writer.end(adopted=True)
         await self._store.volume.wait_done()
         return info
 
     async def abort(self) -> None:
         """Give the bytes up."""
-        self._writer.end(adopted=False)
+        self.writer.end(adopted=False)
 
 
 class ObjectReader:

@@ -130,9 +130,9 @@ async def open_volume(
         parity_units=config.parity_units,
         chunk_bytes=config.chunk_bytes,
         workers=workers,
-        # All shards take from the same disks, and each must be able to count on its reserve.
-        reserve_bytes=config.shards * RESERVE_CHUNKS * max(config.chunk_bytes, config.segment_bytes),
+        reserve_bytes=RESERVE_CHUNKS * max(config.chunk_bytes, config.segment_bytes),
     )
+    stripes.slabs.share_reserve(config.shards)
     gone = get_moved(store, partition_of(ROOT_INO))
     if _has_root(config, shard) and gone is None and store.get(keys.inode(ROOT_INO)) is None:
         raise Corrupt("the metadata has no root directory: this is not a volume, or its set-up was cut short")
@@ -245,6 +245,7 @@ def _assemble(
     random: Random,
     open_disk: OpenDisk | None,
 ) -> Volume:
+    log_low, log_high = config.log_share
     ledger = Ledger(
         store,
         log,
@@ -252,8 +253,8 @@ def _assemble(
         pool,
         clock,
         random,
-        log_bytes_low=config.log_bytes_low,
-        log_bytes_high=config.log_bytes_high,
+        log_bytes_low=log_low,
+        log_bytes_high=log_high,
         totals=totals,
     )
     write_back = WriteBack(
@@ -267,18 +268,18 @@ def _assemble(
     carrier = Carrier(ledger, reader, stripe_bytes=stripes.stripe_bytes_max)
     splitter = Splitter(ledger)
     filler = Filler(ledger, reader, splitter)
-    snapshots = Snapshots(ledger, files, log_bytes_high=config.log_bytes_high, bytes_min=config.snapshot_bytes_min)
+    snapshots = Snapshots(ledger, files, log_bytes_high=log_high, bytes_min=config.snapshot_bytes_min)
     settler = Settler(
         ledger,
         carrier,
         filler,
         snapshots,
         stripe_bytes=stripes.stripe_bytes_max,
-        log_bytes_low=config.log_bytes_low,
-        log_bytes_high=config.log_bytes_high,
+        log_bytes_low=log_low,
+        log_bytes_high=log_high,
     )
     cleaner = UploadCleaner(ledger, orphans)
-    room = Room(ledger, write_back, log_bytes_high=config.log_bytes_high)
+    room = Room(ledger, write_back, log_bytes_high=log_high)
     superblocks = [superblock_of(config, disk, created_ns=clock.now_ns()) for disk in config.disks]
     scrubber = Scrubber(
         ledger,

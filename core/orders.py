@@ -67,6 +67,11 @@ class How(msgspec.Struct, array_like=True, tag="how", frozen=True):
 
 _AGAIN = (
     "give",
+    "placements",
+    "note_shards",
+    "front_ends",
+    "needs_of",
+    "remains",
     "status",
     "chunk_files",
     "follow_disks",

@@ -13,7 +13,7 @@ from collections import deque
 
 import trio
 
-from siltstone.core.calls import Nameless, News, Poll
+from siltstone.core.calls import Nameless, News, Poll, Spread
 from siltstone.core.types import Change
 from siltstone.core.volume import Volume
 from siltstone.types import Ino
@@ -26,6 +26,9 @@ GRACE_SECONDS = 10.0
 
 ITEMS_MAX = 1 << 16
 """What is kept for a front-end; one that has more to hear of begins a new session, and forgets all that it cached."""
+
+TOLD_SECONDS = 0.02
+"""How often it is looked whether all front-ends have heard."""
 
 SEEN_SECONDS = 1.0
 """How long is waited for a front-end to take in changes before somebody else's request is answered."""
@@ -41,7 +44,7 @@ class _Session:
         """Under way."""
         self._client = client
         self._hears = hears
-        self._items: deque[Change | Nameless] = deque()
+        self._items: deque[Change | Nameless | Spread] = deque()
         self._last = 0
         """The number of the last item."""
         self._asked: set[Ino] = set()
@@ -98,7 +101,16 @@ class _Session:
             while self._last - len(self._items) < target:
                 await self._progress.wait()
 
-    def _add(self, item: Change | Nameless) -> None:
+    @property
+    def is_told(self) -> bool:
+        """Whether it has taken in everything so far."""
+        return not self._items
+
+    def tell(self, spread: Spread) -> None:
+        """How many shards there are."""
+        self._add(spread)
+
+    def _add(self, item: Change | Nameless | Spread) -> None:
         self._items.append(item)
         self._last += 1
         self._news.set()
@@ -107,8 +119,10 @@ class _Session:
 class Sessions:
     """The front-ends of a shard."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, spread: Spread | None = None) -> None:
+        """``spread``: what front-ends are told of how many shards there are; only the first shard tells."""
         self._volume = volume
+        self._spread = spread
         self._clock = volume.ledger.clock
         self._sessions: dict[bytes, _Session] = {}
         self._is_young = True
@@ -133,6 +147,22 @@ class Sessions:
             session.polls -= 1
             session.polled_ns = self._clock.monotonic_ns()
 
+    @property
+    def clients(self) -> list[bytes]:
+        """The front-ends that listen."""
+        return [*self._sessions]
+
+    def announce(self, spread: Spread) -> None:
+        """Tell all front-ends, and those that come, how many shards there are from now on."""
+        self._spread = spread
+        for session in self._sessions.values():
+            session.tell(spread)
+
+    async def wait_told(self) -> None:
+        """Return when every front-end has taken in everything so far, or is gone."""
+        while any(not session.is_told for session in self._sessions.values()):
+            await self._clock.sleep(TOLD_SECONDS)
+
     async def run(self) -> None:
         """End the grace, and the sessions of front-ends that are gone, for ever."""
         await self._clock.sleep(GRACE_SECONDS)
@@ -152,6 +182,8 @@ class Sessions:
         session = self._sessions[client] = _Session(number, client, self._clock.monotonic_ns(), hears=poll.hears)
         self._volume.subscribe(session.hear, wait_seen=session.wait_seen if poll.hears else None)
         self._volume.register_holder(session)
+        if self._spread is not None:
+            session.tell(self._spread)
         if old is not None:
             self._end(old)
         return session

@@ -28,13 +28,14 @@ from siltstone.core.calls import (
     Method,
     News,
     Poll,
+    Spread,
     encode_result,
     failed,
     subject_of,
 )
 from siltstone.core.gates import Gates
 from siltstone.core.orders import AskHow, GiveUp, How, Order, Orders
-from siltstone.core.read_plans import ReadPlans
+from siltstone.core.read_plans import ReadPlan, ReadPlans
 from siltstone.core.sessions import Sessions
 from siltstone.core.shard_clones import ShardClones
 from siltstone.core.shard_objects import ShardObjects
@@ -42,7 +43,7 @@ from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, SiltstoneError, Unavailable
 from siltstone.meta import counters
 from siltstone.meta.shards.answers import Request, is_carried_out, once
-from siltstone.meta.shards.handover import HandoverFailed
+from siltstone.meta.shards.handover import HandoverFailed, placements_of
 from siltstone.meta.shards.map import MapView, Placement
 from siltstone.meta.shards.messages import Failed, Message, NotMine, Peers, Reply
 from siltstone.meta.shards.node import Node
@@ -145,13 +146,16 @@ class Shard:
         partitions: MapView,
         peers: Peers,
         nursery: trio.Nursery,
+        *,
+        forget_peer: Callable[[ShardId], object] = lambda shard: None,
     ) -> None:
-        """``partitions``: made for this shard."""
+        """``partitions``: made for this shard. ``forget_peer``: another shard is gone for good."""
         ledger = volume.ledger
         self._volume = volume
         self._shard = shard
         self.partitions = partitions
         self._objects = ShardObjects(volume)
+        self._forget_peer = forget_peer
         self._gates = Gates(volume, self._objects.forget_places)
         self._bringer = Bringer(ledger, volume.carrier)
         self._node = Node(
@@ -181,9 +185,10 @@ class Shard:
             ReadPlans: self._plans,
             ShardClones: ShardClones(volume, self._objects.hand),
         }
-        self._sessions = Sessions(volume)
+        spread = None if shard else Spread(partitions().count, partitions().placements())
+        self._sessions = Sessions(volume, spread)
         nursery.start_soon(self._sessions.run)
-        self.administration = Administration(volume, self._open_transactions, self.give)
+        self.administration = Administration(volume, self)
         self._orders = Orders(self.administration)
         nursery.start_soon(self._orders.run, ledger.clock)
         self._calls = self._messages = self._under_way = 0
@@ -243,12 +248,74 @@ class Shard:
             await self._node.give(partition, to)
         return self.partitions().placement(partition)
 
+    def placements(self) -> list[Placement]:
+        """See Among."""
+        return placements_of(self._volume.ledger.store)
+
+    def note_shards(self, count: int, placements: list[Placement]) -> None:
+        """See Among."""
+        before = self.partitions().count
+        self.partitions.learn(placements)
+        self.partitions.resize(count)
+        self._volume.share_room(count)
+        for gone in range(count, before):
+            self._forget_peer(ShardId(gone))
+
+    def front_ends(self) -> list[bytes]:
+        """See Among."""
+        return self._sessions.clients
+
+    async def announce(self, count: int, placements: list[Placement]) -> None:
+        """See Among."""
+        self._sessions.announce(Spread(count, placements))
+        await self._sessions.wait_told()
+
+    def needs_of(self, other: ShardId) -> str:
+        """See Among."""
+        return self._node.needs_of(other)
+
+    async def remains(self) -> str:
+        """See Among."""
+        remains = self._node.remains
+        if not remains:
+            await self._sessions.wait_told()
+        return remains
+
+    def owns(self, ino: Ino) -> bool:
+        """Whether an inode is one of this shard's."""
+        return self._node.owns(ino)
+
+    async def call_here(self, method: Method, arguments: dict[str, Any], client: bytes) -> object:
+        """Carry out a call of a front-end in this process, about an inode; NotMine when that is another shard's.
+
+        Unlike calls that come from elsewhere it has no mark, and what changes only names and attributes is not waited
+        for: the front-end ends with this process.
+        """
+        subject = subject_of(list(arguments.values()))
+        assert subject is not None, f"{method.name} is about no inode"
+        partition = partition_of(subject)
+        if method.has_origin:
+            arguments["origin"] = client
+        self._calls += 1
+        async with self._gates.passing(partition):
+            if not self._node.owns(subject):
+                return NotMine([self.partitions().placement(partition)])
+            if method.owner is ReadPlans:  # the bytes are as near as a plan
+                return ReadPlan(await self._volume.read(subject, arguments["offset"], arguments["size"]))
+            if method.owner is not ShardObjects:
+                return await getattr(self._volume, method.name)(**arguments)
+            result = await getattr(self._objects, method.name)(**arguments)
+        if method.is_once:
+            await self._volume.ledger.sync()
+        return result
+
     @property
     def moving(self) -> int:
         """Partitions that are on their way here or from here, or have left more behind than what they lend."""
         return self._node.moving
 
-    def _open_transactions(self) -> int:
+    def open_transactions(self) -> int:
+        """See Among."""
         coordinator = self._node.coordinator
         return len(self._node.participant) + coordinator.undecided + coordinator.unsettled + self.moving
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import trio
@@ -30,8 +31,10 @@ from siltstone.core.object_types import (
     UploadInfo,
     UploadListing,
 )
+from siltstone.core.objects import ObjectPut, ObjectReader
 from siltstone.core.shard_objects import BucketRef, Changed, FoundObject, Opened, Way
 from siltstone.core.sharded_volume import Calls, ShardedVolume
+from siltstone.core.uploads import PartPut
 from siltstone.errors import (
     BucketChanged,
     Conflict,
@@ -122,6 +125,17 @@ class RemoteBytes:
                 at += await self._write(ino, at, held)
         self.size += await self._write(self.ino, self.size, buffer)
 
+    @classmethod
+    def going_on(
+        cls, store: ShardedObjects, near: Ino, ino: Ino | None, size: int, buffers: list[Buffer]
+    ) -> RemoteBytes:
+        """Those that somebody else has begun with (``WrittenBytes.hand_over``)."""
+        going = cls(store, near, 0)
+        going.ino, going.size, going._buffers = ino, size, buffers
+        if ino is not None:
+            store.held.hold(ino)
+        return going
+
     @property
     def body(self) -> bytes:
         """The bytes, where there is no file."""
@@ -152,6 +166,13 @@ class RemotePut:
         self._key = key
         self._path = path
         self._bytes = RemoteBytes(store, near, size_hint or 0)
+
+    @classmethod
+    def going_on(cls, store: ShardedObjects, put: ObjectPut) -> RemotePut:
+        """One that was begun in this process, before there were several shards."""
+        going = cls(store, put.bucket, put.key, put.path, ROOT_INO, None)
+        going._bytes = put.writer.hand_over(partial(RemoteBytes.going_on, store))
+        return going
 
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
@@ -190,6 +211,14 @@ class RemotePartPut:
         self._where = (key, upload_id, number)
         self._bytes = RemoteBytes(store, bucket_ino, 0)
 
+    @classmethod
+    def going_on(cls, store: ShardedObjects, put: PartPut) -> RemotePartPut:
+        """One that was begun in this process, before there were several shards."""
+        bucket, key, upload_id = put.where
+        going = cls(store, bucket, key, upload_id, put.number, ROOT_INO)
+        going._bytes = put.writer.hand_over(partial(RemoteBytes.going_on, store))
+        return going
+
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
         await self._bytes.write(buffer)
@@ -227,6 +256,13 @@ class RemoteReader:
         if self._is_holding:
             store.held.hold(info.ino)
             self._file = store.tree.files.open(info.ino)
+
+    @classmethod
+    def going_on(cls, store: ShardedObjects, reader: ObjectReader) -> RemoteReader:
+        """One that was opened in this process, before there were several shards."""
+        going = cls(store, reader.info, b"")
+        reader.close()
+        return going
 
     async def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes at ``offset``; short only at the end."""

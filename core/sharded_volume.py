@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import trio
 
-from siltstone.core.calls import Nameless, News
+from siltstone.core.calls import Nameless, News, Spread
 from siltstone.core.disk_access import DiskAccess
 from siltstone.core.events import Subscribers
 from siltstone.core.far_files import FarFiles
 from siltstone.core.status_sum import sum_of_spaces
+from siltstone.core.tree import Tree
 from siltstone.core.types import (
     Attributes,
     AttributesChanged,
@@ -71,6 +72,17 @@ class Calls(Protocol):
     async def end_reads(self, shard: ShardId, leases: list[int]) -> None:
         """Tell a shard of leases that are not needed any more. Raises PeerLost."""
 
+    def forget(self, shard: ShardId) -> None:
+        """A shard is gone for good."""
+
+
+class Here(NamedTuple):
+    """The shard in the process of the front-end. ``client``: what changes carry that the front-end makes there."""
+
+    shard: ShardId
+    volume: Tree
+    client: bytes
+
 
 class ShardedVolume:
     """Routes, for one front-end. What each method does is told where ``Volume`` defines it.
@@ -78,51 +90,97 @@ class ShardedVolume:
     ``origin`` says nothing here: the shards know each front-end, and tell it only what others do.
     """
 
-    def __init__(self, calls: Calls, partitions: MapView, clock: Clock, disks: DiskAccess | None = None) -> None:
-        """``disks``: to read from; without them everything is read by the shards."""
+    def __init__(
+        self,
+        calls: Calls,
+        partitions: MapView,
+        clock: Clock,
+        disks: DiskAccess | None = None,
+        *,
+        here: Here | None = None,
+    ) -> None:
+        """``disks``: to read from; without them everything is read by the shards. ``here``: the shard that is in this
+        process, if one is: it needs no polls."""
         self._calls = calls
         self.files = FarFiles(calls, disks, clock)
+        self._here = here
         self._call = calls.call
         self._partitions = partitions
         self._clock = clock
         self._subscribers = Subscribers()
         self._holders: list[Holder] = []
-        self._held: dict[ShardId, set[Ino]] = {shard: set() for shard in partitions().shards()}
+        self._held: dict[ShardId, set[Ino]] = {}
         """Nameless inodes that a shard has asked about, and that were held then."""
-        self._let_go: dict[ShardId, list[Ino]] = {shard: [] for shard in self._held}
+        self._let_go: dict[ShardId, list[Ino]] = {}
         self._letting_go: dict[ShardId, trio.CancelScope] = {}
-        self._heard = {shard: trio.Event() for shard in self._held}
+        self._heard: dict[ShardId, trio.Event] = {}
         """Set when a shard has answered for the first time."""
+        self._listening: dict[ShardId, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
         self._changes = 0
         """Changes heard of."""
         self._changed: dict[Ino, int] = {}
         """Which of them was the last of an inode, in order; up to ``_forgotten`` it is not known of which they were."""
         self._forgotten = 0
-        self.subscribe = self._subscribers.subscribe
         self.unsubscribe = self._subscribers.unsubscribe
-        self.register_holder = self._holders.append
+        self.subscribe = self._subscribers.subscribe
+        self.follow_shards()
 
     async def run(self) -> None:
         """Hear of what others change, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.files.run)
+            self._nursery = nursery
             for shard in self._held:
                 nursery.start_soon(self._listen, shard)
+            if self._here is not None:
+                self._here.volume.subscribe(self._hear_here, wait_seen=self._subscribers.wait_seen)
+            try:
+                await trio.sleep_forever()
+            finally:
+                if self._here is not None:
+                    self._here.volume.unsubscribe(self._hear_here)
+
+    def follow_shards(self) -> None:
+        """Listen to all shards that there are by the map, and to no others."""
+        shards = self._partitions().shards()
+        for shard in shards:
+            if shard in self._held or (self._here is not None and shard == self._here.shard):
+                continue
+            self._held[shard], self._let_go[shard], self._heard[shard] = set(), [], trio.Event()
+            if self._nursery is not None:
+                self._nursery.start_soon(self._listen, shard)
+        for shard in [shard for shard in self._held if shard not in shards]:
+            del self._held[shard], self._let_go[shard]
+            self._heard.pop(shard).set()
+            if shard in self._listening:
+                self._listening.pop(shard).cancel()
+            self._calls.forget(shard)
 
     async def wait_heard(self) -> None:
         """Return when every shard has answered: nothing that it changes is missed from then on."""
-        for heard in self._heard.values():
+        for heard in list(self._heard.values()):
             await heard.wait()
+
+    def register_holder(self, holder: Holder) -> None:
+        """See Volume."""
+        self._holders.append(holder)
+        if self._here is not None:
+            self._here.volume.register_holder(holder)
 
     def unregister_holder(self, holder: Holder) -> None:
         """See Volume."""
         self._holders.remove(holder)
+        if self._here is not None:
+            self._here.volume.unregister_holder(holder)
         for held in self._held.values():
             for ino in list(held):
                 self.released(ino)
 
     def released(self, ino: Ino) -> None:
         """See Volume. Shards that have asked are told: the one that has it now, and perhaps another that had it."""
+        if self._here is not None:
+            self._here.volume.released(ino)
         for shard, held in self._held.items():
             if ino in held and not self._holds(ino):
                 held.discard(ino)
@@ -311,7 +369,19 @@ class ShardedVolume:
     def _holds(self, ino: Ino) -> bool:
         return any(holder.holds(ino) for holder in self._holders)
 
+    def _hear_here(self, origin: object, change: Change) -> None:
+        """The shard in this process has changed something, but for what came through this front-end."""
+        assert self._here is not None
+        if origin != self._here.client:
+            self._note(change)
+            self._subscribers.publish(None, change)
+
     async def _listen(self, shard: ShardId) -> None:
+        with trio.CancelScope() as scope:
+            self._listening[shard] = scope
+            await self._hear_from(shard)
+
+    async def _hear_from(self, shard: ShardId) -> None:
         session = seen = 0
         while True:
             let_go, self._let_go[shard] = self._let_go[shard], []
@@ -338,11 +408,17 @@ class ShardedVolume:
                 self._held[shard].clear()
             for item in news.items:
                 self._take(shard, item)
+            if shard not in self._held:
+                return
             await self._subscribers.wait_seen()
             seen = news.number
 
-    def _take(self, shard: ShardId, item: Change | Nameless) -> None:
-        if not isinstance(item, Nameless):
+    def _take(self, shard: ShardId, item: Change | Nameless | Spread) -> None:
+        if isinstance(item, Spread):
+            self._partitions.learn(item.placements)
+            self._partitions.resize(item.count)
+            self.follow_shards()
+        elif not isinstance(item, Nameless):
             self._note(item)
             self._subscribers.publish(None, item)
         elif self._holds(item.ino):

@@ -40,29 +40,29 @@ class PartPut:
 
     def __init__(self, uploads: Uploads, bucket: str, key: bytes, upload_id: str, number: int, bucket_ino: Ino) -> None:
         self._uploads = uploads
-        self._where = (bucket, key, upload_id)
-        self._number = number
-        self._writer = WrittenBytes(uploads.objects.volume, bucket_ino)
+        self.where = (bucket, key, upload_id)
+        self.number = number
+        self.writer = WrittenBytes(uploads.objects.volume, bucket_ino)
 
     async def write(self, buffer: bytes | bytearray | memoryview) -> None:
         """Take over further bytes; the buffer must not change any more."""
-        await self._writer.write(buffer)
+        await self.writer.write(buffer)
 
     async def commit(self, *, etag: str, checksums: dict[str, str]) -> PartInfo:
         """Let the bytes be the part, replacing an earlier one of its number; durable on return. Raises NoSuchUpload."""
         try:
-            await self._writer.ready()
-            info = await self._uploads.put_part(*self._where, self._number, self._writer, etag, checksums)
+            await self.writer.ready()
+            info = await self._uploads.put_part(*self.where, self.number, self.writer, etag, checksums)
         except BaseException:
-            self._writer.end(adopted=False)
+            self.writer.end(adopted=False)
             raise
-        self._writer.end(adopted=True)
+        self.writer.end(adopted=True)
         await self._uploads.objects.volume.ledger.sync()
         return info
 
     async def abort(self) -> None:
         """Give the bytes up."""
-        self._writer.end(adopted=False)
+        self.writer.end(adopted=False)
 
 
 class Uploads:

@@ -33,7 +33,7 @@ class Forgetter:
     """Of one mount."""
 
     def __init__(self, volume: Tree, handles: Handles, kernel: Kernel, known_max: int) -> None:
-        self._volume = volume
+        self.volume = volume
         self._handles = handles
         self._kernel = kernel
         self._known_max = known_max
@@ -55,7 +55,7 @@ class Forgetter:
             if self._handles.known_count <= self._enough:
                 return
             try:
-                if self._handles.knows(ino) and stat.S_ISDIR((await self._volume.attributes(ino)).mode):
+                if self._handles.knows(ino) and stat.S_ISDIR((await self.volume.attributes(ino)).mode):
                     await self._forget_files_of(ino)
             except SiltstoneError:
                 continue  # it is gone, or cannot be read now: there are others
@@ -65,7 +65,7 @@ class Forgetter:
     async def _forget_files_of(self, directory: Ino) -> None:
         after: bytes | None = None
         while self._handles.known_count > self._enough:
-            entries = await self._volume.list_directory(directory, after=after, limit=PAGE_ENTRIES)
+            entries = await self.volume.list_directory(directory, after=after, limit=PAGE_ENTRIES)
             names = [
                 (directory, entry.name)
                 for entry in entries

@@ -12,10 +12,10 @@ import trio
 from pyfuse3 import FileNameT, InodeT
 
 from siltstone.core.tree import Tree
+from siltstone.core.turns import Turn, Turns
 from siltstone.errors import Refused, SiltstoneError
 from siltstone.fuse import mountpoint as mountpoints
 from siltstone.fuse.forgetting import Forgetter
-from siltstone.fuse.handles import Handles
 from siltstone.fuse.invalidate import Invalidator
 from siltstone.fuse.operations import Operations
 from siltstone.fuse.options import DEFAULTS, AccessTimes, MountOptions
@@ -41,12 +41,12 @@ async def serve_mount(
     *,
     options: MountOptions = DEFAULTS,
     source: str = mountpoints.SUBTYPE,
-    watch: Callable[[Handles], object] = lambda handles: None,
+    watch: Callable[[ServedMount], object] = lambda mount: None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount the volume and serve it until it is unmounted (by us, on cancel, or by umount(8)).
 
-    ``source`` is what `df` shows first. ``watch`` is given what tells how much the kernel holds. ``task_status`` is
+    ``source`` is what `df` shows first. ``watch`` is given the mount when it has begun. ``task_status`` is
     told the real path when files can be used. On cancel the kernel's data is written back and the mount taken away,
     lazily if programs still use it; the volume is not closed.
     Raises Refused, with nothing mounted, when the directory is missing, not a directory, not empty, or the system does
@@ -56,22 +56,19 @@ async def serve_mount(
     kernel = KernelCache()
     operations = Operations(volume, options, kernel.invalidate_attributes)
     handles = operations.handles
-    watch(handles)
     forgetter = Forgetter(volume, handles, kernel, options.known_inodes_max)
     invalidator = Invalidator(operations, handles.knows, kernel)
+    mount = ServedMount(volume, operations, forgetter, invalidator)
     reader = Reader()
+    words = kernel_options(options, source, is_root=os.geteuid() == 0)
     sessions = fuse_descriptors()
     try:
-        pyfuse3.init(watched(operations, reader), path, kernel_options(options, source, is_root=os.geteuid() == 0))
+        pyfuse3.init(watched(operations, reader, mount.turns), path, words)
     except RuntimeError as error:
         raise Refused(f"cannot mount on {mountpoint}: {error}; libfuse has told why on stderr") from error
     reader.attach(*(fuse_descriptors() - sessions))
-    volume.register_holder(handles)
-    volume.subscribe(
-        invalidator.hear,
-        wait_seen=invalidator.wait_seen,
-        on_missed=lambda: invalidator.miss(handles.known()),
-    )
+    mount.begin()
+    watch(mount)
     try:
         with taking_turns(reader):
             async with trio.open_nursery() as nursery:
@@ -90,9 +87,53 @@ async def serve_mount(
     finally:
         # Only now, with no thread at work that uses the session.
         pyfuse3.close(unmount=True)
-        volume.unsubscribe(invalidator.hear)
-        volume.unregister_holder(handles)
-        handles.close()
+        mount.end()
+
+
+class ServedMount:
+    """A mount as this process serves it, of one tree or another of the same volume."""
+
+    def __init__(self, tree: Tree, operations: Operations, forgetter: Forgetter, invalidator: Invalidator) -> None:
+        self.handles = operations.handles
+        """What the kernel holds."""
+        self.turns = Turns()
+        self._tree = tree
+        self._operations = operations
+        self._forgetter = forgetter
+        self._invalidator = invalidator
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Hear what changes, and be asked what is held."""
+        self._tree.register_holder(self.handles)
+        self._listen()
+
+    def end(self) -> None:
+        """The kernel holds nothing any more."""
+        self._is_over = True
+        self._tree.unsubscribe(self._invalidator.hear)
+        self._tree.unregister_holder(self.handles)
+        self.handles.close()
+
+    def use(self, tree: Tree, options: MountOptions) -> Turn:
+        """Serve another tree from this turn of the loop on; the requests that began before."""
+        if self._is_over:
+            return Turn()
+        before, self._tree = self._tree, tree
+        before.unsubscribe(self._invalidator.hear)
+        self._listen()
+        tree.register_holder(self.handles)
+        before.unregister_holder(self.handles)
+        self._operations.use(tree, options)
+        self._forgetter.volume = tree
+        return self.turns.turn_over()
+
+    def _listen(self) -> None:
+        self._tree.subscribe(
+            self._invalidator.hear,
+            wait_seen=self._invalidator.wait_seen,
+            on_missed=lambda: self._invalidator.miss(self.handles.known()),
+        )
 
 
 class _Word(str):

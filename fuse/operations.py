@@ -73,12 +73,16 @@ class Operations(pyfuse3.Operations):
         """``forget_attributes`` has the kernel forget those of an inode; must not block."""
         super().__init__()
         self.enable_writeback_cache = options.writeback
-        self.handles = Handles(volume.released)
+        self.handles = Handles(self._released)
+        self._forget_attributes = forget_attributes
+        self.use(volume, options)
+        self._notes_access = options.access_times is not AccessTimes.NEVER and not options.is_read_only
+
+    def use(self, volume: Tree, options: MountOptions) -> None:
+        """Ask another tree of the same volume from now on."""
         self._volume = volume
         self._options = options
-        self._forget_attributes = forget_attributes
         self._absent = absent_entry(options)
-        self._notes_access = options.access_times is not AccessTimes.NEVER and not options.is_read_only
 
     # --- names -----------------------------------------------------------------------------------------------------
 
@@ -342,6 +346,9 @@ class Operations(pyfuse3.Operations):
         await self._volume.fsync(self.handles.directories[fh].ino, data_only=datasync)
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _released(self, ino: Ino) -> None:
+        self._volume.released(ino)
 
     async def _note_access(self, attributes: Attributes) -> None:
         """What has these attributes is read. That a full or failing pool cannot note it fails no read."""

@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 import pyfuse3
 import trio
 
+from siltstone.core.turns import Turns
+
 R = TypeVar("R")
 Handler = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -117,18 +119,19 @@ class Reader(trio.abc.Instrument):
         await trio.lowlevel.wait_task_rescheduled(abort)
 
 
-def watched(operations: pyfuse3.Operations, reader: Reader) -> pyfuse3.Operations:
-    """The same operations, with handlers that tell ``reader`` when they wait for the first time."""
+def watched(operations: pyfuse3.Operations, reader: Reader, turns: Turns) -> pyfuse3.Operations:
+    """The same operations, with handlers that tell ``reader`` when they wait for the first time, and are counted."""
     wrapper = copy.copy(operations)
     for name in dir(pyfuse3.Operations):
         if inspect.iscoroutinefunction(getattr(operations, name)):
-            setattr(wrapper, name, _watched(getattr(operations, name), reader.handler_waits))
+            setattr(wrapper, name, _watched(getattr(operations, name), reader.handler_waits, turns))
     return wrapper
 
 
-def _watched(handler: Handler, waits: Callable[[], None]) -> Handler:
+def _watched(handler: Handler, waits: Callable[[], None], turns: Turns) -> Handler:
     async def wrapper(*arguments: Any) -> Any:
-        return await noticing(handler(*arguments), waits)
+        with turns.current:
+            return await noticing(handler(*arguments), waits)
 
     return wrapper
 

@@ -13,6 +13,7 @@ from siltstone.limits import (
     GIB,
     KIB,
     LOG_REPLICAS,
+    LOG_SEGMENTS_MIN,
     MIB,
     PARTITION_COUNT,
     ROW_BYTES,
@@ -78,6 +79,15 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     shards: int = 1
     """Processes that the metadata is spread over."""
+    shards_void: int = 0
+    """What shards from ``shards`` up to, and without, this one have in HOME and on the disks is worth nothing: they are
+    being made, or are gone. 0: there is nothing of the kind."""
+    shards_wanted: int = 0
+    """So many of the shards are to have something; 0: all."""
+    shards_max: int = 0
+    """So many shards the volume may have by itself, when there is much to do; 0: it never gets any by itself."""
+    shards_sized: int = 0
+    """The lengths above are right for so many shards; 0: for as many as there are."""
     map_version: int = 1
     """Of no use any more: volumes of version 0.1 have it."""
     partition_owners: str = ""
@@ -124,6 +134,12 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid("log_bytes_low must be under log_bytes_high")
         if not 1 <= self.shards <= SHARDS_MAX:
             raise ConfigInvalid(f"{self.shards} shards: want 1 to {SHARDS_MAX}")
+        if self.shards_void and not self.shards < self.shards_void <= SHARDS_MAX:
+            raise ConfigInvalid(f"shards_void {self.shards_void}: want 0, or more than shards, up to {SHARDS_MAX}")
+        if not 0 <= self.shards_wanted <= self.shards or not 0 <= self.shards_max <= SHARDS_MAX:
+            raise ConfigInvalid(f"shards_wanted: want 0 to shards ({self.shards}); shards_max: 0 to {SHARDS_MAX}")
+        if not 0 <= self.shards_sized <= SHARDS_MAX:
+            raise ConfigInvalid(f"shards_sized {self.shards_sized}: want 0 to {SHARDS_MAX}")
         try:
             owners = self.owners
         except ValueError as error:
@@ -152,6 +168,14 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return tuple(int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data), 4))
 
     @property
+    def log_share(self) -> tuple[int, int]:
+        """The marks of the log of one shard (low, high): of what there was for those that they were made for."""
+        sized = min(self.shards_sized or self.shards, self.shards)
+        least = min(self.log_bytes_high, LOG_SEGMENTS_MIN * self.segment_bytes)
+        high = max(self.log_bytes_high * sized // self.shards, least)
+        return self.log_bytes_low * high // self.log_bytes_high, high
+
+    @property
     def log_copies_min(self) -> int:
         """Copies below which the log rather waits for disks: two, or what the loss of m disks leaves."""
         return max(1, min(2, len(self.disks) - self.parity_units))
@@ -171,6 +195,6 @@ def check_s3_workers(count: int, config: VolumeConfig) -> None:
         raise Refused(f"--s3-workers {count}: want 1 to {S3_WORKERS_MAX}")
     if count > 1 and config.shards == 1:
         raise Refused(
-            f"--s3-workers {count} is for volumes of several shards (`siltstone init --shards`); with one shard the "
+            f"--s3-workers {count} is for volumes of several shards (`siltstone meta shards N`); with one shard the "
             "process that owns the volume serves S3 itself"
         )

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
 import trio
@@ -22,22 +22,23 @@ import trio
 from siltstone.config import check_s3_workers
 from siltstone.control import serve_control
 from siltstone.core.object_store import ObjectStore
-from siltstone.engine.disk.system import SystemRandom
+from siltstone.core.switching_objects import SwitchingObjects
+from siltstone.core.tree import Tree
+from siltstone.core.turns import Turn
 from siltstone.errors import InvalidArgument, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
-from siltstone.fuse.handles import Handles
-from siltstone.fuse.mount import serve_mount
-from siltstone.fuse.options import parse_options
+from siltstone.fuse.mount import ServedMount, serve_mount
+from siltstone.fuse.options import MountOptions, parse_options
 from siltstone.home import Home
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
 from siltstone.mounts import source_of
+from siltstone.near_front import NearFront
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3_workers import S3Workers
 from siltstone.s3gw.server import serve_s3
-from siltstone.sharded_mount import keep_mount_process, serve_sharded_mount
-from siltstone.sharded_s3 import serve_sharded_s3
+from siltstone.sharded_mount import TIMEOUT_SECONDS_MAX, keep_mount_process
 from siltstone.watchdog import Watchdog
 
 FORCED_EXIT_STATUS = 130
@@ -45,7 +46,8 @@ FORCED_EXIT_STATUS = 130
 logger = logging.getLogger("siltstone")
 
 Announce = Callable[[str], None]
-Watch = Callable[[Handles], object]
+HEARD_SECONDS = 10.0
+"""How long a door waits for the word of all shards before it is opened; one that has just died delays it so long."""
 
 
 class Door:
@@ -57,22 +59,46 @@ class Door:
         self.address = ""
         self.workers: S3Workers | None = None
         """Where several processes serve it."""
-        self.handles: Handles | None = None
-        """What the kernel holds of a mount that this process serves."""
+        self.mount: ServedMount | None = None
+        """Where this process serves it."""
+        self.options = MountOptions()
+        """What was asked of a mount."""
+        self.store: SwitchingObjects | None = None
+        """What S3 asks, where this process serves it."""
+        self.front: NearFront | None = None
+        """The way to all shards, once there are several."""
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.address}"
 
-    def watch(self, handles: Handles) -> None:
+    def watch(self, mount: ServedMount) -> None:
         """The mount has begun."""
-        self.handles = handles
+        self.mount = mount
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process serves it."""
+        return self.mount is not None or self.store is not None
+
+    def use_shards(self) -> Turn | None:
+        """Ask all shards from now on; what began before."""
+        assert self.front is not None
+        if self.mount is not None:
+            return self.mount.use(self.front.tree, self.options.limited(TIMEOUT_SECONDS_MAX))
+        return None if self.store is None else self.store.use(self.front.objects)
+
+    def use_volume(self, owner: Owner) -> Turn | None:
+        """Ask the only shard's volume from now on; what began before."""
+        if self.mount is not None:
+            return self.mount.use(owner.volume, self.options)
+        return None if self.store is None else self.store.use(None)
 
     def status(self) -> dict[str, Any]:
         """As JSON has it."""
         workers = [] if self.workers is None else self.workers.status()
-        held = self.handles
+        held = None if self.mount is None else self.mount.handles
         return {"kind": self.kind, "address": self.address, "workers": workers} | (
             {} if held is None else {"known_inodes": held.known_count, "open_files": len(held.files)}
         )
@@ -90,22 +116,22 @@ class Daemon:
         self._delay = delay
         self._objects = ObjectStore(owner.volume)
         self._mounts_here = False
-        self._opening_shard = trio.Lock()
+        owner.ground.doors = self
 
     async def open_mount(self, directory: str, options: str = "") -> Door:
         """Mount the volume; returns when files can be used. Raises Refused, with nothing mounted.
 
         ``options`` are as in /etc/fstab. The first mount is served here, any other one by a process of its own.
         """
-        parse_options(options)
         place = await trio.to_thread.run_sync(os.path.realpath, directory)  # before it is mounted
         door = Door("mount", place)
+        door.options = parse_options(options)
         if self._mounts_here:
-            await self._serve_shard()
+            await self._owner.shards.serve()
             serve_door = functools.partial(keep_mount_process, self._owner.home, directory, options)
         else:
             self._mounts_here = True
-            serve_door = functools.partial(self._serve_mount_here, door.watch, directory, options)
+            serve_door = functools.partial(self._serve_mount_here, door, directory)
         return await self._open(door, serve_door, lambda started: directory)
 
     async def open_s3(self, host: str, port: int, workers: int = 1) -> Door:
@@ -117,14 +143,8 @@ class Daemon:
             door = Door("s3")
             door.workers = S3Workers(owner.home, workers, owner.clock)
             return await self._open(door, functools.partial(door.workers.serve, host, port), _url_of)
-        if owner.config.shards > 1:
-            serve_door = functools.partial(
-                serve_sharded_s3, owner.home, owner.shards.partitions, owner.keys.lookup, random=SystemRandom()
-            )
-        else:
-            serve_door = functools.partial(serve_s3, self._objects, owner.keys.lookup)
-        serve_door = functools.partial(serve_door, host=host, port=port, clock=owner.clock, workers=owner.workers)
-        return await self._open(Door("s3"), serve_door, _url_of)
+        door = Door("s3")
+        return await self._open(door, functools.partial(self._serve_s3_here, door, host, port), _url_of)
 
     async def perform(self, operation: str, arguments: Arguments, report: Report) -> object:
         """Answer one request of the control socket."""
@@ -166,7 +186,8 @@ class Daemon:
         self, door: Door, serve_door: Callable[..., Awaitable[object]], address_of: Callable[[Any], str]
     ) -> Door:
         try:
-            await self._nursery.start(self._keep_open, door, serve_door, address_of)
+            async with self._owner.resizer.turn:  # meanwhile no shard comes or goes
+                await self._nursery.start(self._keep_open, door, serve_door, address_of)
         except BaseExceptionGroup as group:
             error = expected(group)
             if error is None:
@@ -175,39 +196,83 @@ class Daemon:
         logger.info("ready %s", door)
         return door
 
-    async def _serve_mount_here(
-        self, watch: Watch, directory: str, options: str, *, task_status: trio.TaskStatus[str]
-    ) -> None:
+    async def _serve_mount_here(self, door: Door, directory: str, *, task_status: trio.TaskStatus[str]) -> None:
         owner = self._owner
         try:
             if owner.config.shards > 1:
-                await serve_sharded_mount(
-                    owner.home,
-                    owner.shards.partitions,
-                    owner.clock,
-                    self._nursery,
-                    directory,
-                    options,
-                    watch=watch,
-                    task_status=task_status,
-                )
+                tree: Tree = (await self._front_of(door)).tree
+                options = door.options.limited(TIMEOUT_SECONDS_MAX)
             else:
-                await serve_mount(
-                    owner.volume,
-                    directory,
-                    options=parse_options(options),
-                    source=source_of(owner.home),
-                    watch=watch,
-                    task_status=task_status,
-                )
+                tree, options = owner.volume, door.options
+            await serve_mount(
+                tree,
+                directory,
+                options=options,
+                source=source_of(owner.home),
+                watch=door.watch,
+                task_status=task_status,
+            )
         finally:
             self._mounts_here = False
+            await self._end_front(door)
 
-    async def _serve_shard(self) -> None:
-        """Have this process's shard answer front-ends in other processes."""
-        async with self._opening_shard:
-            if not self._owner.own_shard.is_serving:
-                await self._nursery.start(self._owner.own_shard.serve_alone)
+    async def _serve_s3_here(
+        self, door: Door, host: str, port: int, *, task_status: trio.TaskStatus[tuple[str, int]]
+    ) -> None:
+        owner = self._owner
+        store = door.store = SwitchingObjects(self._objects)
+        try:
+            if owner.config.shards > 1:
+                store.use((await self._front_of(door)).objects)
+            await serve_s3(
+                store,
+                owner.keys.lookup,
+                host=host,
+                port=port,
+                clock=owner.clock,
+                workers=owner.workers,
+                task_status=task_status,
+            )
+        finally:
+            await self._end_front(door)
+
+    # --- doors and shards ------------------------------------------------------------------------------------------
+
+    async def follow_shards(self) -> None:
+        """See Ground."""
+        for door in self.doors:
+            if door.front is not None:
+                door.front.tree.follow_shards()
+        for door in list(self.doors):
+            if door.front is not None:
+                await door.front.tree.wait_heard()
+
+    async def use_shards(self) -> None:
+        """See Ground."""
+        turns: list[Turn | None] = []
+        for door in list(self.doors):
+            if door.is_here:
+                await self._front_of(door)
+                turns.append(door.use_shards())
+        await _wait_over(turns)
+
+    async def use_volume(self) -> None:
+        """See Ground."""
+        await _wait_over([door.use_volume(self._owner) for door in self.doors])
+
+    async def _front_of(self, door: Door) -> NearFront:
+        """The way to all shards, which have answered."""
+        if door.front is None:
+            # Beside the door, not in it: when that is closed there is something to be written back.
+            door.front = NearFront(self._owner, hears=door.kind == "mount")
+            self._nursery.start_soon(door.front.run)
+        with trio.move_on_after(HEARD_SECONDS):
+            await door.front.tree.wait_heard()
+        return door.front
+
+    async def _end_front(self, door: Door) -> None:
+        if door.front is not None:
+            await door.front.end(writes_back=door.kind == "mount")
 
     async def _keep_open(
         self,
@@ -343,6 +408,12 @@ def _leave_at_once(home: Home) -> None:
             with contextlib.suppress(SiltstoneError):
                 mountpoint.unmount(mounted.directory, lazy=True)
     os._exit(FORCED_EXIT_STATUS)
+
+
+async def _wait_over(turns: Iterable[Turn | None]) -> None:
+    for turn in turns:
+        if turn is not None:
+            await turn.wait_over()
 
 
 def _url_of(started: tuple[str, int]) -> str:

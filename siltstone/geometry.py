@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from siltstone.errors import ConfigInvalid
-from siltstone.limits import CHUNK_BYTES_DEFAULT, GIB, LOG_REPLICAS, MIB, SEGMENT_BYTES_DEFAULT
+from siltstone.limits import CHUNK_BYTES_DEFAULT, GIB, LOG_REPLICAS, LOG_SEGMENTS_MIN, MIB, SEGMENT_BYTES_DEFAULT
 
 DISK_BYTES_MIN = 128 * MIB
 PIECE_BYTES_MIN = 1 * MIB
@@ -16,9 +16,6 @@ and that should be little of it."""
 
 LOG_SHARE = 40
 """The log's copies may take one part in so many of the raw space before writers wait for settle."""
-
-LOG_SEGMENTS_MIN = 8
-"""But the log may be as long as so many segments, or nothing could be gathered in it."""
 
 
 class Code(NamedTuple):

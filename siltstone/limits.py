@@ -56,6 +56,9 @@ what the kernel tries again by itself (SCSI: 30 s a try) is lost either way."""
 
 LOG_REPLICAS = 3
 PARTITION_COUNT = 256
+LOG_SEGMENTS_MIN = 8
+"""However small disks are, the log may be as long as so many segments, or nothing could be gathered in it."""
+
 SHARDS_MAX = 64
 """Processes that a volume's metadata may be spread over; each has threads, a log and a share of the memory."""
 

@@ -20,7 +20,7 @@ from siltstone.core.cloning import ClonesHere, ClonesOverShards, clone_path
 from siltstone.core.opening import ONLY_SHARD
 from siltstone.core.scrub_report import sum_of_reports
 from siltstone.core.types import Progress
-from siltstone.errors import InvalidArgument, Refused, Unavailable
+from siltstone.errors import InvalidArgument, Unavailable
 from siltstone.failure import expected
 from siltstone.home import Home
 from siltstone.keys import KeyRing
@@ -161,21 +161,30 @@ async def _rebuild(owner: Owner, arguments: Arguments, report: Report) -> object
 
 async def _clone(owner: Owner, arguments: Arguments, report: Report) -> object:
     source, target = bytes.fromhex(str(arguments["source"])), bytes.fromhex(str(arguments["target"]))
-    if owner.config.shards == 1:
-        return await clone_path(owner.volume, ClonesHere(owner.volume), source, target, report)
+    async with owner.resizer.turn:
+        is_alone = owner.config.shards == 1
+        owner.clones += is_alone
+    if is_alone:
+        try:
+            return await clone_path(owner.volume, ClonesHere(owner.volume), source, target, report)
+        finally:
+            owner.clones -= 1
     async with sharded_tree(owner.home, owner.shards.partitions, owner.clock) as (caller, tree):
         return await clone_path(tree, ClonesOverShards(caller.call, tree), source, target, report)
 
 
 async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> object:
-    placer, count = owner.shards.placer, int(arguments["shards"])
-    if placer is None:
-        if count == 1:
-            return {"moved": 0}
-        raise Refused("the volume has one shard; several are made with siltstone init --shards N")
-    moved = await placer.spread(count, report)
-    await owner.publish()
-    return {"moved": moved}
+    placer = owner.shards.placer
+    assert placer is not None
+    moved = await placer.spread(int(arguments["shards"]), report)
+    if arguments.get("wait"):
+        await placer.wait_gone(report)
+    return {"moved": moved, "shards": owner.config.shards}
+
+
+async def _meta_auto(owner: Owner, arguments: Arguments, report: Report) -> object:
+    await owner.ground.save(shards_max=int(arguments["shards_max"]))
+    return None
 
 
 async def _disk_list(owner: Owner, arguments: Arguments, report: Report) -> object:
@@ -224,6 +233,7 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "rebuild": _rebuild,
     "clone": _clone,
     "meta_spread": _meta_spread,
+    "meta_auto": _meta_auto,
     "disk_list": _disk_list,
     "disk_add": _disk_add,
     "disk_drain": _disk_drain,

@@ -18,6 +18,7 @@ from siltstone.config import DiskConfig, VolumeConfig
 from siltstone.core.administration import Administration
 from siltstone.core.all_shards import AllShards
 from siltstone.core.opening import ONLY_SHARD, create_volume, open_volume
+from siltstone.core.resizing import Resizer
 from siltstone.core.status_sum import sum_of_statuses
 from siltstone.core.superblocks import superblock_of
 from siltstone.core.volume import Volume
@@ -35,12 +36,13 @@ from siltstone.engine.format.superblock import Superblock
 from siltstone.engine.labels import Labels, newest_label, read_label
 from siltstone.engine.pool import Pool
 from siltstone.errors import ConfigInvalid, DiskError, FormatInvalid, TooFewDisks, Unavailable, VolumeBusy
-from siltstone.home import Home, Ownership
+from siltstone.ground import LocalGround
+from siltstone.home import Home, Ownership, sync_directory
 from siltstone.in_time import in_time
 from siltstone.keys import KeyRing
 from siltstone.meta.store.lmdb_backing import LmdbBacking
 from siltstone.meta.store.port import Backing
-from siltstone.placing import Placer, settings_with
+from siltstone.placing import Placer
 from siltstone.ports import Disk, Fanout
 from siltstone.roster import check_roster
 from siltstone.settings import Settings, label_of
@@ -64,10 +66,13 @@ class Owner:
         volume: Volume,
         clock: SystemClock,
         workers: TrioWorkers,
+        local_disks: Sequence[LocalDisk],
         shards: Shards,
         own_shard: ShardService,
         all_shards: AllShards,
     ) -> None:
+        """``local_disks``: those that were opened, also such that the volume does not have any more. ``ground`` and
+        ``resizer`` are made here: where shards come and go."""
         self.home = home
         self.shards = shards
         self.own_shard = own_shard
@@ -76,9 +81,14 @@ class Owner:
         self.volume = volume
         self.clock = clock
         self.workers = workers
+        self.clones = 0
+        """Clones under way that no shard may come to meanwhile."""
+        self._local_disks = local_disks
         self.keys = KeyRing.load(home.keys_file)
         self.disks = DiskKeeping(self, all_shards, DiskDirectories(home, clock), clock)
         self._saving = threading.Lock()
+        self.ground = LocalGround(self)
+        self.resizer = Resizer(self.ground, all_shards, shards.partitions, clock)
 
     def change_config(self, edit: Callable[[VolumeConfig], VolumeConfig]) -> None:
         """Let the settings be what ``edit`` makes of them, durably in HOME; with nothing changed if it raises.
@@ -108,6 +118,12 @@ class Owner:
             await self.volume.labels.publish(self.label())
         except TooFewDisks as error:
             logger.warning("the disks do not have the newest settings: %s", error)  # tried again each second
+
+    @property
+    def local_disks(self) -> list[LocalDisk]:
+        """The disks of the volume, as this process has them."""
+        known = {disk.disk_id for disk in self.config.disks}
+        return [disk for disk in self._local_disks if disk.disk_id in known]
 
     async def status(self) -> dict[str, Any]:
         """The volume's status, with what this process adds to it; as JSON has it. A shard that gives no answer is left
@@ -148,7 +164,7 @@ async def open_owner(home: Home) -> AsyncIterator[Owner]:
 @contextlib.asynccontextmanager
 async def open_owned(home: Home, config: VolumeConfig, ownership: Ownership) -> AsyncIterator[Owner]:
     """The same of a volume that is owned already; ``config`` is what HOME has."""
-    await trio.to_thread.run_sync(wait_shards_free, home, config.shards)
+    await trio.to_thread.run_sync(wait_shards_free, home, range(1, max(config.shards, config.shards_void)))
     found = await _look_at_disks(config)
     for warning in check_roster(config, found):
         logger.warning(warning)
@@ -163,9 +179,9 @@ async def open_owned(home: Home, config: VolumeConfig, ownership: Ownership) -> 
                 running_shards(home, config, own_shard, clock) as shards,
             ):
                 own = own_shard.side.administration if config.shards > 1 else Administration(volume)
-                others = {process.shard: process.asked for process in shards.processes}
-                all_shards = AllShards(own, others, clock)
-                owner = Owner(home, config, volume, clock, workers, shards, own_shard, all_shards)
+                others = {shard: process.asked for shard, process in shards.processes.items()}
+                all_shards = shards.asked = AllShards(own, others, clock)
+                owner = Owner(home, config, volume, clock, workers, disks, shards, own_shard, all_shards)
                 await owner.publish()
                 volume.labels.follow(lambda: owner.config.serial, owner.label)
                 async with _upkeep(owner):
@@ -179,8 +195,7 @@ async def _upkeep(owner: Owner) -> AsyncIterator[None]:
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(owner.disks.run)
-        if len(owner.all_shards.shards) > 1:
-            _place(owner, nursery)
+        _place(owner, nursery)
         try:
             yield
         except BaseException as error:
@@ -193,14 +208,10 @@ async def _upkeep(owner: Owner) -> AsyncIterator[None]:
 def _place(owner: Owner, nursery: trio.Nursery) -> None:
     shards = owner.shards
     placer = shards.placer = Placer(
-        owner.all_shards,
-        shards.partitions,
-        owner.clock,
-        shards.loads,
-        lambda partitions: owner.change_config(settings_with(partitions)),
+        owner.all_shards, shards.partitions, owner.clock, shards.loads, owner.ground, owner.resizer
     )
-    if owner.config.balance_shards:
-        nursery.start_soon(placer.run)
+    nursery.start_soon(placer.run)
+    nursery.start_soon(placer.tidy)
 
 
 async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> None:
@@ -210,10 +221,11 @@ async def lay_volume(home: Home, config: VolumeConfig, formatted: list[str]) -> 
         await format_disk(disk.path, superblock_of(config, disk, created_ns=created_ns))
         formatted.append(disk.path)
     for shard in map(ShardId, range(config.shards)):
-        await _lay_shard(home, config, shard)
+        await lay_shard(home, config, shard)
 
 
-async def _lay_shard(home: Home, config: VolumeConfig, shard: ShardId) -> None:
+async def lay_shard(home: Home, config: VolumeConfig, shard: ShardId) -> None:
+    """Make an empty shard of a volume, durably."""
     async with opened_disks(config, Ownership(), shard) as disks:
         with metadata(str(home.shard_meta(shard)), config, create=True) as backing:
             await create_volume(
@@ -226,6 +238,8 @@ async def _lay_shard(home: Home, config: VolumeConfig, shard: ShardId) -> None:
                 shard=shard,
             )
         if shard != ONLY_SHARD:
+            for folder in (home.shard(shard), home.shards):
+                sync_directory(folder)
             return
         pool = Pool(disks, LocalFanout(), SystemRandom(), SystemClock())
         await Labels(pool, minimum=config.log_copies_min).publish(label_of(Settings(config=config, keys=())))
@@ -303,14 +317,17 @@ async def _look_at_disks(config: VolumeConfig) -> dict[int, Superblock | str]:
     return found
 
 
-def local_disk(config: VolumeConfig, disk: DiskConfig, shard: ShardId = ONLY_SHARD) -> LocalDisk:
-    """The implementation of a disk in the settings, for the process of a shard."""
+def local_disk(
+    config: VolumeConfig, disk: DiskConfig, shard: ShardId = ONLY_SHARD, *, is_shared: bool = False
+) -> LocalDisk:
+    """The implementation of a disk in the settings, for the process of a shard. ``is_shared``: with processes that have
+    come since."""
     return LocalDisk(
         DiskId(disk.disk_id),
         disk.path,
         UUID(disk.uuid).bytes,
         disk.bytes_max,
-        part=shard if config.shards > 1 else None,
+        part=shard if is_shared or config.shards > 1 else None,
         limit_seconds=config.disk_timeout,
     )
 
@@ -331,7 +348,7 @@ def open_here(
     """
 
     def open_disk(disk: DiskConfig) -> Disk:
-        added = local_disk(config, disk, shard)
+        added = local_disk(config, disk, shard, is_shared=any(known.is_shared for known in disks))
         disks.append(added)
         (part,) = part_of_disks([added], shard)
         return part

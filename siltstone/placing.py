@@ -1,22 +1,25 @@
-"""Which shard should have which partition: as somebody says, and meanwhile as the load says.
+"""Which shard should have which partition, and how many shards there should be: as somebody says, and meanwhile as the
+load says.
 
 The controller looks at what each shard's process does. One that is busy, while another is not, gives a partition away:
-the busiest that is not too much for the other. It decides rarely, and tells why (``siltstone meta status``).
+the busiest that is not too much for the other. Where it may (``shards_max``), it adds a shard when all are busy, and
+gives one back when there is little to do. It decides rarely, and tells why (``siltstone meta status``).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import trio
 
 from siltstone.core.all_shards import AllShards
+from siltstone.core.resizing import Ground, Resizer
 from siltstone.core.types import Progress
-from siltstone.errors import InvalidArgument, SiltstoneError, Unavailable
+from siltstone.errors import SiltstoneError, Unavailable
 from siltstone.meta.shards.map import MapView, PartitionMap, Placement
 from siltstone.ports import Clock
 from siltstone.types import PartitionId, ShardId
@@ -35,6 +38,17 @@ LOOKS_BUSY = 3
 
 REST_SECONDS = 120.0
 """A partition that was moved stays where it is for so long."""
+
+GROW_SHARE = 0.8
+GROW_LOOKS = 12
+"""A shard is added when each has used so much of a processor for so many looks,"""
+
+SHRINK_SHARE = 0.4
+SHRINK_LOOKS = 360
+"""and one is given back when all together would have left those that remain under this for so many."""
+
+TIDY_SECONDS = 1.0
+"""How often it is looked whether shards that are not wanted can go."""
 
 DECISIONS_MAX = 16
 
@@ -106,8 +120,20 @@ def plan_relief(loads: Mapping[ShardId, ShardLoad], resting: Sequence[PartitionI
     return Move(partition, idlest), why
 
 
+def plan_count(loads: Mapping[ShardId, ShardLoad], *, limit: int, processors: int) -> tuple[int, str]:
+    """How many shards there should be by what those do that there are, and why; as many as there are for no reason.
+    ``limit``: how many there may be."""
+    count = len(loads)
+    shares = [load.processor_share for load in loads.values()]
+    if min(shares) >= GROW_SHARE and count < min(limit, processors):
+        return count + 1, f"each of {count} uses {min(shares):.0%} of a processor or more, and there are {processors}"
+    if count > 1 and sum(shares) <= SHRINK_SHARE * (count - 1):
+        return count - 1, f"all {count} together use {sum(shares):.0%} of a processor"
+    return count, ""
+
+
 class Placer:
-    """Moves the partitions of an open volume. ``loads``: what shards do; ``save``: notes the map in the settings."""
+    """Moves the partitions of an open volume. ``loads``: what shards do."""
 
     def __init__(
         self,
@@ -115,32 +141,132 @@ class Placer:
         partitions: MapView,
         clock: Clock,
         loads: Callable[[], Mapping[ShardId, ShardLoad]],
-        save: Callable[[PartitionMap], None],
+        ground: Ground,
+        resizer: Resizer,
     ) -> None:
         self._shards = shards
         self._partitions = partitions
         self._clock = clock
         self._loads = loads
-        self._save = save
+        self._ground = ground
+        self._resizer = resizer
         self._moved_ns: dict[PartitionId, int] = {}
+        self._spreading = trio.Lock()
         self.decisions: deque[str] = deque(maxlen=DECISIONS_MAX)
         """What was decided lately, and why."""
-        self.used = 0
-        """The controller uses the first so many shards; 0: all."""
+
+    @property
+    def used(self) -> int:
+        """The first so many shards are to have something."""
+        config = self._ground.config
+        return config.shards_wanted or config.shards
 
     async def spread(self, count: int, report: Callable[[Progress], None]) -> int:
-        """Have the first ``count`` shards share all partitions evenly; how many went. The volume stays in use.
+        """Have ``count`` shards, made now if there are fewer, share all partitions evenly; how many went. The volume
+        stays in use. Those that are left over end when their bytes are where their partitions are (``tidy``).
 
-        Raises InvalidArgument for shards that there are not, Unavailable where one does not go, with what went before.
+        Raises InvalidArgument, Refused, Unavailable where that cannot be, or one does not go, with what went before.
         """
-        known = len(self._partitions().shards())
-        if not 1 <= count <= known:
-            raise InvalidArgument(
-                f"{count} shards: the volume has {known} processes for shards (siltstone init --shards)"
-            )
-        self.used = count
-        moves = plan_even(self._partitions(), count)
-        self._note(f"{len(moves)} partitions: by hand, for {count} of {known} shards")
+        return await self._spread(count, report, "by hand")
+
+    async def wait_gone(self, report: Callable[[Progress], None]) -> None:
+        """Return when there are no more shards than are wanted, and what the others had is taken away, if it can be."""
+        count = self._ground.config.shards - self.used
+        while True:
+            left = self._ground.config.shards - self.used
+            if not left and (self._resizer.state or not self._ground.config.shards_void):
+                return
+            report(Progress(count - left, count, "shards"))
+            await self._clock.sleep(TIDY_SECONDS / 4)
+
+    async def run(self) -> None:
+        """Relieve shards that are busy, for ever."""
+        relief_looks = count_looks = 0
+        wanted = 0
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            config = self._ground.config
+            loads = {shard: load for shard, load in self._loads().items() if shard < self.used}
+            if self._spreading.locked() or len(loads) < self.used:
+                continue
+            relief = self._plan_relief(loads) if config.balance_shards else None
+            relief_looks = 0 if relief is None else relief_looks + 1
+            if relief is not None and relief_looks >= LOOKS_BUSY:
+                relief_looks = 0
+                await self._relieve(*relief)
+            if not config.shards_max:
+                continue
+            count, why = plan_count(loads, limit=config.shards_max, processors=os.cpu_count() or 1)
+            count_looks = 0 if not why or count != wanted else count_looks + 1
+            wanted = count
+            if count_looks >= (GROW_LOOKS if count > len(loads) else SHRINK_LOOKS):
+                count_looks = 0
+                try:
+                    await self._spread(count, lambda progress: None, why)
+                except SiltstoneError as error:
+                    self._note(f"{count} shards were wanted, and it did not go: {error} ({why})")
+
+    async def tidy(self) -> None:
+        """Have shards go that are not wanted, for ever; goes on with what a crash interrupted."""
+        is_known = False
+        while True:
+            config = self._ground.config
+            if (config.shards > self.used or config.shards_void) and not self._spreading.locked():
+                try:
+                    async with self._spreading:
+                        if config.shards > 1 and not is_known:
+                            await self._resizer.look()
+                            is_known = True
+                        await self._bring_home()
+                    await self._resizer.retire()
+                except SiltstoneError as error:
+                    self._resizer.state = str(error)
+            await self._clock.sleep(TIDY_SECONDS)
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON has it."""
+        config = self._ground.config
+        return {
+            "used": self.used,
+            "waits_for": self._resizer.state,
+            "decisions": [*self.decisions],
+            "shards_max": config.shards_max,
+            "thresholds": {
+                "busy_share": BUSY_SHARE,
+                "gap_share": GAP_SHARE,
+                "rest_seconds": REST_SECONDS,
+                "grow_share": GROW_SHARE,
+                "grow_seconds": GROW_LOOKS * LOOK_SECONDS,
+                "shrink_share": SHRINK_SHARE,
+                "shrink_seconds": SHRINK_LOOKS * LOOK_SECONDS,
+            },
+        }
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    async def _spread(self, count: int, report: Callable[[Progress], None], why: str) -> int:
+        async with self._spreading:
+            before = self._ground.config.shards
+            await self._resizer.grow(count)
+            now = self._ground.config.shards
+            if now > before:
+                self._note(f"{now - before} shards were added, there are {now}: {why}")
+            if now == 1:
+                return 0
+            await self._resizer.look()
+            moves = plan_even(self._partitions(), count)
+            self._note(f"{len(moves)} partitions: {why}, for {count} of {now} shards")
+            await self._move_all(moves, report)
+        return len(moves)
+
+    async def _bring_home(self) -> None:
+        """Have shards that are not wanted give away what they still have."""
+        if any(owner >= self.used for owner in self._partitions().owners):
+            moves = plan_even(self._partitions(), self.used)
+            self._note(f"{len(moves)} partitions: {self.used} shards are wanted")
+            await self._move_all(moves, lambda progress: None)
+
+    async def _move_all(self, moves: Sequence[Move], report: Callable[[Progress], None]) -> None:
         report(Progress(0, len(moves), "partitions"))
         todo = iter(moves)
         done = 0
@@ -162,34 +288,24 @@ class Placer:
                 for _ in range(MOVES_TOGETHER):
                     nursery.start_soon(work)
         finally:
-            self._save(self._partitions())
+            with trio.CancelScope(shield=True):
+                await self._ground.save(**self._partitions().settings)
         if failures:
             raise failures[0]
-        return len(moves)
 
-    async def run(self) -> None:
-        """Relieve shards that are busy, for ever."""
-        looks = 0
-        while True:
-            await self._clock.sleep(LOOK_SECONDS)
-            loads = self._loads()
-            if self.used:
-                loads = {shard: load for shard, load in loads.items() if shard < self.used}
-            limit_ns = self._clock.monotonic_ns() - round(REST_SECONDS * 1e9)
-            resting = [partition for partition, moved_ns in self._moved_ns.items() if moved_ns > limit_ns]
-            planned = plan_relief(loads, resting)
-            looks = 0 if planned is None else looks + 1
-            if planned is None or looks < LOOKS_BUSY:
-                continue
-            looks = 0
-            move, why = planned
-            try:
-                await self._move(move, attempts=1)
-            except SiltstoneError as error:
-                self._note(f"partition {move.partition} stays: {error} ({why})")
-            else:
-                self._note(f"partition {move.partition} went to shard {move.to}: {why}")
-                self._save(self._partitions())
+    def _plan_relief(self, loads: Mapping[ShardId, ShardLoad]) -> tuple[Move, str] | None:
+        limit_ns = self._clock.monotonic_ns() - round(REST_SECONDS * 1e9)
+        resting = [partition for partition, moved_ns in self._moved_ns.items() if moved_ns > limit_ns]
+        return plan_relief(loads, resting)
+
+    async def _relieve(self, move: Move, why: str) -> None:
+        try:
+            await self._move(move, attempts=1)
+        except SiltstoneError as error:
+            self._note(f"partition {move.partition} stays: {error} ({why})")
+        else:
+            self._note(f"partition {move.partition} went to shard {move.to}: {why}")
+            await self._ground.save(**self._partitions().settings)
 
     async def _move(self, move: Move, *, attempts: int = ATTEMPTS_MAX) -> None:
         """Raises Unavailable if it does not go."""
@@ -210,16 +326,3 @@ class Placer:
     def _note(self, decision: str) -> None:
         logger.info("%s", decision)
         self.decisions.append(decision)
-
-    def shown(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "used": self.used or len(self._partitions().shards()),
-            "decisions": [*self.decisions],
-            "thresholds": {"busy_share": BUSY_SHARE, "gap_share": GAP_SHARE, "rest_seconds": REST_SECONDS},
-        }
-
-
-def settings_with(partitions: PartitionMap) -> Callable[[Any], Any]:
-    """An edit of the settings that notes where partitions are."""
-    return lambda config: msgspec.structs.replace(config, **partitions.settings)

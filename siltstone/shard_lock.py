@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterable
 
 from siltstone.errors import VolumeBusy
 from siltstone.home import Home
@@ -23,11 +24,12 @@ def hold_shard(home: Home, shard: ShardId) -> None:
     os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
 
-def wait_shards_free(home: Home, shards: int) -> None:
+def wait_shards_free(home: Home, shards: Iterable[int]) -> None:
     """Return when no process has one of the shards: those of an owner that was killed are about to end. Raises
     VolumeBusy."""
-    for shard in range(1, shards):
-        os.close(_wait(home, ShardId(shard)))
+    for shard in map(ShardId, shards):
+        if home.shard(shard).is_dir():  # of one that has just been made, or is gone, there may be none
+            os.close(_wait(home, shard))
 
 
 def _wait(home: Home, shard: ShardId) -> int:

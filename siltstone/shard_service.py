@@ -29,7 +29,8 @@ def link_to(home: Home, clock: Clock, shard: ShardId) -> Link:
 class ShardService:
     """A shard of a volume on this machine. ``side`` is there when it has joined.
 
-    The only shard of a volume joins late, or never: when the first front-end in another process wants to ask it.
+    The only shard of a volume joins late, or never: when a front-end in another process wants to ask it, or others
+    come.
     """
 
     def __init__(self, home: Home, config: VolumeConfig, shard: ShardId) -> None:
@@ -44,14 +45,14 @@ class ShardService:
         """Make what was opened a shard among others (``open_volume``'s ``join``)."""
         peers = LinkedPeers(partial(link_to, self._home, volume.ledger.clock))
         nursery.start_soon(peers.run)
-        self.side = Shard(self._shard, volume, self.partitions, peers, nursery)
+        self.side = Shard(self._shard, volume, self.partitions, peers, nursery, forget_peer=peers.forget)
 
     def join_later(self, volume: Volume, nursery: trio.Nursery) -> None:
         """Remember what was opened (``open_volume``'s ``join``), for ``serve_alone``."""
         self._volume = volume, nursery
 
     async def serve_alone(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Make what was opened a shard, the only one, and answer front-ends until cancelled."""
+        """Make what was opened a shard, unless it is one, and answer front-ends until cancelled."""
         if self._volume is not None:
             volume, nursery = self._volume
             self._volume = None

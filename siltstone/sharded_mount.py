@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import trio
 
@@ -17,7 +16,6 @@ from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.disk_readers import disk_access
 from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import Refused, Unavailable
-from siltstone.fuse.handles import Handles
 from siltstone.fuse.mount import UNMOUNT_SECONDS, serve_mount
 from siltstone.fuse.options import parse_options
 from siltstone.home import Home
@@ -45,7 +43,6 @@ async def serve_sharded_mount(
     directory: str,
     options: str,
     *,
-    watch: Callable[[Handles], object] = lambda handles: None,
     task_status: trio.TaskStatus[str],
 ) -> None:
     """A mount over all shards. ``beside``: a nursery that lives longer than the mount, for what it asks by."""
@@ -70,7 +67,6 @@ async def serve_sharded_mount(
             directory,
             options=parse_options(options).limited(TIMEOUT_SECONDS_MAX),
             source=source_of(home),
-            watch=watch,
             task_status=task_status,
         )
     finally:

@@ -155,9 +155,18 @@ class ShardProcess(KeptProcess):
         self._link = link_to(home, clock, shard)
         self.asked = FarShard(self._link, clock)
         """For orders of the owner (``watch`` keeps the connection)."""
+        self._watching = trio.CancelScope()
+
+    def unwatch(self) -> None:
+        """End ``watch``: the shard is gone for good."""
+        self._watching.cancel()
 
     async def watch(self) -> None:
         """Ask for its load, for ever."""
+        with self._watching:
+            await self._watch()
+
+    async def _watch(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._link.run)
             while True:
@@ -192,19 +201,20 @@ class Meter:
         self.processor_share = 0.0
         self.partition_calls: dict[PartitionId, float] = {}
         """A second."""
-        self._before: tuple[Load, int, float] | None = None
+        self._before: tuple[Load | None, int, float] | None = None
 
-    def note(self, load: Load, now_ns: int, processor_seconds: float) -> None:
-        """What was counted by now."""
+    def note(self, load: Load | None, now_ns: int, processor_seconds: float) -> None:
+        """What was counted by now. ``load``: None of the only shard of a volume, whose calls nobody counts."""
         if self._before is not None:
             before, then_ns, processor_before = self._before
             seconds = max(now_ns - then_ns, 1) / 1e9
-            self.calls_per_second = max(0, load.calls - before.calls) / seconds
             self.processor_share = max(0.0, processor_seconds - processor_before) / seconds
-            self.partition_calls = {
-                PartitionId(partition): max(0, calls - before.partition_calls.get(partition, 0)) / seconds
-                for partition, calls in load.partition_calls.items()
-            }
+            if load is not None and before is not None:
+                self.calls_per_second = max(0, load.calls - before.calls) / seconds
+                self.partition_calls = {
+                    PartitionId(partition): max(0, calls - before.partition_calls.get(partition, 0)) / seconds
+                    for partition, calls in load.partition_calls.items()
+                }
         self._before = (load, now_ns, processor_seconds)
         self.load = load
 

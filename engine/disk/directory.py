@@ -349,6 +349,44 @@ class DiskDirectory:
                         entries.append(FileEntry(name, entry.stat(follow_symlinks=False).st_size))
         return sorted(entries)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may have parts of the disk."""
+        return self._part is not None
+
+    def share(self, part: int | None) -> None:
+        """From now on this process has a part of the disk; None: all of it, and no other process may use it. Raises
+        OSError, DiskError."""
+        with self._state_lock:
+            if part == self._part or self._root is None:
+                self._part = part
+                return
+            with self._pinned_root() as root_fd:
+                # In between the lock is nobody's; who has the volume is settled by the lock in its HOME.
+                if not kernel.try_lock(root_fd, shared=part is not None):
+                    raise DiskError(self.disk_id, "lock", self.path, IN_USE)
+                with self._names_lock:
+                    self._part = part
+                    if self._bytes_max and part is not None:
+                        note_usage(root_fd, part, self._used_bytes)
+
+    def drop_part(self, part: int) -> None:
+        """Remove everything that another part has, durably; nobody uses it. Raises OSError, DiskError."""
+        assert part and part != self._part
+        folder = part_folder(part)
+        with self._pinned_root() as root_fd:
+            for folder_fd, _, entry in _walk(root_fd, folder):
+                size = entry.stat(follow_symlinks=False).st_blocks * 512
+                os.unlink(entry.name, dir_fd=folder_fd)
+                if self._part is None:  # then it has been counted as this process's
+                    self._take_room(-size)
+            _remove_folders(root_fd, folder)
+            os.fsync(root_fd)
+            if self._bytes_max and self._part is not None:
+                note_usage(root_fd, part, 0)
+        with self._state_lock:
+            self._folders = {known for known in self._folders if known.split("/")[0] != folder}
+
     def space(self) -> DiskSpace:
         """Room now; raises OSError, DiskError."""
         with self._pinned_root() as root_fd:
@@ -463,6 +501,21 @@ def _sync_folder(root_fd: int, name: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _remove_folders(root_fd: int, folder: str) -> None:
+    """Remove a folder that has only folders in it, if it is there."""
+    try:
+        fd = os.open(folder, _DIRECTORY_FLAGS, dir_fd=root_fd)
+    except FileNotFoundError:
+        return
+    try:
+        with os.scandir(fd) as entries:
+            for entry in list(entries):
+                _remove_folders(root_fd, f"{folder}/{entry.name}")
+    finally:
+        os.close(fd)
+    os.rmdir(folder, dir_fd=root_fd)
 
 
 def _walk(root_fd: int, folder: str) -> Iterator[tuple[int, str, os.DirEntry[str]]]:

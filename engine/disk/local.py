@@ -19,6 +19,7 @@ from siltstone.engine.disk.completion import Answers, Completion
 from siltstone.engine.disk.directory import LOST_AND_FOUND, DiskDirectory, check_name
 from siltstone.engine.disk.lane import DiskLane
 from siltstone.engine.disk.open_files import OpenFile
+from siltstone.engine.disk.parts import part_folder
 from siltstone.engine.disk.threads import DiskThreads
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
 from siltstone.errors import ConfigInvalid, DiskError, DiskHung
@@ -157,6 +158,19 @@ class LocalDisk:
         return await self._call(
             self._threads.bulk, "restore", SUPERBLOCK_NAME, lambda: self._directory.restore_superblock(data, witnesses)
         )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may have parts of the disk."""
+        return self._directory.is_shared
+
+    async def share(self, part: int | None) -> None:
+        """Have a part of the disk from now on, beside other processes; None: all of it. See DiskDirectory."""
+        await self._call(self._threads.bulk, "share", "", lambda: self._directory.share(part))
+
+    async def drop_part(self, part: int) -> None:
+        """Remove everything that another part has, of which no process is left; durable on return."""
+        await self._call(self._threads.bulk, "remove", part_folder(part), lambda: self._directory.drop_part(part))
 
     async def close(self) -> None:
         """Wait for what is under way, if it does not hang, then let go of files and threads."""

@@ -66,7 +66,8 @@ class Slabs:
         """Length of a chunk file of parity, of new slabs; those of data are a little shorter."""
         self.spare_rows = spare_rows_of(chunk_bytes)
         """Rows of parity chunks of new slabs that are there for new parity when all others are taken."""
-        self._reserve_bytes = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
+        self._reserve_bytes_alone = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
+        self._reserve_bytes = self._reserve_bytes_alone
         self._held_back_bytes = 0
         self._slabs: dict[SlabId, SlabState] = {}
         self._next_id = SlabId(1)
@@ -111,6 +112,11 @@ class Slabs:
     def hold_back(self, size: int) -> None:
         """Leave so much more room free on each disk, for what is not in slabs."""
         self._held_back_bytes = size
+        self._space.reserve_bytes = self._reserve(False)
+
+    def share_reserve(self, engines: int) -> None:
+        """So many engines take room on the same disks, and each must be able to count on its reserve."""
+        self._reserve_bytes = engines * self._reserve_bytes_alone
         self._space.reserve_bytes = self._reserve(False)
 
     @property

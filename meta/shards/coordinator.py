@@ -118,6 +118,10 @@ class Coordinator:
         """Committed transactions that not all others are known to have carried out."""
         return len(self._decided)
 
+    def has_part(self, shard: ShardId) -> bool:
+        """Whether a shard has a part in what has been decided here and not been carried out everywhere."""
+        return any(shard in participants for participants in self._decided.values())
+
     # --- operations ------------------------------------------------------------------------------------------------
 
     async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None]) -> T:
@@ -303,6 +307,8 @@ class Coordinator:
             try:
                 fetched = await self._peers.call(shard, message)
             except PeerLost:
+                if shard >= self._partitions().count:
+                    return None  # gone for good, with nothing: somebody else has it
                 await self._clock.sleep(RESEND_SECONDS)
             else:
                 if isinstance(fetched, NotMine):

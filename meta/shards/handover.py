@@ -414,6 +414,10 @@ class Taker:
         """Partitions that are on their way here."""
         return [*self._coming]
 
+    def is_taking_from(self, giver: ShardId) -> bool:
+        """Whether something is on its way here from a shard."""
+        return any(coming.giver == giver for coming in self._coming.values())
+
     async def copy(self, message: Copy) -> Vote:
         """Keep a part. Knows what it has already."""
         partition = PartitionId(message.partition)

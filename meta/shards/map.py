@@ -114,6 +114,12 @@ class MapView:
         self.place(newer)
         return bool(newer)
 
+    def resize(self, count: int) -> None:
+        """There are so many shards from now on. What was thought to be with one that is gone is asked of the first."""
+        known = self.current
+        owners = tuple(owner if owner < count or self._shard == 0 else 0 for owner in known.owners)
+        self.current = PartitionMap(count, owners, known.generations)
+
     def place(self, placements: Iterable[Placement]) -> None:
         """Take over what is so for certain."""
         self.current = self.current.moved(placements)

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import keys
 from siltstone.meta.shards.answers import Requests, forget_gone
 from siltstone.meta.shards.borrowing import Borrowing, Bring
 from siltstone.meta.shards.coordinator import Coordinator
-from siltstone.meta.shards.handover import Giver, Guard, Taker, placements_of
+from siltstone.meta.shards.handover import Giver, Guard, Taker, lenders, placements_of, read_moved
 from siltstone.meta.shards.lending import Lending, ReadBytes
 from siltstone.meta.shards.locks import LockTable
 from siltstone.meta.shards.map import MapView
@@ -63,6 +64,7 @@ class Node:
         """``partitions``: made for this shard; what its own records say of them is added here. ``admit``: waits
         as long as changes are held back."""
         self.shard = shard
+        self._store = store
         self._partitions = partitions
         _place_own(partitions, shard, store)
         self.locks = LockTable()
@@ -130,6 +132,31 @@ class Node:
         """Make a partition another shard's. Raises what Giver.give raises."""
         await self.giver.give(partition, to)
         self.lending.wake()
+
+    def needs_of(self, other: ShardId) -> str:
+        """What another shard is needed for here; empty if for nothing any more."""
+        if any(lender.owner == other for lender in lenders(self._store)):
+            return "bytes of files are still there"
+        if any(moved.owner == other and not moved.is_told for moved in read_moved(self._store).values()):
+            return "it is to hear of a partition that it was given"
+        if self.taker.is_taking_from(other) or self.coordinator.has_part(other) or self.participant.knows_of(other):
+            return "transactions with it are not over"
+        return ""
+
+    @property
+    def remains(self) -> str:
+        """What this shard is still needed for, if it should end for good; empty if for nothing any more."""
+        owned = len(self._partitions().partitions_of(self.shard))
+        if owned:
+            return f"it has {owned} partitions"
+        start, end = keys.partition_from(PartitionId(0)), keys.partition_from(PARTITION_COUNT)
+        if self.moving or next(iter(self._store.scan(start, end)), None) is not None:
+            return "others have not brought over all bytes"
+        if any(moved.owner != self.shard and not moved.is_told for moved in read_moved(self._store).values()):
+            return "another shard is to hear of a partition that it was given"
+        if len(self.participant) or self.coordinator.undecided or self.coordinator.unsettled:
+            return "transactions are not over"
+        return ""
 
     @property
     def moving(self) -> int:

@@ -108,6 +108,10 @@ class Participant:
     def __len__(self) -> int:
         return len(self._since)
 
+    def knows_of(self, coordinator: ShardId) -> bool:
+        """Whether anything is left here of transactions that a shard coordinates."""
+        return any(coordinator_of(transaction) == coordinator for transaction in (*self._since, *self._made))
+
     # --- requests --------------------------------------------------------------------------------------------------
 
     async def fetch(self, message: Fetch) -> Fetched | NotMine:

@@ -32,6 +32,7 @@ class LinkedPeers:
         self._nursery: trio.Nursery | None = None
         self._links: dict[tuple[ShardId, str], Link] = {}
         self._new: set[Link] = set()
+        self._scopes: dict[tuple[ShardId, str], trio.CancelScope] = {}
 
     async def call(self, shard: ShardId, message: Message) -> Reply:
         """The answer of a shard. Raises PeerLost."""
@@ -48,15 +49,30 @@ class LinkedPeers:
         """Keep the connections, for ever."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for link in self._links.values():
-                nursery.start_soon(link.run)
+            for where in self._links:
+                nursery.start_soon(self._keep, *where)
             await trio.sleep_forever()
+
+    def forget(self, shard: ShardId) -> None:
+        """A shard is gone for good: let go of the connections to it."""
+        for where in [where for where in self._links if where[0] == shard]:
+            del self._links[where]
+            if where in self._scopes:
+                self._scopes[where].cancel()
+
+    async def _keep(self, shard: ShardId, lane: str) -> None:
+        link = self._links.get((shard, lane))
+        if link is None:
+            return  # it was forgotten before it began
+        with trio.CancelScope() as scope:
+            self._scopes[shard, lane] = scope
+            await link.run()
 
     def _connect(self, shard: ShardId, lane: str) -> Link:
         """A connection to a shard, from when it is first asked for."""
         link = self._links[shard, lane] = self._make_link(shard)
         if self._nursery is not None:
-            self._nursery.start_soon(link.run)
+            self._nursery.start_soon(self._keep, shard, lane)
             self._new.add(link)
         return link
 

@@ -76,7 +76,7 @@ class SimShardVolumes:
         for disk in self.world.disks:
             disk.is_shared = True
         self.shards = [ShardId(shard) for shard in range(shards)]
-        self.backings = [SimBacking() for _ in self.shards]
+        self.backings = {shard: SimBacking() for shard in self.shards}
         self.serving: dict[ShardId, tuple[Shard, trio.Nursery]] = {}
         self.volumes: dict[ShardId, Volume] = {}
         self._scopes: dict[ShardId, trio.CancelScope] = {}
@@ -136,15 +136,20 @@ class SimShardVolumes:
         for disk, disk_config in zip(self.world.disks, self.config.disks, strict=True):
             disk.format(pack_superblock(superblock_of(self.config, disk_config, created_ns=0)))
         for shard in self.shards:
-            await create_volume(
-                self.config,
-                disks=self.disks(shard),
-                fanout=self.fanout(shard),
-                backing=self.backings[shard],
-                clock=self.world.clock,
-                random=self.world.random,
-                shard=shard,
-            )
+            await self.lay(self.config, shard)
+
+    async def lay(self, config: VolumeConfig, shard: ShardId) -> None:
+        """Make an empty shard."""
+        self.backings[shard] = SimBacking()
+        await create_volume(
+            config,
+            disks=self.disks(shard),
+            fanout=self.fanout(shard),
+            backing=self.backings[shard],
+            clock=self.world.clock,
+            random=self.world.random,
+            shard=shard,
+        )
 
     def opened(
         self, shard: ShardId, join: Callable[[Volume, trio.Nursery], object] | None = None
@@ -196,7 +201,17 @@ class SimShardVolumes:
         """Begin the first lives, in a nursery."""
         self._nursery = nursery
         for shard in self.shards:
-            self._scopes[shard] = await nursery.start(self._live, shard)
+            await self.begin(shard)
+
+    async def begin(self, shard: ShardId) -> None:
+        """Begin a life of a shard's process."""
+        self._scopes[shard] = await self._nursery.start(self._live, shard)
+
+    async def end(self, shard: ShardId) -> None:
+        """Kill a shard's process."""
+        self._scopes.pop(shard).cancel()
+        while shard in self.serving:  # noqa: ASYNC110
+            await trio.sleep(0.001)
 
     async def restart(self, shard: ShardId) -> None:
         """Kill a shard's process, and start it again after a while."""
@@ -248,7 +263,8 @@ class SimShardVolumes:
             def join(volume: Volume, nursery: trio.Nursery) -> None:
                 peers = LinkedPeers(self.make_link)
                 nursery.start_soon(peers.run)
-                self.serving[shard] = Shard(shard, volume, self.view(shard), peers, nursery), nursery
+                side = Shard(shard, volume, self.view(shard), peers, nursery, forget_peer=peers.forget)
+                self.serving[shard] = side, nursery
 
             async with self.opened(shard, join) as volume:
                 self.volumes[shard] = volume
@@ -287,12 +303,16 @@ class SimShardVolumes:
 
     def all_shards(self) -> AllShards:
         """What the owner has, in whose process is shard 0."""
-        for shard in self.shards[1:]:
-            if shard not in self._far:
-                link = self.make_link(shard)
-                self._nursery.start_soon(link.run)
-                self._far[shard] = FarShard(link, self.world.clock)
-        return AllShards(self.serving[self.shards[0]][0].administration, self._far, self.world.clock)
+        others = {shard: self.far(shard) for shard in self.shards[1:]}
+        return AllShards(self.serving[self.shards[0]][0].administration, others, self.world.clock)
+
+    def far(self, shard: ShardId) -> FarShard:
+        """A shard, as the owner asks it."""
+        if shard not in self._far:
+            link = self.make_link(shard)
+            self._nursery.start_soon(link.run)
+            self._far[shard] = FarShard(link, self.world.clock)
+        return self._far[shard]
 
     def label(self) -> Label:
         """What the disks should say of the volume."""

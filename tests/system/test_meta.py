@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from siltstone.home import Home
 from sim.command import siltstone
 from sim.mounted import MountedVolume, mounted
 
@@ -82,8 +83,9 @@ def test_no_operation_fails_while_partitions_move(volume: MountedVolume) -> None
     assert (checked.returncode, checked.stdout) == (0, "no findings\n"), checked
 
 
-def test_shards_that_there_are_not_are_refused_in_one_line(volume: MountedVolume) -> None:
-    for count in ("4", "0"):
+def test_what_cannot_be_is_refused_in_one_line_and_changes_nothing(volume: MountedVolume) -> None:
+    for count, why in (("0", "0 shards: want 1 to 64"), ("65", "65 shards: want 1 to 64")):
         refused = siltstone("meta", "shards", count, volume.home)
         assert refused.returncode == 1
-        assert refused.stderr.splitlines()[-1].startswith(f"siltstone: {count} shards: the volume has 3 processes")
+        assert refused.stderr.splitlines()[-1].startswith(f"siltstone: {why}"), refused
+    assert Home(volume.home).load_config().shards == 3

@@ -601,3 +601,44 @@ def test_a_disk_in_memory_is_read_without_a_thread() -> None:
 
     with tempfile.TemporaryDirectory(dir=in_memory) as folder:
         run(Path(folder), body)
+
+
+def test_a_disk_that_one_process_has_becomes_one_of_several_parts_and_back(tmp_path: Path) -> None:
+    limit = 1024 * 1024
+
+    async def main() -> None:
+        await format_disk(tmp_path / "disk", superblock())
+        first = LocalDisk(DiskId(1), tmp_path / "disk", UUID, limit)
+        await first.create("log/a", 256 * 1024)
+        second = LocalDisk(DiskId(1), tmp_path / "disk", UUID, limit, part=2)
+        with pytest.raises(DiskMissing, match="another process uses this disk"):
+            await second.probe()
+        await first.share(0)
+        await second.probe()
+        free = (await second.space()).free_bytes
+        assert free == (await first.space()).free_bytes, "what it took when it was alone counts as its part's"
+        await second.create("shard-2/log/a", 128 * 1024)
+        assert (await first.space()).free_bytes == free - 128 * 1024
+        with pytest.raises(DiskError, match="another process uses this disk"):
+            await first.share(None)
+        await second.close()
+        await first.drop_part(2)
+        await first.drop_part(3)  # of which there is nothing
+        assert not (tmp_path / "disk" / "shard-2").exists()
+        assert (await first.space()).free_bytes == free
+        await first.share(None)
+        assert (await first.space()).free_bytes == free
+        third = LocalDisk(DiskId(1), tmp_path / "disk", UUID, limit, part=2)
+        with pytest.raises(DiskMissing, match="another process uses this disk"):
+            await third.probe()
+        await first.close()
+        await third.probe()
+        await third.create("shard-2/log/a", 128 * 1024)
+        await third.close()
+        alone = LocalDisk(DiskId(1), tmp_path / "disk", UUID, limit)
+        assert (await alone.space()).free_bytes == free - 128 * 1024
+        await alone.drop_part(2)
+        assert (await alone.space()).free_bytes == free
+        await alone.close()
+
+    trio.run(main)

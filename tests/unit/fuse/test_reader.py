@@ -14,6 +14,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siltstone.core.turns import Turns
 from siltstone.fuse.reader import HOOK, Reader, noticing, taking_turns, watched
 
 END = 255
@@ -222,7 +223,7 @@ def test_watched_operations_keep_what_is_no_handler() -> None:
         async def getxattr(self, inode: pyfuse3.InodeT, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
             return b"value of " + name
 
-    wrapped = watched(Some(), Reader())
+    wrapped = watched(Some(), Reader(), Turns())
     assert wrapped.enable_writeback_cache and wrapped.supports_dot_lookup
     asked: Any = (1, b"x", None)
     assert trio.run(wrapped.getxattr, *asked) == b"value of x"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from siltstone.limits import PARTITION_COUNT
 from siltstone.meta.shards.map import PartitionMap, Placement
-from siltstone.placing import BUSY_SHARE, ShardLoad, plan_even, plan_relief
+from siltstone.placing import BUSY_SHARE, ShardLoad, plan_count, plan_even, plan_relief
 from siltstone.types import PartitionId, ShardId
 
 
@@ -57,3 +57,20 @@ def test_one_partition_that_is_all_the_load_stays() -> None:
     loads[ShardId(0)] = ShardLoad(0.9, calls | {PartitionId(8): 60.0})
     planned = plan_relief(loads, [])
     assert planned is not None and planned[0] == (8, 1)
+
+
+@given(
+    shares=st.lists(st.floats(0.0, 1.2), min_size=1, max_size=6), limit=st.integers(1, 8), processors=st.integers(1, 8)
+)
+def test_shards_are_added_for_load_and_given_back_and_not_both_for_the_same(
+    shares: list[float], limit: int, processors: int
+) -> None:
+    loads = {ShardId(shard): ShardLoad(share, {}) for shard, share in enumerate(shares)}
+    count, why = plan_count(loads, limit=limit, processors=processors)
+    assert 1 <= count <= max(len(loads), min(limit, processors)) and abs(count - len(loads)) <= 1
+    assert bool(why) == (count != len(loads))
+    if count < len(loads):
+        # What was just given back is not wanted again, were the same work spread evenly.
+        share = sum(shares) / count
+        again, _ = plan_count({ShardId(n): ShardLoad(share, {}) for n in range(count)}, limit=8, processors=8)
+        assert again <= count

@@ -8,7 +8,7 @@ names the front-end that asks, so that it can ignore the news of its own changes
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -185,7 +185,12 @@ class Volume:
             entries = _entries(reader, ino, after, limit)
             return [(name, entry, inodes.get_inode(reader, entry)) for name, entry in entries]
 
-        return [DirEntry(name, ino, self._seen(ino, inode)) for name, ino, inode in await self.ledger.look(question)]
+        found = await self.ledger.look(question)
+        dirty = self.write_back.files  # hardly ever one of these: asked here, not by a call for each
+        return [
+            DirEntry(name, ino, attributes_of(ino, self.seen(ino, inode) if ino in dirty else inode))
+            for name, ino, inode in found
+        ]
 
     async def parent_of(self, ino: Ino) -> Ino:
         """The directory that holds a directory; the root holds itself."""
@@ -604,10 +609,9 @@ class Volume:
             self.orphans.lost_its_name(unlinked.ino, purged=unlinked.purged)
 
 
-def _entries(reader: StoreReader, ino: Ino, after: bytes | None, limit: int) -> Iterator[tuple[bytes, Ino]]:
+def _entries(reader: StoreReader, ino: Ino, after: bytes | None, limit: int) -> list[tuple[bytes, Ino]]:
     """Names of a directory and where they lead."""
-    for name, dentry in names.list_directory(reader, ino, after=after, limit=limit):
-        yield name, Ino(dentry.ino)
+    return [(name, Ino(entry.ino)) for name, entry in names.list_directory(reader, ino, after=after, limit=limit)]
 
 
 __all__ = ["ROOT_INO", "Volume"]

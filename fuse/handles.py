@@ -75,11 +75,16 @@ class DirectoryHandle:
         served = 0
         while True:
             entries = await fetch(after, self._page)
+            is_onward = self._cookies is None  # then each gets the next number, which saves two calls for each
+            names = self._names
             for entry in entries:
-                if not emit(entry, self._cookie_of(entry.name)):
+                if not emit(entry, len(names) + 1 if is_onward else self._cookie_of(entry.name)):
                     self._page = max(PAGE_ENTRIES_MIN, served + 1)
                     return
-                self._served(entry.name)
+                if is_onward:
+                    names.append(entry.name)
+                else:
+                    self._served(entry.name)
                 served += 1
             if len(entries) < self._page:
                 return

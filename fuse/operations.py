@@ -315,7 +315,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List entries with their attributes. Each that finds room counts as a lookup; "." and ".." do not."""
         handle = self.handles.directories[fh]
-        volume, handles, options = self._volume, self.handles, self._options
+        volume, looked_up, options = self._volume, self.handles.looked_up, self._options
         if self._notes_access and start_id == 0:
             await self._note_access(await volume.attributes(handle.ino))
 
@@ -330,7 +330,7 @@ class Operations(pyfuse3.Operations):
             attributes = entry.attributes
             if not pyfuse3.readdir_reply(token, FileNameT(entry.name), entry_of(attributes, options), cookie):
                 return False
-            handles.looked_up(attributes.ino)
+            looked_up(attributes.ino)
             return True
 
         await handle.serve(start_id, fetch, emit_dot, emit)

@@ -32,6 +32,7 @@ ERRNO: dict[type[errors.SiltstoneError], int] = {
     errors.VolumeBusy: errno.EBUSY,
     errors.VolumeClosed: errno.EIO,
     errors.Conflict: errno.EAGAIN,
+    errors.BucketChanged: errno.EAGAIN,
     errors.LogDamaged: errno.EIO,
     errors.FormatInvalid: errno.EIO,
     errors.StripeUnreadable: errno.EIO,

@@ -99,7 +99,7 @@ class Reader(trio.abc.Instrument):
 
     def _is_request(self, found: list[tuple[int, int]]) -> bool:
         """Whether what makes the file readable is a request. After an unmount it is an error, for all tasks."""
-        if any(events & ~select.POLLIN for _, events in found):
+        if found and found[0][1] != select.POLLIN:  # there is one file only
             self.end()
             return False
         return True

@@ -15,7 +15,7 @@ from siltstone.core.cloning import CloneReport, ClonesHere, clone_path
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes
-from siltstone.core.types import Progress, SetAttributes
+from siltstone.core.types import Change, EntryChanged, Progress, SetAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import AlreadyExists, InvalidArgument, NoSpace, NotADirectory, NotFound, SiltstoneError
 from siltstone.meta.clones import PAGE_ENTRIES, PAGE_EXTENTS, Page
@@ -91,7 +91,11 @@ def test_a_clone_holds_all_that_its_source_holds() -> None:
     async def body(volume: Volume) -> None:
         await make_everything(volume)
         expected = await read_tree(volume, b"source")
+        heard: list[Change] = []
+        volume.subscribe(lambda _, change: heard.append(change))
         report = await clone(volume, b"/source", b"/clone")
+        clone_ino = (await volume.lookup(ROOT_INO, b"clone")).ino
+        assert EntryChanged(ROOT_INO, b"clone", clone_ino, False) in heard, "front-ends remember that it was not there"
         assert await read_tree(volume, b"clone") == expected
         assert report == CloneReport(entries=1 + 12, bytes=sum_of_files(expected))
         assert (await volume.lookup(ROOT_INO, b"clone")).nlink == 4
@@ -171,7 +175,16 @@ def test_many_entries_and_many_extents_take_several_batches() -> None:
                 await volume.write(file, index * 10, b"x")
         expected = await read_tree(volume, b"source")
         told: list[Progress] = []
-        report = await clone_path(volume, ClonesHere(volume), b"source", b"clone", told.append)
+        pages = 0
+
+        class Counted(ClonesHere):
+            async def clone_entries(self, source: Ino, target: Ino, after: bytes | None) -> Page:
+                nonlocal pages
+                pages += 1
+                return await super().clone_entries(source, target, after)
+
+        report = await clone_path(volume, Counted(volume), b"source", b"clone", told.append)
+        assert pages == 3, "`b` has too many extents for the batch of `a`"
         assert await read_tree(volume, b"clone") == expected
         assert report.entries == told[-1].done == told[-1].total == 1 + PAGE_ENTRIES + 14
         assert told[-1].unit == "files"

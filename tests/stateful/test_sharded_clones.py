@@ -10,6 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from siltstone.core.cloning import ClonesOverShards, clone_path
+from siltstone.core.sessions import GRACE_SECONDS, LEASE_SECONDS
+from siltstone.core.shard_objects import HANDOVER_SECONDS
 from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.core.types import SetAttributes
 from siltstone.errors import NotFound, Unavailable
@@ -93,6 +95,28 @@ def test_a_clone_over_shards_is_there_whole_or_not_at_all(
                 problems += check_space(shard.ledger.store)
             assert not problems, problems
             assert await world.fsck(deep=True) == []
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=autojump())
+
+
+def test_a_clone_that_takes_long_is_held_by_who_makes_it() -> None:
+    class Slow(ClonesOverShards):
+        async def name_clone(self, clone: Ino, source: Ino, parent: Ino, name: bytes, subdirectories: int) -> None:
+            await trio.sleep(HANDOVER_SECONDS + GRACE_SECONDS + LEASE_SECONDS)
+            await super().name_clone(clone, source, parent, name, subdirectories)
+
+    async def main() -> None:
+        world = SimShardVolumes(2)
+        await world.create()
+        async with trio.open_nursery() as nursery:
+            await world.start(nursery)
+            front = world.front_end(1, nursery)
+            await front.tree.wait_heard()
+            await make_tree(front.tree, random.Random(1))
+            expected = await read_tree(front.tree, b"source")
+            await clone_path(front.tree, Slow(front.calls.call, front.tree), b"source", b"clone")
+            assert await read_tree(front.tree, b"clone") == expected
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=autojump())

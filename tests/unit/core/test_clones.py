@@ -332,6 +332,30 @@ def test_a_file_is_cloned_as_it_is_at_one_moment_though_it_is_written_all_the_ti
     with_volume(body)
 
 
+def test_what_is_committed_out_of_order_is_not_cloned_before_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(volume: Volume) -> None:
+        source = await directory(volume, ROOT_INO, b"source")
+        file = await make(volume, source, b"file", b"old")
+        flush, stripe = volume.flush, b"later" * (volume.ledger.stripes.stripe_bytes_max // 5 + 1)
+
+        async def flush_and_write_on(ino: Ino) -> None:
+            await flush(ino)
+            await volume.write(ino, 0, b"first")
+            await volume.write(ino, 100_000, stripe)
+            await trio.sleep(0.05)
+            seen = await volume.attributes(ino)
+            assert seen.size >= 100_000 + len(stripe)
+            assert (await read_tree(volume, b"source"))[b"file"].data[:5] == b"first"
+
+        monkeypatch.setattr(volume, "flush", flush_and_write_on)
+        await clone(volume, b"source", b"clone")
+        data = (await read_tree(volume, b"clone"))[b"file"].data
+        assert len(data) <= 100_000 or data[:5] == b"first", "it has what was written later, and not what came before"
+        assert file in volume.write_back.files or len(data) > 100_000, "nothing was dirty, so nothing was tried"
+
+    with_volume(body)
+
+
 def test_a_clone_of_a_bucket_is_a_bucket_with_the_same_objects() -> None:
     async def body(volume: Volume) -> None:
         store = ObjectStore(volume)

@@ -87,10 +87,11 @@ class Room:
         left = room.usable_free_bytes - room.usable_total_bytes // RECLAIM_SHARE - max(0, share - files)
         return left, max(0, files - max(share, int(log.idle_file_bytes * data_share)))
 
-    def _left_for_log(self, in_memory: int, on_the_way: int) -> int:
+    def _left_for_log(self, on_the_way: int) -> int:
         """How much more the log may take in so that all of it can be settled (R1).
 
         Each further segment makes less of the room for that, so what is looked for is how many of them there may be.
+        Where there is room for all that its high-water mark lets it take, nothing else is in the way.
         """
         ledger, slabs = self._ledger, self._ledger.stripes.slabs
         segment_bytes = ledger.log.segment_bytes
@@ -98,9 +99,12 @@ class Room:
         segments = max(0, self._log_bytes_high - ledger.log.kept_bytes) // segment_bytes + 1
         best = 0
         for count in range(segments, -1, -1):
-            holds = (ledger.log.open_bytes_left + count * segment_bytes) * PAYLOAD_PERCENT // 100 - in_memory
+            holds = (ledger.log.open_bytes_left + count * segment_bytes) * PAYLOAD_PERCENT // 100 - ledger.ahead_bytes
             fits = slabs.settle_free_bytes(files=count * ledger.log.replicas, file_bytes=segment_bytes)
-            best = max(best, min(holds, fits - on_the_way - margin))
+            fits -= on_the_way + margin
+            if count == segments and fits >= holds:
+                return max(0, fits)
+            best = max(best, min(holds, fits))
             if best == holds:
                 break  # fewer segments hold less
         return best
@@ -119,7 +123,7 @@ class Room:
             left, lent = self._left_for_users()
             room = left - max(0, on_the_way - holes)
             holes = max(0, holes - on_the_way)
-            to_settle = self._left_for_log(in_memory, on_the_way)
+            to_settle = self._left_for_log(on_the_way)
         except TooFewDisks:
             # Everything rides in the log, which holds writers back by itself.
             room, lent, holes = self._log_bytes_high, 0, 0

@@ -192,3 +192,23 @@ def test_small_overwrites_of_a_full_pool_are_taken_in_the_end_though_settling_co
             assert await fsck(volume, deep=True) == []
 
     trio.run(main, clock=autojump())
+
+
+def test_small_writes_to_a_pool_with_much_room_wait_for_none_while_large_ones_are_in_memory() -> None:
+    """What is dirty and goes to stripes at once takes nothing of what the log may hold."""
+
+    async def main() -> None:
+        sizes = {"chunk_bytes": MIB, "segment_bytes": 256 * KIB, "log_bytes_low": 512 * KIB, "log_bytes_high": 2 * MIB}
+        world = SimVolume(msgspec.structs.replace(small_config(), **sizes), capacity_bytes=CAPACITY)
+        await world.create()
+        async with world.opened() as volume:
+            async with volume.settler.paused():
+                for index in range(20):
+                    ino = (await volume.create(ROOT_INO, b"f%d" % index, mode=0o100644, uid=0, gid=0)).ino
+                    await volume.write(ino, 0, DATA[: (900 if index % 2 else 20) * KIB])
+                    volume.room.measure()
+                    assert volume.ledger.waits == 0
+                assert volume.ledger.settle_room_bytes > MIB
+            await volume.sync()
+
+    trio.run(main, clock=autojump())

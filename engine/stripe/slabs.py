@@ -48,6 +48,11 @@ BACKED_SLABS_MAX = 64
 """Slabs whose rows are looked at one by one for some that need no room on the disks."""
 
 
+AMPLE_CHUNKS = 8
+"""So many chunks more than is needed nobody takes unseen in the second until disks are looked at again: what this
+process takes meanwhile is counted at once."""
+
+
 class Slabs:
     """All slabs of a volume.
 
@@ -422,8 +427,14 @@ class Slabs:
     async def _disks_with_room(self, candidates: Iterable[DiskId], size: int, reserve: int) -> list[DiskId]:
         """Those of the candidates, in order, that can each take ``size`` bytes and keep ``reserve``.
 
-        Disks on one device share its room: each of them counts with what it takes and with its own reserve.
+        Disks on one device share its room: each of them counts with what it takes and with its own reserve. Where
+        there is much more room than that, as the pool saw it last, the disks are not asked: each call is a thread's.
         """
+        candidates = list(candidates)
+        known = self._space.free_by_disk()
+        ample = reserve + size + AMPLE_CHUNKS * self.chunk_bytes
+        if all(known.get(disk_id, 0) >= ample for disk_id in candidates):
+            return candidates
         spaces = {}
         for disk_id in candidates:
             try:

@@ -205,6 +205,7 @@ _OBJECT_CHANGES = (
     "put_object",
     "put_written",
     "delete_object",
+    "set_object_grants",
     "copy_object",
     "create_upload",
     "put_part",

@@ -24,6 +24,7 @@ class ObjectStore:
         self.head = objects.head
         self.open = objects.open
         self.delete = objects.delete
+        self.set_grants = objects.set_grants
         self.copy = objects.copy
         self.list_keys = objects.list_keys
         self.create_upload = uploads.create_upload

@@ -46,6 +46,7 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     checksum_type: str = ""
     part_sizes: tuple[int, ...] = ()
     part_numbers: tuple[int, ...] = ()
+    grants: tuple[str, ...] = ()
 
 
 def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> ObjectInfo:
@@ -67,6 +68,7 @@ def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> Ob
         checksum_type=record.checksum_type,
         part_sizes=tuple(record.part_sizes),
         part_numbers=tuple(record.part_numbers),
+        grants=tuple(record.grants),
     )
 
 
@@ -81,6 +83,7 @@ class PutAttributes(msgspec.Struct, frozen=True, kw_only=True):
     checksum_type: str = ""
     part_sizes: tuple[int, ...] = ()
     part_numbers: tuple[int, ...] = ()
+    grants: tuple[str, ...] = ()
 
 
 def object_record(attributes: PutAttributes) -> Object:
@@ -94,6 +97,7 @@ def object_record(attributes: PutAttributes) -> Object:
         attributes.checksum_type,
         list(attributes.part_sizes),
         list(attributes.part_numbers),
+        list(attributes.grants),
     )
 
 

@@ -7,8 +7,9 @@ the old or the new object whole, through whichever door.
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -53,7 +54,7 @@ from siltstone.meta.buckets import (
     set_documents,
 )
 from siltstone.meta.directories import find_directory
-from siltstone.meta.records import InodeFlag
+from siltstone.meta.records import InodeFlag, Object
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
@@ -362,6 +363,33 @@ class Objects:
             news.append(AttributesChanged(ino))
         changed, removed = prune(transaction, directory, directory_path, now_ns)
         return self._changed(transaction, [*news, *changed], orphans + removed)
+
+    async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo:
+        """Say who may do what with an object; durable on return. Its bytes and times stay. Raises NoSuchBucket,
+        NotFound."""
+        for _ in range(FIND_ATTEMPTS_MAX):
+            info = await self.head(bucket, key)
+            with contextlib.suppress(Moved):
+                return await self.set_grants_at(info.ino, key, grants)
+        raise Conflict(f"{key!r} is overwritten all the time; try again")
+
+    async def set_grants_at(self, ino: Ino, key: bytes, grants: Sequence[str]) -> ObjectInfo:
+        """The same of an inode that was found. Raises Moved when it has no name any more."""
+        await self.volume.ledger.admit()
+
+        def change(transaction: Transaction) -> ObjectInfo:
+            inode = inodes.find_inode(transaction, ino)
+            if inode is None or inode.nlink == 0:
+                raise Moved
+            record = objects.get_object(transaction, ino, inode) or Object("")
+            record.grants = list(grants)
+            objects.put_object(transaction, ino, inode, record)
+            inodes.put_inode(transaction, ino, inode)
+            return object_info(key, ino, inode, record)
+
+        info = await self.volume.ledger.perform(change, ignore)
+        await self.volume.wait_done()
+        return info
 
     async def copy(
         self,

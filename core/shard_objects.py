@@ -31,7 +31,7 @@ from siltstone.core.object_types import (
     object_info,
 )
 from siltstone.core.objects import ObjectReader, Objects, bucket_info
-from siltstone.core.places import Start
+from siltstone.core.places import Moved, Start
 from siltstone.core.shard_places import ShardPlaces
 from siltstone.core.uploads import Uploads
 from siltstone.core.volume import Volume
@@ -263,6 +263,13 @@ class ShardObjects:
         begin = self._places.start_at(start)
         return Changed(way, deleted=await self._objects.delete(bucket.name, key, _none_if_empty(conditions), begin))
 
+    async def set_object_grants(self, ino: Ino, key: bytes, grants: list[str]) -> ObjectInfo | None:
+        """Say who may do what with an inode of this shard; None when it has no name any more."""
+        try:
+            return await self._objects.set_grants_at(ino, key, grants)
+        except Moved:
+            return None
+
     async def copy_object(
         self,
         source_ino: Ino,
@@ -300,6 +307,7 @@ class ShardObjects:
         metadata: dict[str, str],
         checksum_algorithm: str,
         checksum_type: str,
+        grants: list[str],
         upload_id: str,
     ) -> str:
         """See Uploads."""
@@ -312,6 +320,7 @@ class ShardObjects:
             metadata=metadata,
             checksum_algorithm=checksum_algorithm,
             checksum_type=checksum_type,
+            grants=grants,
             upload_id=upload_id,
         )
 
@@ -557,6 +566,8 @@ class ShardObjects:
         match method:
             case "create_bucket":
                 return BucketInfo(arguments["name"], self._ledger.clock.now_ns(), arguments["owner"])
+            case "set_object_grants":
+                return await self._info(arguments["ino"], arguments["key"])
             case "set_bucket_documents":
                 return await self._objects.bucket(arguments["name"])
             case "create_upload":

@@ -190,8 +190,12 @@ class RemotePut:
                 changed = await self._store.change_at(
                     ino, "put_written", self._bucket, self._path, self._key, self._bytes.size, attributes, conditions
                 )
-        finally:
+        except BucketChanged:
+            raise  # whoever decides again may commit again
+        except BaseException:
             self._bytes.end()
+            raise
+        self._bytes.end()
         assert changed.info is not None
         return changed.info
 
@@ -236,9 +240,14 @@ class RemotePartPut:
             return part
 
         try:
-            return await self._store.in_bucket(self._bucket, ask)
-        finally:
+            part = await self._store.in_bucket(self._bucket, ask)
+        except BucketChanged:
+            raise  # whoever decides again may commit again
+        except BaseException:
             bytes_.end()
+            raise
+        bytes_.end()
+        return part
 
     async def abort(self) -> None:
         """Give the bytes up."""
@@ -414,6 +423,15 @@ class ShardedObjects:
         assert changed.deleted is not None
         return changed.deleted
 
+    async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo:
+        """See Objects."""
+        for _ in range(ATTEMPTS_MAX):
+            found = await self.head(bucket, key)
+            info: ObjectInfo | None = await self.call("set_object_grants", found.ino, key, list(grants))
+            if info is not None:
+                return info
+        raise Conflict(f"{key!r} is overwritten all the time; try again")
+
     async def copy(
         self,
         source_bucket: str,
@@ -461,6 +479,7 @@ class ShardedObjects:
         metadata: dict[str, str],
         checksum_algorithm: str = "",
         checksum_type: str = "",
+        grants: Sequence[str] = (),
     ) -> str:
         """See Uploads."""
         upload_id = self._random.bytes(16).hex()
@@ -476,6 +495,7 @@ class ShardedObjects:
                 metadata,
                 checksum_algorithm,
                 checksum_type,
+                list(grants),
                 upload_id,
             )
             return created

@@ -42,6 +42,7 @@ class SwitchingObjects:
         self.set_bucket_documents = counted(lambda store: store.set_bucket_documents)
         self.head = counted(lambda store: store.head)
         self.delete = counted(lambda store: store.delete)
+        self.set_grants = counted(lambda store: store.set_grants)
         self.copy = counted(lambda store: store.copy)
         self.list_keys = counted(lambda store: store.list_keys)
         self.create_upload = counted(lambda store: store.create_upload)

@@ -147,6 +147,7 @@ class Uploads:
         metadata: dict[str, str],
         checksum_algorithm: str = "",
         checksum_type: str = "",
+        grants: Sequence[str] = (),
         upload_id: str = "",
     ) -> str:
         """Start an upload; its id, 32 hex digits, random unless it is given. Durable on return."""
@@ -154,7 +155,7 @@ class Uploads:
         await self._volume.ledger.admit(1)
         raw_id = bytes.fromhex(upload_id) if upload_id else self._volume.ledger.random.bytes(16)
         now_ns = self._volume.ledger.clock.now_ns()
-        record = Upload(owner, now_ns, headers, metadata, checksum_algorithm, checksum_type)
+        record = Upload(owner, now_ns, headers, metadata, checksum_algorithm, checksum_type, grants=list(grants))
         await self.objects.change_below(
             bucket,
             b"",
@@ -293,6 +294,7 @@ class Uploads:
             checksum_type=checksum_type,
             part_sizes=tuple(part.size for _, part in chosen),
             part_numbers=tuple(number for number, _ in chosen),
+            grants=tuple(upload.grants),
         )
         held = [Ino(part.ino) for _, part in chosen]
         for ino in held:

@@ -113,6 +113,7 @@ class Object(msgspec.Struct, array_like=True, tag=1):
     ``headers``: the standard headers stored with the object (lower case: content-type, cache-control, ...).
     ``metadata``: x-amz-meta-*, names without the prefix, lower case. ``checksums``: algorithm name -> base64 value.
     ``part_sizes``: bytes of each part of a multipart object, empty otherwise. ``part_numbers`` runs beside it.
+    ``grants``: who may do what with it, as s3gw/acl.py writes it; empty: its owner everything.
     """
 
     etag: str
@@ -123,6 +124,7 @@ class Object(msgspec.Struct, array_like=True, tag=1):
     checksum_type: str = ""
     part_sizes: list[int] = []
     part_numbers: list[int] = []
+    grants: list[str] = []
 
 
 class Bucket(msgspec.Struct, array_like=True, tag=1):
@@ -148,6 +150,8 @@ class Upload(msgspec.Struct, array_like=True, tag=1):
     checksum_type: str = ""
     finished: bool = False
     """Completed or aborted: what is left of it is being removed in steps, and no request sees it any more."""
+    grants: list[str] = []
+    """Of the object that is to be."""
 
 
 class Part(msgspec.Struct, array_like=True, tag=1):

@@ -53,6 +53,11 @@ class PlainBody:
         """Whether all of it was read."""
         return self.remaining == 0
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether some of it was read."""
+        return self.remaining != self.size
+
     async def read_into(self, view: memoryview) -> int:
         """See Source. Raises IncompleteBody when the connection ends first."""
         if self.remaining == 0:
@@ -85,6 +90,11 @@ class ChunkedBody:
     def trailers(self) -> dict[str, str]:
         """See Body."""
         return self._decoder.trailers
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether some of it was read."""
+        return self._raw is not None
 
     async def read_into(self, view: memoryview) -> int:
         """See Source. Raises S3Error for a broken form, a wrong signature, or another size than was announced."""

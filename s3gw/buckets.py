@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from siltstone.core.object_types import BucketInfo
 from siltstone.errors import AlreadyExists
+from siltstone.s3gw.access import Asker, key_allows, resource_of
+from siltstone.s3gw.acl import Owners, of_headers
+from siltstone.s3gw.configuration import ACL, ENFORCED, OBJECT_WRITER, OWNERSHIP, PREFERRED
 from siltstone.s3gw.dates import iso_date
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.reply import Reply, xml_reply
@@ -14,15 +19,12 @@ from siltstone.s3gw.xml import NAMESPACE, Element
 DEFAULT_REGION = "us-east-1"
 """The region whose name S3 does not say, and where creating one's own bucket again is success."""
 
-_GRANTEE = 'Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"'
-"""The one place in S3 where an attribute matters: clients read the kind of grantee from it."""
-
 
 async def list_buckets(request: Request) -> Reply:
     """ListBuckets: the sender's own, by name, in pages if the client asks."""
     prefix, token = request.query.get("prefix", ""), request.query.get("continuation-token", "")
     limit = request.number("max-buckets", 10_000, largest=10_000)
-    own = [info for info in await request.store.list_buckets() if request.owns(info) and info.name.isprintable()]
+    own = [info for info in await request.store.list_buckets() if _is_shown(request, info)]
     own.sort(key=lambda info: info.name)
     found = [info for info in own if info.name.startswith(prefix) and info.name > token]
     page: list[Element] = [
@@ -43,6 +45,18 @@ async def list_buckets(request: Request) -> Reply:
     return xml_reply("ListAllMyBucketsResult", children)
 
 
+def _is_shown(request: Request, info: BucketInfo) -> bool:
+    """Whether a bucket is the sender's, and the key may list what is in it."""
+    if not request.owns(info) or not info.name.isprintable():
+        return False
+    asker = Asker(request.identity.owner, request.identity.policy)
+    return key_allows(asker, "s3:ListBucket", resource_of(info.name), no_values)
+
+
+def no_values(_: str) -> None:
+    """Of no condition key is there a value."""
+
+
 def owner_elements(request: Request, owner: str) -> list[Element]:
     """An owner's id and name; what the mount made is shown as the sender's own."""
     owner = owner or request.identity.owner
@@ -51,7 +65,10 @@ def owner_elements(request: Request, owner: str) -> list[Element]:
 
 async def create_bucket(request: Request) -> Reply:
     """CreateBucket."""
-    name = request.target.bucket
+    name, owner = request.target.bucket, request.identity.owner
+    asker = Asker(owner, request.identity.policy)
+    if not owner or not key_allows(asker, "s3:CreateBucket", resource_of(name), request.value):
+        raise S3Error("AccessDenied")
     check_new_bucket_name(name)
     refuse_what_is_not_there(request.headers)
     if request.headers.get("x-amz-bucket-object-lock-enabled", "").lower() == "true":
@@ -67,14 +84,39 @@ async def create_bucket(request: Request) -> Reply:
                 f"The {location} location constraint is incompatible for the region specific endpoint this request "
                 "was sent to.",
             )
+    documents = _first_documents(request, owner)
     try:
-        await request.store.create_bucket(name, owner=request.identity.owner)
+        await request.store.create_bucket(name, owner=owner, documents=documents)
     except AlreadyExists:
-        if not request.owns(await request.store.bucket(name)):
+        found = await request.store.bucket(name)
+        if not request.owns(found):
+            raise S3Error("BucketAlreadyExists", BucketName=name) from None
+        if (await request.configuration(found)).documents.get(ACL) != documents.get(ACL):
             raise S3Error("BucketAlreadyExists", BucketName=name) from None
         if request.region != DEFAULT_REGION:
             raise S3Error("BucketAlreadyOwnedByYou", BucketName=name) from None
     return Reply(200, [("Location", f"/{name}")])
+
+
+def _first_documents(request: Request, owner: str) -> dict[str, bytes]:
+    """The configuration that a bucket begins with, by the headers of the request."""
+    documents: dict[str, bytes] = {}
+    ownership = request.headers.get("x-amz-object-ownership")
+    if ownership is not None:
+        check_ownership(ownership)
+        documents[OWNERSHIP] = ownership.encode()
+    grants = of_headers(request.headers, Owners(owner, owner), request.door.users)
+    if grants:
+        if ownership == ENFORCED:
+            raise S3Error("InvalidBucketAclWithObjectOwnership")
+        documents[ACL] = msgspec.json.encode(grants)
+    return documents
+
+
+def check_ownership(text: str) -> None:
+    """Raise InvalidArgument for what no ownership is called."""
+    if text not in (ENFORCED, PREFERRED, OBJECT_WRITER):
+        raise S3Error("InvalidArgument", f"Invalid x-amz-object-ownership header: {text}")
 
 
 async def delete_bucket(request: Request) -> Reply:
@@ -104,22 +146,3 @@ async def get_bucket_versioning(request: Request) -> Reply:
     """GetBucketVersioning: never turned on."""
     await request.bucket_now()
     return xml_reply("VersioningConfiguration", ())
-
-
-async def get_bucket_acl(request: Request) -> Reply:
-    """GetBucketAcl."""
-    return _acl(request, await request.bucket_now())
-
-
-async def get_object_acl(request: Request) -> Reply:
-    """GetObjectAcl: an object belongs to the owner of its bucket."""
-    bucket = await request.bucket()
-    await request.store.head(bucket.name, request.key)
-    return _acl(request, bucket)
-
-
-def _acl(request: Request, bucket: BucketInfo) -> Reply:
-    """The owner has full control, and nobody else has anything."""
-    owner = owner_elements(request, bucket.owner)
-    grant: list[Element] = [(_GRANTEE, owner), ("Permission", "FULL_CONTROL")]
-    return xml_reply("AccessControlPolicy", [("Owner", owner), ("AccessControlList", [("Grant", grant)])])

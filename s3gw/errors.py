@@ -24,7 +24,9 @@ class Code(NamedTuple):
 
 
 CODES: dict[str, Code] = {
+    "AccessControlListNotSupported": Code(400, "The bucket does not allow ACLs"),
     "AccessDenied": Code(403, "Access Denied"),
+    "AccessForbidden": Code(403, "CORSResponse: This CORS request is not allowed."),
     "AuthorizationHeaderMalformed": Code(400, "The authorization header is malformed."),
     "AuthorizationQueryParametersError": Code(400, "The query parameters of the signature are malformed."),
     "BadDigest": Code(400, "The checksum that you sent does not match the bytes that arrived."),
@@ -55,13 +57,36 @@ CODES: dict[str, Code] = {
     "InvalidToken": Code(400, "The provided token is malformed or otherwise invalid."),
     "InvalidURI": Code(400, "Couldn't parse the specified URI."),
     "KeyTooLongError": Code(400, "Your key is too long."),
+    "InvalidBucketAclWithObjectOwnership": Code(
+        400, "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting"
+    ),
+    "InvalidEncryptionAlgorithmError": Code(400, "The encryption request you specified is not valid."),
+    "InvalidPolicyDocument": Code(
+        400, "The content of the form does not meet the conditions specified in the policy document."
+    ),
+    "MalformedACLError": Code(400, "The XML you provided was not well-formed or did not validate against our schema"),
+    "MalformedPOSTRequest": Code(400, "The body of your POST request is not well-formed multipart/form-data."),
+    "MalformedPolicy": Code(400, "Policies must be valid JSON and the first byte must be '{'"),
     "MalformedTrailerError": Code(400, "The chunks or trailers of the body are not in the form that was announced."),
     "MalformedXML": Code(400, "The XML you provided was not well-formed or did not validate against our schema."),
+    "MaxPostPreDataLengthExceeded": Code(400, "Your POST request fields preceding the upload file were too large."),
     "MaxMessageLengthExceeded": Code(400, "Your request was too big."),
     "MetadataTooLarge": Code(400, "Your metadata headers exceed the maximum allowed metadata size."),
     "MethodNotAllowed": Code(405, "The specified method is not allowed against this resource."),
     "MissingContentLength": Code(411, "You must provide the Content-Length HTTP header."),
     "MissingRequestBodyError": Code(400, "Request body is empty."),
+    "MissingSecurityHeader": Code(400, "Your request was missing a required header"),
+    "UnexpectedContent": Code(400, "This request does not support content"),
+    "NoSuchBucketPolicy": Code(404, "The bucket policy does not exist"),
+    "NoSuchCORSConfiguration": Code(404, "The CORS configuration does not exist"),
+    "NoSuchPublicAccessBlockConfiguration": Code(404, "The public access block configuration was not found"),
+    "OwnershipControlsNotFoundError": Code(404, "The bucket ownership controls were not found"),
+    "ServerSideEncryptionConfigurationNotFoundError": Code(
+        404, "The server side encryption configuration was not found"
+    ),
+    "UnresolvableGrantByEmailAddress": Code(
+        400, "The e-mail address you provided does not match any account on record."
+    ),
     "NoSuchBucket": Code(404, "The specified bucket does not exist."),
     "NoSuchKey": Code(404, "The specified key does not exist."),
     "NoSuchUpload": Code(

@@ -6,17 +6,20 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
-from siltstone.errors import SiltstoneError
+from siltstone.errors import BucketChanged, SiltstoneError
 from siltstone.ports import Clock, Workers
-from siltstone.s3gw import buckets, listing, multipart, objects
+from siltstone.s3gw import acls, bucket_documents, buckets, listing, multipart, objects, post
+from siltstone.s3gw.acl import User, Users
 from siltstone.s3gw.body import Framing, payload_of
 from siltstone.s3gw.budget import Budget
+from siltstone.s3gw.configuration import Configurations
 from siltstone.s3gw.connection import ConnectionLost
+from siltstone.s3gw.cors import CorsRule, reply_headers, rule_for
 from siltstone.s3gw.dates import SECOND_NS, http_date
 from siltstone.s3gw.errors import S3Error, error_document, s3_error
 from siltstone.s3gw.head import RequestHead
 from siltstone.s3gw.reply import Header, Reply
-from siltstone.s3gw.request import Request
+from siltstone.s3gw.request import Door, Request
 from siltstone.s3gw.router import Operation, route, target_of
 from siltstone.s3gw.sigv4 import Lookup, Message, Verifier, split_query
 from siltstone.s3gw.store import Store
@@ -32,7 +35,7 @@ HANDLERS: dict[Operation, Handler] = {
     Operation.HEAD_BUCKET: buckets.head_bucket,
     Operation.GET_BUCKET_LOCATION: buckets.get_bucket_location,
     Operation.GET_BUCKET_VERSIONING: buckets.get_bucket_versioning,
-    Operation.GET_BUCKET_ACL: buckets.get_bucket_acl,
+    Operation.GET_BUCKET_ACL: acls.get_bucket_acl,
     Operation.LIST_OBJECTS: listing.list_objects,
     Operation.LIST_OBJECTS_V2: listing.list_objects_v2,
     Operation.LIST_MULTIPART_UPLOADS: multipart.list_multipart_uploads,
@@ -42,15 +45,57 @@ HANDLERS: dict[Operation, Handler] = {
     Operation.PUT_OBJECT: objects.put_object,
     Operation.COPY_OBJECT: objects.copy_object,
     Operation.DELETE_OBJECT: objects.delete_object,
-    Operation.GET_OBJECT_ACL: buckets.get_object_acl,
+    Operation.GET_OBJECT_ACL: acls.get_object_acl,
     Operation.CREATE_MULTIPART_UPLOAD: multipart.create_multipart_upload,
     Operation.UPLOAD_PART: multipart.upload_part,
     Operation.UPLOAD_PART_COPY: multipart.upload_part_copy,
     Operation.COMPLETE_MULTIPART_UPLOAD: multipart.complete_multipart_upload,
     Operation.ABORT_MULTIPART_UPLOAD: multipart.abort_multipart_upload,
     Operation.LIST_PARTS: multipart.list_parts,
+    Operation.GET_BUCKET_POLICY: bucket_documents.get_policy,
+    Operation.PUT_BUCKET_POLICY: bucket_documents.put_policy,
+    Operation.DELETE_BUCKET_POLICY: bucket_documents.delete_policy,
+    Operation.GET_BUCKET_POLICY_STATUS: bucket_documents.get_policy_status,
+    Operation.GET_PUBLIC_ACCESS_BLOCK: bucket_documents.get_public_access_block,
+    Operation.PUT_PUBLIC_ACCESS_BLOCK: bucket_documents.put_public_access_block,
+    Operation.DELETE_PUBLIC_ACCESS_BLOCK: bucket_documents.delete_public_access_block,
+    Operation.GET_BUCKET_OWNERSHIP_CONTROLS: bucket_documents.get_ownership,
+    Operation.PUT_BUCKET_OWNERSHIP_CONTROLS: bucket_documents.put_ownership,
+    Operation.DELETE_BUCKET_OWNERSHIP_CONTROLS: bucket_documents.delete_ownership,
+    Operation.PUT_BUCKET_ACL: acls.put_bucket_acl,
+    Operation.PUT_OBJECT_ACL: acls.put_object_acl,
+    Operation.GET_BUCKET_CORS: bucket_documents.get_cors,
+    Operation.PUT_BUCKET_CORS: bucket_documents.put_cors,
+    Operation.DELETE_BUCKET_CORS: bucket_documents.delete_cors,
+    Operation.GET_BUCKET_ENCRYPTION: bucket_documents.get_encryption,
+    Operation.PUT_BUCKET_ENCRYPTION: bucket_documents.put_encryption,
+    Operation.DELETE_BUCKET_ENCRYPTION: bucket_documents.delete_encryption,
+    Operation.GET_BUCKET_NOTIFICATION: bucket_documents.get_notification,
+    Operation.PUT_BUCKET_NOTIFICATION: bucket_documents.put_notification,
+    Operation.GET_BUCKET_LOGGING: bucket_documents.get_logging,
+    Operation.PUT_BUCKET_LOGGING: bucket_documents.put_logging,
+    Operation.GET_BUCKET_REQUEST_PAYMENT: bucket_documents.get_request_payment,
+    Operation.POST_OBJECT: post.post_object,
 }
-assert set(HANDLERS) == set(Operation) - {Operation.NOT_IMPLEMENTED}
+assert set(HANDLERS) == set(Operation) - {Operation.NOT_IMPLEMENTED, Operation.PREFLIGHT}
+
+DECISIONS_MAX = 10
+"""How often a request is decided on again because the bucket's configuration was changed meanwhile."""
+
+
+class _NoUsers:
+    """Nobody is known but who signs."""
+
+    def user(self, owner: str) -> User | None:
+        """See Users."""
+        return None
+
+    def user_by_email(self, email: str) -> User | None:
+        """See Users."""
+        return None
+
+
+NO_USERS = _NoUsers()
 
 
 class Gateway:
@@ -65,24 +110,31 @@ class Gateway:
         workers: Workers,
         region: str,
         domain: str,
+        users: Users = NO_USERS,
+        is_secure: bool = False,
     ) -> None:
-        self._store = store
-        self._budget = Budget()
         self._verifier = Verifier(lookup, region)
+        configurations = Configurations(store)
+        self._door = Door(store, Budget(), workers, clock, region, users, configurations, self._verifier, is_secure)
         self._clock = clock
-        self._workers = workers
-        self._region = region
         self._domain = domain.lower()
         self._serials = itertools.count(1)
         self._serial_base = f"{clock.now_ns() // 1000 & 0xFFFFFFFFFF:010X}"
         self._date_second = -1
         self._date = ""
 
-    async def respond(self, head: RequestHead, framing: Framing) -> Reply:
-        """Answer a request. Raises nothing but cancellation and ConnectionLost; our own failures are logged 500s."""
+    async def respond(self, head: RequestHead, framing: Framing, peer: str = "") -> Reply:
+        """Answer a request of a client at an address. Raises nothing but cancellation and ConnectionLost; our own
+        failures are logged 500s."""
+        reply = await self._answer(head, framing, peer)
+        if "origin" in head.headers:
+            reply.headers += await self._cors_headers(head)
+        return reply
+
+    async def _answer(self, head: RequestHead, framing: Framing, peer: str) -> Reply:
         request_id = self._request_id()
         try:
-            reply = await self._handle(head, framing)
+            reply = await self._handle(head, framing, peer)
         except ConnectionLost:
             raise
         except SiltstoneError as error:
@@ -109,8 +161,10 @@ class Gateway:
             self._date = http_date(now_ns)
         return [("Date", self._date)]
 
-    async def _handle(self, head: RequestHead, framing: Framing) -> Reply:
+    async def _handle(self, head: RequestHead, framing: Framing, peer: str) -> Reply:
         headers = head.headers
+        if head.method == "OPTIONS":
+            return await self._preflight(head)
         verified = self._verifier.verify(Message(head.method, head.path, head.query, headers), self._clock.now_ns())
         target = target_of(head.path, headers.get("host", ""), self._domain)
         query = dict(split_query(head.query)) if head.query else {}
@@ -119,20 +173,51 @@ class Gateway:
         if handler is None:
             raise S3Error("NotImplemented")
         body = payload_of(head, framing, verified)
-        return await handler(
-            Request(
-                self._store,
-                self._budget,
-                self._workers,
-                verified.identity,
-                self._region,
-                target,
-                query,
-                headers,
-                verified.payload,
-                body,
-            )
+        request = Request(
+            self._door, operation, verified.identity, target, query, headers, verified.payload, body, peer
         )
+        for _ in range(DECISIONS_MAX):
+            try:
+                return await handler(request)
+            except BucketChanged:
+                if framing.is_begun:
+                    raise
+        raise S3Error("ServiceUnavailable")
+
+    async def _rules(self, head: RequestHead) -> tuple[CorsRule, ...]:
+        """The rules for browsers of the bucket that a request is about; none if there is no such bucket."""
+        try:
+            target = target_of(head.path, head.headers.get("host", ""), self._domain)
+            if not target.bucket:
+                return ()
+            info = await self._door.store.bucket(target.bucket)
+            return (await self._door.configurations.of(info)).cors
+        except SiltstoneError:
+            return ()
+
+    async def _cors_headers(self, head: RequestHead) -> list[Header]:
+        """What a browser is to know of a reply. Not said of the reply to OPTIONS, which says it by itself."""
+        if head.method == "OPTIONS":
+            return []
+        origin = head.headers["origin"]
+        method = head.headers.get("access-control-request-method", head.method)
+        rule = rule_for(await self._rules(head), origin, method)
+        return [] if rule is None else reply_headers(rule, origin)
+
+    async def _preflight(self, head: RequestHead) -> Reply:
+        """A browser asks whether it may send a request. Nobody signs that."""
+        headers = head.headers
+        origin, method = headers.get("origin"), headers.get("access-control-request-method")
+        if origin is None:
+            raise S3Error("BadRequest", "Insufficient information. Origin request header needed.")
+        if method is None:
+            raise S3Error("BadRequest", "Invalid Access-Control-Request-Method: null")
+        asked = headers.get("access-control-request-headers", "")
+        wanted = [name.strip().lower() for name in asked.split(",") if name.strip()]
+        rule = rule_for(await self._rules(head), origin, method, wanted)
+        if rule is None:
+            raise S3Error("AccessForbidden", Method=method)
+        return Reply(200, reply_headers(rule, origin, wanted))
 
     def _request_id(self) -> str:
         return f"{self._serial_base}{next(self._serials):010X}"

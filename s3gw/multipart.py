@@ -41,6 +41,7 @@ from siltstone.s3gw.request import (
     Request,
     conditions,
     copy_source,
+    new_object_access,
     refuse_what_is_not_there,
     stored_headers,
     user_metadata,
@@ -63,14 +64,16 @@ async def create_multipart_upload(request: Request) -> Reply:
             f"valid types: [{', '.join(ALGORITHMS)}]",
         )
     kind = upload_type(algorithm, headers.get("x-amz-checksum-type", "").upper())
+    owner, grants = await new_object_access(request, bucket)
     upload_id = await request.store.create_upload(
         bucket.name,
         request.key,
-        owner=request.identity.owner,
+        owner=owner,
         headers=stored_headers(headers),
         metadata=user_metadata(headers),
         checksum_algorithm=algorithm,
         checksum_type=kind,
+        grants=grants,
     )
     told: list[Header] = []
     if algorithm:

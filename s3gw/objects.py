@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
 import trio
 
-from siltstone.core.object_types import Conditions, ObjectInfo, PutAttributes
-from siltstone.errors import PreconditionFailed, SiltstoneError
+from siltstone.core.object_types import BucketInfo, Conditions, ObjectInfo, PutAttributes
+from siltstone.errors import BucketChanged, NotFound, PreconditionFailed, SiltstoneError
 from siltstone.limits import FILE_BYTES_MAX, KEY_BYTES_MAX
 from siltstone.s3gw.checksums import FULL_OBJECT, Digests, Expectation, expectation
 from siltstone.s3gw.dates import http_date, iso_date
@@ -21,11 +22,13 @@ from siltstone.s3gw.request import (
     Request,
     conditions,
     copy_source,
+    new_object_access,
     refuse_what_is_not_there,
     stored_headers,
     user_metadata,
     write_conditions,
 )
+from siltstone.s3gw.router import Operation, Target
 from siltstone.s3gw.store import Writer
 from siltstone.s3gw.transfer import receive
 from siltstone.s3gw.xml import Element
@@ -48,41 +51,55 @@ assert PUT_BYTES_MAX <= FILE_BYTES_MAX
 
 async def put_object(request: Request) -> Reply:
     """PutObject."""
+    check_size(request.body.size)
+    info = await store_object(request)
+    return Reply(200, [("ETag", f'"{info.etag}"'), *checksum_headers(info.checksums, info.checksum_type)])
+
+
+async def store_object(request: Request, *, size_min: int = 0, size_max: int = PUT_BYTES_MAX) -> ObjectInfo:
+    """Let the request's body be an object. Raises EntityTooSmall, EntityTooLarge beside all that PUT may raise."""
     bucket = await request.bucket()
     check_key(request.key)
     headers = request.headers
     refuse_what_is_not_there(headers)
     expected = expectation(headers)
     kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
-    check_size(request.body.size)
+    owner, grants = await new_object_access(request, bucket)
     writer = await request.store.begin_put(bucket.name, request.key, size_hint=request.body.size)
     try:
-        digests, _ = await receive_checked(request, writer, expected)
+        digests, size = await receive_checked(request, writer, expected, size_max)
+        if size < size_min:
+            raise S3Error("EntityTooSmall", ProposedSize=str(size), MinSizeAllowed=str(size_min))
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
-        info = await writer.commit(
-            PutAttributes(
-                etag=digests.digest("MD5").hex(),
-                owner=request.identity.owner,
-                headers=kept,
-                metadata=metadata,
-                checksums=checksums,
-                checksum_type=FULL_OBJECT,
-            ),
-            wanted,
+        attributes = PutAttributes(
+            etag=digests.digest("MD5").hex(),
+            owner=owner,
+            headers=kept,
+            metadata=metadata,
+            checksums=checksums,
+            checksum_type=FULL_OBJECT,
+            grants=grants,
         )
+        try:
+            info = await writer.commit(attributes, wanted)
+        except BucketChanged:
+            owner, grants = await new_object_access(request, await request.bucket())
+            info = await writer.commit(msgspec.structs.replace(attributes, owner=owner, grants=grants), wanted)
     except BaseException:
         await abort(writer)
         raise
-    return Reply(200, [("ETag", f'"{info.etag}"'), *checksum_headers(info.checksums, info.checksum_type)])
+    return info
 
 
-async def receive_checked(request: Request, writer: Writer, expected: Expectation) -> tuple[Digests, int]:
+async def receive_checked(
+    request: Request, writer: Writer, expected: Expectation, size_max: int = PUT_BYTES_MAX
+) -> tuple[Digests, int]:
     """Write the request's body and verify everything that was announced of it; nothing is committed yet."""
     algorithms = {"MD5", expected.algorithm}
     is_hashed = len(request.payload) == 64
     if is_hashed:
         algorithms.add("SHA256")
-    digests, size = await receive(request.body, writer, algorithms, request.workers, request.budget, PUT_BYTES_MAX)
+    digests, size = await receive(request.body, writer, algorithms, request.workers, request.budget, size_max)
     if is_hashed and digests.digest("SHA256").hex() != request.payload:
         raise S3Error("XAmzContentSHA256Mismatch")
     expected.check(digests, request.body.trailers)
@@ -113,6 +130,7 @@ async def copy_object(request: Request) -> Reply:
     check_key(request.key)
     headers = request.headers
     refuse_what_is_not_there(headers)
+    owner, grants = await new_object_access(request, bucket)
     source = await copy_source(request)
     directive = headers.get("x-amz-metadata-directive", "COPY")
     if directive not in ("COPY", "REPLACE"):
@@ -123,10 +141,10 @@ async def copy_object(request: Request) -> Reply:
             "This copy request is illegal because it is trying to copy an object to itself without changing the "
             "object's metadata, storage class, website redirect location or encryption attributes.",
         )
-    source_conditions = conditions(headers, "x-amz-copy-source-")
-    attributes = None
-    if directive == "REPLACE":
-        attributes, source_conditions = await _replaced_attributes(request, source_conditions)
+    attributes, source_conditions = await _attributes(
+        request, source, conditions(headers, "x-amz-copy-source-"), replaces=directive == "REPLACE"
+    )
+    attributes = msgspec.structs.replace(attributes, owner=owner, grants=grants)
     info = await request.store.copy(
         source.bucket,
         source.key,
@@ -140,16 +158,17 @@ async def copy_object(request: Request) -> Reply:
     return xml_reply("CopyObjectResult", result + checksum_elements(info.checksums, info.checksum_type))
 
 
-async def _replaced_attributes(request: Request, wanted: Conditions) -> tuple[PutAttributes, Conditions]:
-    """The source's digests with the request's headers and metadata, and conditions that hold the source to them."""
-    source = await copy_source(request)
+async def _attributes(
+    request: Request, source: Target, wanted: Conditions, *, replaces: bool
+) -> tuple[PutAttributes, Conditions]:
+    """The source's digests with its headers and metadata or the request's, and conditions that hold the source to
+    them."""
     info = await request.store.head(source.bucket, source.key)
     wanted.check(info)
     attributes = PutAttributes(
         etag=info.etag,
-        owner=request.identity.owner,
-        headers=stored_headers(request.headers),
-        metadata=user_metadata(request.headers),
+        headers=stored_headers(request.headers) if replaces else info.headers,
+        metadata=user_metadata(request.headers) if replaces else info.metadata,
         checksums=info.checksums,
         checksum_type=info.checksum_type,
         part_sizes=info.part_sizes,
@@ -172,13 +191,18 @@ class Selection(NamedTuple):
 
 async def get_object(request: Request) -> Reply:
     """GetObject. The first piece is read before the head is sent, so that an error still has a status."""
-    bucket = await request.bucket()
+    bucket = await request.bucket(checks_object=True)
     _check_version(request.query)
     overrides = _overrides(request)
-    reader = await request.store.open(bucket.name, request.key)
+    try:
+        reader = await request.store.open(bucket.name, request.key)
+    except NotFound:
+        await _check_may_know(request, bucket)
+        raise
     stream = None
     try:
         info = reader.info
+        await request.check_object(bucket, info)
         if _is_unchanged(request.headers, info):
             return Reply(304, _validators(info))
         selection = _select(request, info)
@@ -199,15 +223,26 @@ async def get_object(request: Request) -> Reply:
 
 async def head_object(request: Request) -> Reply:
     """HeadObject."""
-    bucket = await request.bucket()
+    bucket = await request.bucket(checks_object=True)
     _check_version(request.query)
     overrides = _overrides(request)
-    info = await request.store.head(bucket.name, request.key)
+    try:
+        info = await request.store.head(bucket.name, request.key)
+    except NotFound:
+        await _check_may_know(request, bucket)
+        raise
+    await request.check_object(bucket, info)
     if _is_unchanged(request.headers, info):
         return Reply(304, _validators(info))
     selection = _select(request, info)
     headers = _object_headers(request, info, selection, overrides)
     return Reply(selection.status, headers, content_length=selection.end - selection.start)
+
+
+async def _check_may_know(request: Request, bucket: BucketInfo) -> None:
+    """Raise AccessDenied unless the sender may know that a key is not there."""
+    if not request.has_everything(bucket):
+        request.check_may_list(await request.configuration(bucket))
 
 
 def _check_version(query: Mapping[str, str]) -> None:
@@ -335,7 +370,7 @@ class _Delete(NamedTuple):
 
 async def delete_objects(request: Request) -> Reply:
     """DeleteObjects: each key by itself, many at a time, results in the order of the request."""
-    bucket = await request.bucket()
+    bucket = await request.store.bucket_of_key(request.target.bucket)
     document = await request.document(needs_digest=True)
     assert document is not None
     if document.name != "Delete":
@@ -356,6 +391,8 @@ async def delete_objects(request: Request) -> Reply:
     async def work() -> None:
         for index, delete in pending:
             try:
+                if not request.has_everything(bucket):
+                    await request.authorize(Operation.DELETE_OBJECT, bucket.name, raw_key(delete.key))
                 await _delete_one(request, bucket.name, delete)
             except SiltstoneError as error:
                 errors[index] = s3_error(error)
@@ -366,13 +403,18 @@ async def delete_objects(request: Request) -> Reply:
     return xml_reply("DeleteResult", _delete_results(deletes, errors, quiet))
 
 
+def raw_key(text: str) -> bytes:
+    """A key in a document, as bytes."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 async def _delete_one(request: Request, bucket: str, delete: _Delete) -> None:
     if not delete.is_known:
         raise S3Error("NotImplemented")
     if delete.version not in (None, "", "null"):
         raise S3Error("NoSuchVersion")
     etag = None if delete.etag is None else delete.etag.strip('"')
-    await request.store.delete(bucket, delete.key.encode("utf-8", "surrogatepass"), Conditions(if_match=etag))
+    await request.store.delete(bucket, raw_key(delete.key), Conditions(if_match=etag))
 
 
 def _delete_results(deletes: list[_Delete], errors: list[S3Error | None], quiet: bool) -> list[Element]:

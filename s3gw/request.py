@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import parse_qsl
 
-from siltstone.core.object_types import NO_CONDITIONS, BucketInfo, Conditions
+from siltstone.core.object_types import NO_CONDITIONS, BucketInfo, Conditions, ObjectInfo
+from siltstone.errors import NotFound
 from siltstone.limits import MULTIPART_PARTS_MAX, USER_METADATA_BYTES_MAX
-from siltstone.ports import Workers
+from siltstone.ports import Clock, Workers
+from siltstone.s3gw.access import Asker, Decision, decide, object_permits, owns, resource_of
+from siltstone.s3gw.acl import PRIVATE, Grants, Owners, Users, is_public, names_a_list, of_headers
 from siltstone.s3gw.body import Body, read_whole
 from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.checksums import Digests, expectation
-from siltstone.s3gw.dates import parse_http_date
+from siltstone.s3gw.configuration import PREFERRED, Configuration, Configurations
+from siltstone.s3gw.dates import SECOND_NS, iso_date, parse_http_date
 from siltstone.s3gw.errors import S3Error
-from siltstone.s3gw.router import Target, parse_copy_source
-from siltstone.s3gw.sigv4 import Identity
+from siltstone.s3gw.router import Operation, Target, parse_copy_source
+from siltstone.s3gw.sigv4 import Identity, Verifier
 from siltstone.s3gw.store import Store
 from siltstone.s3gw.xml import Node, parse
 
@@ -36,7 +41,6 @@ META_PREFIX = "x-amz-meta-"
 PAGE_MAX = 1000
 
 _NOT_IMPLEMENTED_HEADERS = (
-    "x-amz-grant-",
     "x-amz-server-side-encryption",
     "x-amz-copy-source-server-side-encryption",
     "x-amz-object-lock-",
@@ -48,55 +52,163 @@ _NOT_IMPLEMENTED_HEADERS = (
     "x-amz-rename-source",
 )
 """Headers that ask for what we do not have: to ignore them would be a lie about what was stored."""
-_HARMLESS_ACLS = frozenset(("private", "bucket-owner-full-control", "bucket-owner-read"))
-"""Canned ACLs that say what holds anyway: the owner of the bucket has everything, nobody else anything."""
+
+EXPECTED_OWNER = "x-amz-expected-bucket-owner"
 
 
-class Request(NamedTuple):
-    """One request. ``target`` is decoded; ``query`` has decoded values; ``payload`` is what the signature says of the
-    body (see sigv4.Verified)."""
+class Door(NamedTuple):
+    """What all requests share. ``is_secure``: connections are encrypted."""
 
     store: Store
     budget: Budget
     workers: Workers
-    identity: Identity
+    clock: Clock
     region: str
+    users: Users
+    configurations: Configurations
+    verifier: Verifier
+    is_secure: bool = False
+
+
+class Request(NamedTuple):
+    """One request. ``target`` is decoded; ``query`` has decoded values; ``payload`` is what the signature says of the
+    body (see sigv4.Verified); ``peer`` is the client's address."""
+
+    door: Door
+    operation: Operation
+    identity: Identity
     target: Target
     query: Mapping[str, str]
     headers: Mapping[str, str]
     payload: str
     body: Body
+    peer: str = ""
+
+    @property
+    def store(self) -> Store:
+        """Buckets and objects."""
+        return self.door.store
+
+    @property
+    def budget(self) -> Budget:
+        """Memory for bodies."""
+        return self.door.budget
+
+    @property
+    def workers(self) -> Workers:
+        """Threads for hashes."""
+        return self.door.workers
+
+    @property
+    def region(self) -> str:
+        """The region that is served."""
+        return self.door.region
 
     @property
     def key(self) -> bytes:
         """The object's key."""
         return self.target.key
 
-    async def bucket(self) -> BucketInfo:
-        """The bucket of the request, to ask for something in it. Raises NoSuchBucket, and AccessDenied when it is
-        somebody else's."""
-        return await self.bucket_named(self.target.bucket)
+    async def bucket(self, *, checks_object: bool = False) -> BucketInfo:
+        """The bucket of the request, in which the sender may do what is asked for. Raises NoSuchBucket, AccessDenied.
+
+        ``checks_object``: the caller goes on to ``check_object`` where the object itself says whether it may be read.
+        """
+        info = await self.store.bucket_of_key(self.target.bucket)
+        if not self.has_everything(info):
+            await self._authorize(info, checks_object=checks_object)
+        return info
 
     async def bucket_now(self) -> BucketInfo:
         """The same for an answer that is about the bucket itself: as it is at this moment."""
-        return self._checked(await self.store.bucket(self.target.bucket))
-
-    async def bucket_named(self, name: str) -> BucketInfo:
-        """A bucket that the sender may use, to ask in it; one without an owner record belongs to all who have a key."""
-        return self._checked(await self.store.bucket_of_key(name))
-
-    def _checked(self, info: BucketInfo) -> BucketInfo:
-        if not self.owns(info):
-            raise S3Error("AccessDenied")
+        info = await self.store.bucket(self.target.bucket)
+        if not self.has_everything(info):
+            await self._authorize(info)
         return info
+
+    def has_everything(self, info: BucketInfo) -> bool:
+        """Whether the sender may do everything in a bucket and nobody else anything: it is the sender's, it has no
+        configuration, and the key is not limited."""
+        return (
+            info.serial == 0
+            and self.identity.policy is None
+            and owns(self.identity.owner, info.owner)
+            and EXPECTED_OWNER not in self.headers
+        )
+
+    async def authorize(self, operation: Operation, bucket: str, key: bytes = b"") -> BucketInfo:
+        """A bucket in which the sender may carry out another operation than the request's own. Raises AccessDenied,
+        NoSuchBucket."""
+        other = self._replace(operation=operation, target=Target(bucket, key), query={}, headers=self.headers)
+        info = await self.store.bucket_of_key(bucket)
+        if not other.has_everything(info):
+            await other._authorize(info, expected_owner=None)
+        return info
+
+    async def configuration(self, info: BucketInfo) -> Configuration:
+        """The configuration of a bucket."""
+        return await self.door.configurations.of(info)
+
+    async def check_object(self, info: BucketInfo, found: ObjectInfo) -> None:
+        """Raise AccessDenied unless the sender may have this object of the request's bucket."""
+        if self.has_everything(info):
+            return
+        config = await self.configuration(info)
+        if self._decide(config) is Decision.BY_OBJECT:
+            self._check_object(config, found)
+
+    async def _authorize(
+        self, info: BucketInfo, *, checks_object: bool = False, expected_owner: str | None = EXPECTED_OWNER
+    ) -> None:
+        if expected_owner is not None and self.headers.get(expected_owner, info.owner) != info.owner:
+            raise S3Error("AccessDenied")
+        config = await self.configuration(info)
+        decision = self._decide(config)
+        if decision is Decision.DENY:
+            raise S3Error("AccessDenied")
+        if decision is Decision.BY_OBJECT and not checks_object:
+            try:
+                found = await self.store.head(self.target.bucket, self.target.key)
+            except NotFound:
+                self.check_may_list(config)
+                raise
+            self._check_object(config, found)
+
+    def check_may_list(self, config: Configuration) -> None:
+        """Raise AccessDenied unless the sender may know which keys there are not."""
+        prefix = self.target.key.decode("utf-8", "surrogateescape")
+        listing = self._replace(operation=Operation.LIST_OBJECTS, target=Target(config.info.name, b""))
+        if listing._replace(query={"prefix": prefix})._decide(config) is not Decision.ALLOW:
+            raise S3Error("AccessDenied")
+
+    def _check_object(self, config: Configuration, found: ObjectInfo) -> None:
+        owner = found.owner or config.info.owner
+        if not object_permits(self.identity.owner, config, self.operation, owner, found.grants):
+            raise S3Error("AccessDenied")
+
+    @property
+    def _asker(self) -> Asker:
+        return Asker(self.identity.owner, self.identity.policy)
+
+    def _decide(self, config: Configuration) -> Decision:
+        resource = resource_of(self.target.bucket, self.target.key)
+        of_version = "versionId" in self.query
+        return decide(self._asker, config, self.operation, resource, self.value, of_version=of_version)
+
+    def value(self, key: str) -> Sequence[str] | None:
+        """The values of a condition key of policies."""
+        return condition_values(self, key)
 
     def owns(self, info: BucketInfo) -> bool:
         """Whether the bucket is the sender's."""
-        return not info.owner or info.owner == self.identity.owner
+        return owns(self.identity.owner, info.owner)
 
     def display_name(self, owner: str) -> str:
-        """The name of an owner, as far as the sender may know it."""
-        return self.identity.display_name if owner == self.identity.owner else owner
+        """The name of an owner."""
+        if owner == self.identity.owner:
+            return self.identity.display_name
+        found = self.door.users.user(owner)
+        return owner if found is None else found.display_name
 
     def number(self, name: str, default: int, *, largest: int = PAGE_MAX) -> int:
         """A query parameter that is a count, at most ``largest``. Raises InvalidArgument."""
@@ -156,13 +268,78 @@ class Request(NamedTuple):
         return parse(text)
 
 
+_QUERY_KEYS = {
+    "s3:prefix": "prefix",
+    "s3:delimiter": "delimiter",
+    "s3:max-keys": "max-keys",
+    "s3:versionid": "versionId",
+}
+
+
+def condition_values(request: Request, key: str) -> Sequence[str] | None:
+    """The values of a condition key for a request, None when it has none."""
+    if key in _QUERY_KEYS:
+        text = request.query.get(_QUERY_KEYS[key])
+        return None if text is None else (text,)
+    if key.startswith("s3:x-amz-"):
+        text = request.headers.get(key[3:])
+        return None if text is None else (text,)
+    if key.startswith("s3:requestobjecttag/"):
+        tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))
+        name = key.partition("/")[2]
+        return (tags[name],) if name in tags else None
+    match key:
+        case "s3:requestobjecttagkeys":
+            names = [name for name, _ in parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True)]
+            return names or None
+        case "aws:sourceip":
+            return (request.peer,) if request.peer else None
+        case "aws:securetransport":
+            return ("true" if request.door.is_secure else "false",)
+        case "aws:useragent" | "aws:referer":
+            text = request.headers.get("user-agent" if key == "aws:useragent" else "referer")
+            return None if text is None else (text,)
+        case "aws:username" | "aws:userid":
+            return (request.identity.owner,) if request.identity.owner else None
+        case "aws:principaltype":
+            return ("User" if request.identity.owner else "Anonymous",)
+        case "aws:currenttime" | "aws:epochtime":
+            now_ns = request.door.clock.now_ns()
+            return (iso_date(now_ns) if key == "aws:currenttime" else str(now_ns // SECOND_NS),)
+        case "s3:authtype":
+            is_query = "X-Amz-Signature" in request.query
+            return ("REST-QUERY-STRING" if is_query else "REST-HEADER",) if request.identity.owner else None
+        case "s3:signatureversion":
+            return ("AWS4-HMAC-SHA256",) if request.identity.owner else None
+        case _:
+            return None
+
+
+async def new_object_access(request: Request, info: BucketInfo) -> tuple[str, Grants]:
+    """(owner, grants) of an object that the request makes in a bucket. Raises AccessDenied where public lists are
+    blocked, AccessControlListNotSupported where there are none."""
+    user, headers = request.identity.owner or info.owner, request.headers
+    if info.serial == 0 and not names_a_list(headers):
+        return user, PRIVATE
+    config = await request.configuration(info)
+    name = headers.get("x-amz-acl")
+    if not config.has_acls:
+        if names_a_list(headers) and name != "bucket-owner-full-control":
+            raise S3Error("AccessControlListNotSupported")
+        return info.owner or user, PRIVATE
+    if config.ownership == PREFERRED and name == "bucket-owner-full-control":
+        return info.owner or user, PRIVATE
+    grants = of_headers(headers, Owners(user, info.owner or user), request.door.users)
+    if config.public_access_block.block_public_acls and is_public(grants):
+        raise S3Error("AccessDenied")
+    return user, grants
+
+
 def refuse_what_is_not_there(headers: Mapping[str, str]) -> None:
     """Raise NotImplemented for headers that ask for encryption, locks, tags or grants."""
     for name in headers:
         if name.startswith("x-amz-") and name.startswith(_NOT_IMPLEMENTED_HEADERS):
             raise S3Error("NotImplemented", f"The header {name} is not implemented.", Header=name)
-    if headers.get("x-amz-acl", "private") not in _HARMLESS_ACLS:
-        raise S3Error("NotImplemented", "Canned ACLs other than private are not implemented.", Header="x-amz-acl")
     if headers.get("x-amz-storage-class", "STANDARD") != "STANDARD":
         raise S3Error("InvalidStorageClass")
 
@@ -223,5 +400,7 @@ async def copy_source(request: Request) -> Target:
     source, version = parse_copy_source(request.headers["x-amz-copy-source"])
     if version not in ("", "null"):
         raise S3Error("NoSuchVersion")
-    await request.bucket_named(source.bucket)
+    info = await request.authorize(Operation.GET_OBJECT, source.bucket, source.key)
+    if request.headers.get("x-amz-source-expected-bucket-owner", info.owner) != info.owner:
+        raise S3Error("AccessDenied")
     return source

@@ -38,6 +38,31 @@ class Operation(enum.Enum):
     COMPLETE_MULTIPART_UPLOAD = "CompleteMultipartUpload"
     ABORT_MULTIPART_UPLOAD = "AbortMultipartUpload"
     LIST_PARTS = "ListParts"
+    GET_BUCKET_POLICY = "GetBucketPolicy"
+    PUT_BUCKET_POLICY = "PutBucketPolicy"
+    DELETE_BUCKET_POLICY = "DeleteBucketPolicy"
+    GET_BUCKET_POLICY_STATUS = "GetBucketPolicyStatus"
+    GET_PUBLIC_ACCESS_BLOCK = "GetPublicAccessBlock"
+    PUT_PUBLIC_ACCESS_BLOCK = "PutPublicAccessBlock"
+    DELETE_PUBLIC_ACCESS_BLOCK = "DeletePublicAccessBlock"
+    GET_BUCKET_OWNERSHIP_CONTROLS = "GetBucketOwnershipControls"
+    PUT_BUCKET_OWNERSHIP_CONTROLS = "PutBucketOwnershipControls"
+    DELETE_BUCKET_OWNERSHIP_CONTROLS = "DeleteBucketOwnershipControls"
+    PUT_BUCKET_ACL = "PutBucketAcl"
+    PUT_OBJECT_ACL = "PutObjectAcl"
+    GET_BUCKET_CORS = "GetBucketCors"
+    PUT_BUCKET_CORS = "PutBucketCors"
+    DELETE_BUCKET_CORS = "DeleteBucketCors"
+    PREFLIGHT = "Preflight"
+    POST_OBJECT = "PostObject"
+    GET_BUCKET_ENCRYPTION = "GetBucketEncryption"
+    PUT_BUCKET_ENCRYPTION = "PutBucketEncryption"
+    DELETE_BUCKET_ENCRYPTION = "DeleteBucketEncryption"
+    GET_BUCKET_NOTIFICATION = "GetBucketNotificationConfiguration"
+    PUT_BUCKET_NOTIFICATION = "PutBucketNotificationConfiguration"
+    GET_BUCKET_LOGGING = "GetBucketLogging"
+    PUT_BUCKET_LOGGING = "PutBucketLogging"
+    GET_BUCKET_REQUEST_PAYMENT = "GetBucketRequestPayment"
     NOT_IMPLEMENTED = ""
 
 
@@ -57,6 +82,7 @@ _PLAIN: dict[tuple[str, str], Operation] = {
     ("HEAD", _BUCKET): Operation.HEAD_BUCKET,
     ("PUT", _BUCKET): Operation.CREATE_BUCKET,
     ("DELETE", _BUCKET): Operation.DELETE_BUCKET,
+    ("POST", _BUCKET): Operation.POST_OBJECT,
     ("GET", _OBJECT): Operation.GET_OBJECT,
     ("HEAD", _OBJECT): Operation.HEAD_OBJECT,
     ("PUT", _OBJECT): Operation.PUT_OBJECT,
@@ -74,6 +100,29 @@ _BY_SUBRESOURCE: dict[tuple[str, str, str], Operation] = {
     ("POST", _OBJECT, "uploadId"): Operation.COMPLETE_MULTIPART_UPLOAD,
     ("DELETE", _OBJECT, "uploadId"): Operation.ABORT_MULTIPART_UPLOAD,
     ("GET", _OBJECT, "uploadId"): Operation.LIST_PARTS,
+    ("GET", _BUCKET, "policy"): Operation.GET_BUCKET_POLICY,
+    ("PUT", _BUCKET, "policy"): Operation.PUT_BUCKET_POLICY,
+    ("DELETE", _BUCKET, "policy"): Operation.DELETE_BUCKET_POLICY,
+    ("GET", _BUCKET, "policyStatus"): Operation.GET_BUCKET_POLICY_STATUS,
+    ("GET", _BUCKET, "publicAccessBlock"): Operation.GET_PUBLIC_ACCESS_BLOCK,
+    ("PUT", _BUCKET, "publicAccessBlock"): Operation.PUT_PUBLIC_ACCESS_BLOCK,
+    ("DELETE", _BUCKET, "publicAccessBlock"): Operation.DELETE_PUBLIC_ACCESS_BLOCK,
+    ("GET", _BUCKET, "ownershipControls"): Operation.GET_BUCKET_OWNERSHIP_CONTROLS,
+    ("PUT", _BUCKET, "ownershipControls"): Operation.PUT_BUCKET_OWNERSHIP_CONTROLS,
+    ("DELETE", _BUCKET, "ownershipControls"): Operation.DELETE_BUCKET_OWNERSHIP_CONTROLS,
+    ("PUT", _BUCKET, "acl"): Operation.PUT_BUCKET_ACL,
+    ("PUT", _OBJECT, "acl"): Operation.PUT_OBJECT_ACL,
+    ("GET", _BUCKET, "cors"): Operation.GET_BUCKET_CORS,
+    ("PUT", _BUCKET, "cors"): Operation.PUT_BUCKET_CORS,
+    ("DELETE", _BUCKET, "cors"): Operation.DELETE_BUCKET_CORS,
+    ("GET", _BUCKET, "encryption"): Operation.GET_BUCKET_ENCRYPTION,
+    ("PUT", _BUCKET, "encryption"): Operation.PUT_BUCKET_ENCRYPTION,
+    ("DELETE", _BUCKET, "encryption"): Operation.DELETE_BUCKET_ENCRYPTION,
+    ("GET", _BUCKET, "notification"): Operation.GET_BUCKET_NOTIFICATION,
+    ("PUT", _BUCKET, "notification"): Operation.PUT_BUCKET_NOTIFICATION,
+    ("GET", _BUCKET, "logging"): Operation.GET_BUCKET_LOGGING,
+    ("PUT", _BUCKET, "logging"): Operation.PUT_BUCKET_LOGGING,
+    ("GET", _BUCKET, "requestPayment"): Operation.GET_BUCKET_REQUEST_PAYMENT,
 }
 _WITH_COPY_SOURCE = {
     Operation.PUT_OBJECT: Operation.COPY_OBJECT,
@@ -120,6 +169,8 @@ def route(method: str, target: Target, query: Mapping[str, str], headers: Mappin
 
     Raises MethodNotAllowed when S3 has no such operation either.
     """
+    if method == "OPTIONS":
+        return Operation.PREFLIGHT
     if not target.bucket:
         if method == "GET":
             return Operation.LIST_BUCKETS
@@ -132,7 +183,7 @@ def route(method: str, target: Target, query: Mapping[str, str], headers: Mappin
     else:
         found = _PLAIN.get((method, level))
         if found is None:
-            if method == "POST" or method == "OPTIONS":
+            if method == "POST":
                 return Operation.NOT_IMPLEMENTED
             raise S3Error("MethodNotAllowed")
         operation = found

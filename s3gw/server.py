@@ -6,13 +6,15 @@ import errno
 import logging
 import math
 import socket
+from functools import partial
 
 import trio
 
 from siltstone.errors import Refused
 from siltstone.ports import Clock, Workers
+from siltstone.s3gw.acl import Users
 from siltstone.s3gw.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
-from siltstone.s3gw.gateway import Gateway
+from siltstone.s3gw.gateway import NO_USERS, Gateway
 from siltstone.s3gw.sigv4 import Lookup
 from siltstone.s3gw.store import Store
 
@@ -40,6 +42,7 @@ async def serve_s3(
     workers: Workers,
     region: str = "us-east-1",
     domain: str = "",
+    users: Users = NO_USERS,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     grace_seconds: float = GRACE_SECONDS,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
@@ -51,7 +54,7 @@ async def serve_s3(
     When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get
     ``grace_seconds``. Raises Refused when the address cannot be listened at.
     """
-    gateway = Gateway(store, lookup, clock=clock, workers=workers, region=region, domain=domain)
+    gateway = Gateway(store, lookup, clock=clock, workers=workers, region=region, domain=domain, users=users)
     listeners = await listen(host, port, shares_port=shares_port)
     door = _Door(gateway, timeouts)
     try:
@@ -168,9 +171,12 @@ class _Door:
     async def _serve(self, accepted: trio.socket.SocketType) -> None:
         client = socket.socket(fileno=accepted.detach())
         client.setblocking(False)
-        connection = Connection(
-            client, self._gateway.respond, self._gateway.refuse, self._gateway.common_headers, self._timeouts
-        )
+        try:
+            peer = str(client.getpeername()[0])
+        except OSError:
+            peer = ""  # gone already
+        respond = partial(self._gateway.respond, peer=peer)
+        connection = Connection(client, respond, self._gateway.refuse, self._gateway.common_headers, self._timeouts)
         self._open.add(connection)
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -8,6 +8,7 @@ one is tried second.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -17,6 +18,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from siltstone.s3gw.dates import SECOND_NS, iso_date, parse_amz_date, parse_http_date
 from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.policy import Policy
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
@@ -63,6 +65,20 @@ class Identity(Protocol):
     @property
     def display_name(self) -> str:
         """The owner's name in listings."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """What the key may do of what its owner may; None: all of it."""
+
+
+class Nobody(NamedTuple):
+    """Who sends a request without a signature."""
+
+    access: str = ""
+    secret: str = ""
+    owner: str = ""
+    display_name: str = ""
+    policy: Policy | None = None
 
 
 Lookup = Callable[[str], Identity | None]
@@ -133,8 +149,48 @@ class Verifier:
         if authorization is None:
             if "AWSAccessKeyId=" in message.query:  # what boto3 presigns unless it is told signature_version="s3v4"
                 raise S3Error("InvalidRequest", _USE_V4)
-            raise S3Error("AccessDenied")
+            return _unsigned(message)
         return self._verify_header(message, authorization, now_ns)
+
+    def verify_form(self, fields: Mapping[str, str], now_ns: int) -> Identity:
+        """Who signed the policy of a form, whose fields have lower-case names: by version 4, or by version 2, which
+        S3 takes here as well. Raises S3Error."""
+        policy = fields.get("policy")
+        if policy is None:
+            raise S3Error("InvalidArgument", "Bucket POST must contain a field named 'policy'.", ArgumentName="policy")
+        raw = policy.encode("utf-8", "surrogateescape")
+        if "x-amz-signature" in fields or "x-amz-algorithm" in fields:
+            for name in ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature"):
+                if name not in fields:
+                    raise S3Error("InvalidArgument", f"Bucket POST must contain a field named '{name}'.")
+            if fields["x-amz-algorithm"] != ALGORITHM or parse_amz_date(fields["x-amz-date"]) is None:
+                raise S3Error("InvalidArgument", f"X-Amz-Algorithm only supports {ALGORITHM}, with a date")
+            claim = self._parse_claim(
+                "AuthorizationQueryParametersError",
+                fields["x-amz-credential"],
+                "host",
+                fields["x-amz-signature"],
+                fields["x-amz-date"],
+            )
+            identity = self._identity(claim.access)
+            expected = hmac.digest(self._signing_key(identity, claim), raw, "sha256").hex()
+            given = claim.signature
+        else:
+            for name in ("awsaccesskeyid", "signature"):
+                if name not in fields:
+                    raise S3Error("InvalidArgument", f"Bucket POST must contain a field named '{name}'.")
+            identity = self._identity(fields["awsaccesskeyid"])
+            expected = base64.b64encode(hmac.digest(identity.secret.encode(), raw, "sha1")).decode()
+            given = fields["signature"]
+        if not hmac.compare_digest(expected.encode(), given.encode("utf-8", "surrogateescape")):
+            raise S3Error("SignatureDoesNotMatch", AWSAccessKeyId=identity.access)
+        return identity
+
+    def _identity(self, access: str) -> Identity:
+        identity = self._lookup(access)
+        if identity is None:
+            raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access)
+        return identity
 
     def _verify_header(self, message: Message, authorization: str, now_ns: int) -> Verified:
         headers = message.headers
@@ -231,9 +287,7 @@ class Verifier:
         return _Claim(access, date, region, names, signature, timestamp, f"{date}/{region}/s3/aws4_request")
 
     def _check(self, message: Message, claim: _Claim, query: str, payload: str) -> Verified:
-        identity = self._lookup(claim.access)
-        if identity is None:
-            raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=claim.access)
+        identity = self._identity(claim.access)
         headers = message.headers
         for name in headers:
             if name.startswith("x-amz-") and name not in claim.signed_headers and name != "x-amz-content-sha256":
@@ -266,6 +320,15 @@ class Verifier:
                 self._keys.clear()
             key = self._keys[name] = signing_key(identity.secret, claim.date, claim.region)
         return key
+
+
+def _unsigned(message: Message) -> Verified:
+    """A request of nobody known: what it says of its body is nothing that could be checked by a signature."""
+    payload = message.headers.get("x-amz-content-sha256", UNSIGNED_PAYLOAD)
+    if payload in STREAMING and payload != STREAMING_UNSIGNED_TRAILER:
+        raise S3Error("AccessDenied")
+    _check_payload(payload)
+    return Verified(Nobody(), payload, "", b"", "", "")
 
 
 def signing_key(secret: str, date: str, region: str) -> bytes:

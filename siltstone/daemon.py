@@ -227,6 +227,7 @@ class Daemon:
             await serve_s3(
                 store,
                 owner.keys.lookup,
+                users=owner.keys,
                 host=host,
                 port=port,
                 clock=owner.clock,

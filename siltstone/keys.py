@@ -10,17 +10,22 @@ import contextlib
 import re
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from siltstone.errors import AlreadyExists, ConfigInvalid, InvalidArgument, NotFound, Unavailable
 from siltstone.home import write_whole
+from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.policy import Policy, parse_key_policy
 
 ACCESS_PATTERN = re.compile(r"[A-Za-z0-9._-]{3,128}")
 SECRET_PATTERN = re.compile(r"[!-~]{8,256}")
-OWNER_PATTERN = re.compile(r"[A-Za-z0-9._@:-]{1,64}")
+OWNER_PATTERN = re.compile(r"[A-Za-z0-9._@:$-]{1,80}")
+EMAIL_PATTERN = re.compile(r"[^@\s]{1,64}@[^@\s]{1,190}")
 KEYS_MAX = 10_000
 
 
@@ -31,6 +36,19 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     owner: str
     display_name: str
+    email: str = ""
+    rules: str = ""
+    """A policy as JSON: what of all that its owner may do the key may; empty: all of it."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """The same, parsed."""
+        return _parsed(self.rules) if self.rules else None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(rules: str) -> Policy:
+    return parse_key_policy(rules.encode())
 
 
 class KeyRing:
@@ -39,6 +57,7 @@ class KeyRing:
     def __init__(self, path: Path, keys: dict[str, AccessKey]) -> None:
         self._path = path
         self._keys = keys
+        self._owners = _by_owner(keys)
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:
@@ -57,6 +76,14 @@ class KeyRing:
         """The key with this access id."""
         return self._keys.get(access)
 
+    def user(self, owner: str) -> AccessKey | None:
+        """One of the keys of an owner."""
+        return self._owners.get(owner)
+
+    def user_by_email(self, email: str) -> AccessKey | None:
+        """One of the keys of the owner with that address."""
+        return next((key for key in self._keys.values() if key.email and key.email.lower() == email.lower()), None)
+
     def list(self) -> list[AccessKey]:
         """All keys, by access id."""
         return [self._keys[access] for access in sorted(self._keys)]
@@ -68,6 +95,8 @@ class KeyRing:
         secret: str | None = None,
         owner: str | None = None,
         display_name: str | None = None,
+        email: str = "",
+        rules: str = "",
     ) -> AccessKey:
         """Add a key and return it; what is None is generated (owner: the access id; display name: the owner).
 
@@ -86,12 +115,19 @@ class KeyRing:
         if not SECRET_PATTERN.fullmatch(secret):
             raise InvalidArgument("a secret is 8 to 256 printable ASCII characters without a space")
         if not OWNER_PATTERN.fullmatch(owner):
-            raise InvalidArgument("an owner id is 1 to 64 letters, digits, '.', '_', '@', ':' or '-'")
+            raise InvalidArgument("an owner id is 1 to 80 letters, digits, '.', '_', '@', ':', '$' or '-'")
         if not display_name.isprintable() or not 1 <= len(display_name) <= 128:
             raise InvalidArgument("a display name is 1 to 128 printable characters")
+        if email and not EMAIL_PATTERN.fullmatch(email):
+            raise InvalidArgument(f"{email!r} is no e-mail address")
+        if rules:
+            try:
+                _parsed(rules)
+            except S3Error as error:
+                raise InvalidArgument(f"the policy of the key: {error.message}") from None
         if access in self._keys:
             raise AlreadyExists(f"access key {access} exists already")
-        key = AccessKey(access=access, secret=secret, owner=owner, display_name=display_name)
+        key = AccessKey(access=access, secret=secret, owner=owner, display_name=display_name, email=email, rules=rules)
         self._replace({**self._keys, access: key})
         return key
 
@@ -112,6 +148,11 @@ class KeyRing:
         text = msgspec.json.format(msgspec.json.encode(list(keys.values())), indent=2)
         write_whole(self._path, text + b"\n", mode=0o600)
         self._keys = keys
+        self._owners = _by_owner(keys)
+
+
+def _by_owner(keys: dict[str, AccessKey]) -> dict[str, AccessKey]:
+    return {key.owner: key for key in reversed(keys.values())}
 
 
 class FollowedKeys:
@@ -125,12 +166,23 @@ class FollowedKeys:
 
     def lookup(self, access: str) -> AccessKey | None:
         """See KeyRing."""
+        return self._now().lookup(access)
+
+    def user(self, owner: str) -> AccessKey | None:
+        """See KeyRing."""
+        return self._now().user(owner)
+
+    def user_by_email(self, email: str) -> AccessKey | None:
+        """See KeyRing."""
+        return self._now().user_by_email(email)
+
+    def _now(self) -> KeyRing:
         mark = self._mark()
         if mark != self._seen:
             with contextlib.suppress(ConfigInvalid, Unavailable):
                 self._keys = KeyRing.load(self._path)
                 self._seen = mark
-        return self._keys.lookup(access)
+        return self._keys
 
     def _mark(self) -> tuple[int, int, int] | None:
         try:
@@ -143,3 +195,37 @@ class FollowedKeys:
 def generate_access() -> str:
     """A random access id of the usual form: 20 capital letters and digits."""
     return "SS" + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(18))
+
+
+def limited_to(buckets: Sequence[str], prefix: str, *, read_only: bool) -> dict[str, Any] | None:
+    """The policy of a key that works only in some buckets, only for keys with a prefix, or only reads; None where
+    nothing is asked for."""
+    if not (buckets or read_only):
+        return None
+    read = ["s3:Get*", "s3:List*"]
+    if not buckets:
+        return {"Statement": [{"Effect": "Allow", "Action": read, "Resource": "*"}]}
+    names = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
+    objects = [f"{name}/{_literal(prefix)}*" for name in names]
+    statements: list[dict[str, Any]] = [
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject*", "s3:ListMultipartUploadParts"]
+            if read_only
+            else ["s3:GetObject*", "s3:PutObject*", "s3:DeleteObject*", "s3:*Multipart*"],
+            "Resource": objects,
+        }
+    ]
+    listing: dict[str, Any] = {"Effect": "Allow", "Action": "s3:List*", "Resource": names}
+    if prefix:
+        listing["Condition"] = {"StringLike": {"s3:prefix": f"{_literal(prefix)}*"}}
+        statements.append({"Effect": "Allow", "Action": "s3:GetBucketLocation", "Resource": names})
+    else:
+        statements.append({"Effect": "Allow", "Action": read if read_only else "s3:*", "Resource": names})
+    return {"Statement": [*statements, listing]}
+
+
+def _literal(prefix: str) -> str:
+    if "*" in prefix or "?" in prefix:
+        raise InvalidArgument("a prefix with * or ? would be a pattern: write a policy for it (--policy)")
+    return prefix

@@ -7,6 +7,7 @@ as long as the operation takes; for access keys it need not even open the disks.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import select
 from collections.abc import Awaitable, Callable, Mapping
@@ -138,7 +139,10 @@ async def _fsck(owner: Owner, arguments: Arguments, report: Report) -> object:
 
 
 def _key_add(keys: KeyRing, arguments: Arguments) -> object:
+    rules = arguments.get("policy")
     return keys.add(
+        email=str(arguments.get("email") or ""),
+        rules="" if rules is None else json.dumps(rules),
         access=arguments.get("access"),
         secret=arguments.get("secret"),
         owner=arguments.get("owner"),
@@ -147,7 +151,16 @@ def _key_add(keys: KeyRing, arguments: Arguments) -> object:
 
 
 def _key_list(keys: KeyRing, arguments: Arguments) -> object:
-    return [{"access": key.access, "owner": key.owner, "display_name": key.display_name} for key in keys.list()]
+    return [
+        {
+            "access": key.access,
+            "owner": key.owner,
+            "display_name": key.display_name,
+            "email": key.email,
+            "policy": json.loads(key.rules) if key.rules else None,
+        }
+        for key in keys.list()
+    ]
 
 
 def _key_remove(keys: KeyRing, arguments: Arguments) -> object:

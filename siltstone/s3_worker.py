@@ -34,7 +34,7 @@ async def _serve(home: Home, host: str, port: int, stopping: trio.Event) -> None
             serve_sharded_s3,
             home,
             partitions,
-            keys.lookup,
+            keys,
             host=host,
             port=port,
             shares_port=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -12,7 +11,7 @@ from siltstone.core.sharded_objects import ShardedObjects
 from siltstone.core.sharded_volume import ShardedVolume
 from siltstone.disk_readers import disk_access
 from siltstone.home import Home
-from siltstone.keys import AccessKey
+from siltstone.keys import FollowedKeys, KeyRing
 from siltstone.meta.shards.map import MapView
 from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.server import serve_s3
@@ -25,7 +24,7 @@ HEARD_SECONDS = 10.0
 async def serve_sharded_s3(
     home: Home,
     partitions: MapView,
-    lookup: Callable[[str], AccessKey | None],
+    keys: KeyRing | FollowedKeys,
     *,
     host: str,
     port: int,
@@ -55,7 +54,8 @@ async def serve_sharded_s3(
                 await tree.wait_heard()
             await serve_s3(
                 store,
-                lookup,
+                keys.lookup,
+                users=keys,
                 host=host,
                 port=port,
                 shares_port=shares_port,

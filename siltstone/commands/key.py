@@ -8,6 +8,7 @@ import json
 from siltstone.commands.parser import Subparsers, add_command, add_home, add_json
 from siltstone.errors import InvalidArgument
 from siltstone.home import Home
+from siltstone.keys import limited_to
 from siltstone.operations import perform
 
 
@@ -29,13 +30,23 @@ def add_parser(commands: Subparsers) -> None:
         text="Add an access key and print it. Without --access and --secret a pair is generated; the secret is shown\n"
         "only now.",
         example="siltstone key add ~/volume\n"
-        "siltstone key add ~/volume --access MYKEY --secret wJalrXUtnFEMI/K7 --owner alice --display-name 'Alice A.'",
+        "siltstone key add ~/volume --access MYKEY --secret wJalrXUtnFEMI/K7 --owner alice --display-name 'Alice A.'\n"
+        "siltstone key add ~/volume --owner alice --read-only --bucket photos --prefix 2026/",
     )
     add_home(add)
     add.add_argument("--access", metavar="A", help="access id (default: a random one)")
     add.add_argument("--secret", metavar="S", help="secret (default: a random one)")
     add.add_argument("--owner", metavar="ID", help="whose buckets and objects the key makes (default: the access id)")
     add.add_argument("--display-name", metavar="NAME", help="the owner's name for people (default: the owner id)")
+    add.add_argument(
+        "--email", metavar="ADDRESS", default="", help="the owner's address, by which others can grant access"
+    )
+    add.add_argument("--read-only", action="store_true", help="the key may only read and list")
+    add.add_argument(
+        "--bucket", metavar="B", action="append", default=[], help="the key works in this bucket only; repeatable"
+    )
+    add.add_argument("--prefix", metavar="P", default="", help="with --bucket: only for keys that begin with this")
+    add.add_argument("--policy", metavar="FILE", help="what the key may do, as a policy in JSON (without principals)")
     add_json(add)
     show = add_command(
         actions,
@@ -67,6 +78,8 @@ def run_add(options: argparse.Namespace) -> int:
         "secret": options.secret,
         "owner": options.owner,
         "display_name": options.display_name,
+        "email": options.email,
+        "policy": _policy_of(options),
     }
     key = perform(Home(options.home), "key_add", parts)
     if options.json:
@@ -77,6 +90,23 @@ def run_add(options: argparse.Namespace) -> int:
     return 0
 
 
+def _policy_of(options: argparse.Namespace) -> object:
+    """What the key may do, None: all that its owner may. Raises InvalidArgument."""
+    if options.policy is None:
+        if options.prefix and not options.bucket:
+            raise InvalidArgument("--prefix says which keys of a bucket: give --bucket as well")
+        return limited_to(options.bucket, options.prefix, read_only=options.read_only)
+    if options.bucket or options.prefix or options.read_only:
+        raise InvalidArgument("--policy says all that the key may do: leave --read-only, --bucket and --prefix away")
+    try:
+        with open(options.policy, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {options.policy}: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidArgument(f"{options.policy} is not JSON: {error}") from error
+
+
 def run_list(options: argparse.Namespace) -> int:
     """List keys, one a line: access id, owner, display name."""
     keys = perform(Home(options.home), "key_list")
@@ -84,8 +114,12 @@ def run_list(options: argparse.Namespace) -> int:
         print(json.dumps(keys))
     else:
         for key in keys:
-            print(f"{key['access']}\t{key['owner']}\t{key['display_name']}")
+            print(f"{key['access']}\t{key['owner']}\t{key['display_name']}{_limits(key)}")
     return 0
+
+
+def _limits(key: dict[str, object]) -> str:
+    return "" if key["policy"] is None else "\tlimited by a policy"
 
 
 def run_remove(options: argparse.Namespace) -> int:

@@ -60,6 +60,7 @@ class SimUpload:
     bucket: str
     info: UploadInfo
     parts: dict[int, tuple[PartInfo, bytes]] = field(default_factory=dict)
+    grants: tuple[str, ...] = ()
 
 
 class SimWriter:
@@ -193,6 +194,7 @@ class SimObjects:
             checksum_type=attributes.checksum_type,
             part_sizes=attributes.part_sizes,
             part_numbers=attributes.part_numbers,
+            grants=attributes.grants,
         )
         objects[key] = (info, data)
         return info
@@ -258,6 +260,14 @@ class SimObjects:
     async def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None) -> SimObjectWriter:
         """See ObjectStore."""
         return SimObjectWriter(self, bucket, key)
+
+    async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo:
+        """See ObjectStore."""
+        await trio.lowlevel.checkpoint()
+        info, body = self.get(bucket, key)
+        info = msgspec.structs.replace(info, grants=tuple(grants))
+        self.find(bucket).objects[key] = (info, body)
+        return info
 
     async def head(self, bucket: str, key: bytes) -> ObjectInfo:
         """See ObjectStore."""
@@ -350,6 +360,7 @@ class SimStore(SimObjects):
         metadata: dict[str, str],
         checksum_algorithm: str,
         checksum_type: str,
+        grants: Sequence[str] = (),
     ) -> str:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
@@ -366,7 +377,7 @@ class SimStore(SimObjects):
             checksum_algorithm=checksum_algorithm,
             checksum_type=checksum_type,
         )
-        self.uploads[upload_id] = SimUpload(bucket, info)
+        self.uploads[upload_id] = SimUpload(bucket, info, grants=tuple(grants))
         return upload_id
 
     async def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo:
@@ -456,6 +467,7 @@ class SimStore(SimObjects):
             checksum_type=checksum_type,
             part_sizes=tuple(info.size for info, _ in found),
             part_numbers=tuple(numbers),
+            grants=upload.grants,
         )
         info = self.put(bucket, key, b"".join(data for _, data in found), attributes, conditions)
         del self.uploads[upload_id]

@@ -17,6 +17,7 @@ from siltstone.core.object_store import ObjectStore
 from siltstone.s3gw.connection import Connection, Timeouts
 from siltstone.s3gw.dates import iso_date
 from siltstone.s3gw.gateway import Gateway
+from siltstone.s3gw.policy import Policy
 from siltstone.s3gw.sigv4 import Verified, sign, signing_key
 from siltstone.s3gw.store import Store
 from siltstone.s3gw.xml import Node, parse
@@ -39,6 +40,7 @@ class Key:
     secret: str
     owner: str
     display_name: str
+    policy: Policy | None = None
 
 
 MAIN = Key("AKMAIN", "main-secret", "main-id", "Main")

@@ -55,13 +55,15 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
     "bucket document": (keys.bucket_document(Ino(0x7A1), b"policy"), b"any\x00bytes"),
     "upload": (
         keys.upload(Ino(0x7A1), b"a/key", UPLOAD_ID),
-        Upload("main", 10**18, HEADERS, {"k": "v"}, "CRC32", "COMPOSITE", True),
+        Upload("main", 10**18, HEADERS, {"k": "v"}, "CRC32", "COMPOSITE", True, ["READ id:a"]),
     ),
     "part": (keys.part(PartitionId(0xA1), UPLOAD_ID, 10_000), Part(0x8A1, 4005, "etag", 10**18, {"CRC32": "AAAAAA=="})),
     "orphan": (keys.orphan(Ino(0x8A1)), b""),
     "object": (
         keys.object_(Ino(0x8A1)),
-        Object("md5-2", "main", HEADERS, {"k": "v"}, {"CRC32": "AAAAAA=="}, "COMPOSITE", [4000, 5], [1, 3]),
+        Object(
+            "md5-2", "main", HEADERS, {"k": "v"}, {"CRC32": "AAAAAA=="}, "COMPOSITE", [4000, 5], [1, 3], ["READ id:a"]
+        ),
     ),
     "xattr": (keys.xattr(Ino(0x8A1), b"user.name"), b"any\x00bytes"),
     "slab": (keys.slab(SlabId(0x2A)), Slab(2, 1, 64 << 20, (DiskId(0), DiskId(1), DiskId(300)), 64)),

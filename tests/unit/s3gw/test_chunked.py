@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from siltstone.s3gw.chunked import LINE_BYTES_MAX, ChunkedDecoder
 from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.policy import Policy
 from siltstone.s3gw.sigv4 import STREAMING_SIGNED, Verified, sign_chunk, sign_trailer, signing_key
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -23,6 +24,7 @@ class Key:
     secret: str = SECRET
     owner: str = "owner"
     display_name: str = "Owner"
+    policy: Policy | None = None
 
 
 def verified(seed: str) -> Verified:

@@ -49,13 +49,13 @@ from siltstone.s3gw.router import (
         ("GET /b/k?uploadId=x", "ListParts"),
         ("POST /b/k?uploadId=x", "CompleteMultipartUpload"),
         ("DELETE /b/k?uploadId=x", "AbortMultipartUpload"),
-        ("GET /b?policy", ""),
+        ("GET /b?policy", "GetBucketPolicy"),
         ("PUT /b?versioning", ""),
         ("GET /b?versions", ""),
         ("PUT /b/k?tagging", ""),
-        ("POST /b", ""),
-        ("OPTIONS /b/k", ""),
-        ("PUT /b/k?acl copy", ""),
+        ("POST /b", "PostObject"),
+        ("OPTIONS /b/k", "Preflight"),
+        ("PUT /b/k?acl copy", "PutObjectAcl"),
     ],
 )
 def test_each_form_of_request_is_its_operation(line: str, name: str) -> None:

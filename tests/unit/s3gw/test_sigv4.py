@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from siltstone.s3gw.dates import iso_date, parse_amz_date
 from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.policy import Policy
 from siltstone.s3gw.sigv4 import Identity, Message, Verified, Verifier, sign, signing_key
 
 NOW = "20250314T092653Z"
@@ -28,6 +29,7 @@ class Key:
     secret: str = SECRET
     owner: str = "owner"
     display_name: str = "Owner"
+    policy: Policy | None = None
 
 
 def now_ns(seconds: int = 0) -> int:

@@ -83,6 +83,9 @@ def measure(
                     figures.setdefault((workload.name, count), []).append(Measured(done_per_s, each_us))
         share = fairness(target.directory, CLIENTS, 3.0)
         target.stop()
+    except BaseException:
+        print(f"{target.name} said: {target.said()}", file=sys.stderr)
+        raise
     finally:
         target.clear()
         archive.unlink()

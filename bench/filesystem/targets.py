@@ -21,6 +21,7 @@ MEMFS = Path(__file__).resolve().parent.parent / "ceiling" / "memfs.py"
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 SILTSTONE = [sys.executable, "-P", "-m", "siltstone"]
 START_SECONDS = 60.0
+WORDS_MAX = 4000
 BRICKS, REDUNDANCY = 6, 2
 
 
@@ -56,7 +57,7 @@ class Target(ABC):
         while not os.path.ismount(self.directory):
             if self._process.poll() is not None or time.monotonic() > until:
                 self._process.kill()
-                raise RuntimeError(f"{self.name} did not mount: {(self.folder / 'log').read_text(errors='replace')}")
+                raise RuntimeError(f"{self.name} did not mount")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -85,6 +86,11 @@ class Target(ABC):
                 if ours in (process / "cmdline").read_bytes():
                     found.append(int(process.name))
         return found
+
+    def said(self) -> str:
+        """The last words of its process."""
+        log = self.folder / "log"
+        return log.read_text(errors="replace")[-WORDS_MAX:] if log.exists() else ""
 
     def clear(self) -> None:
         """Take everything away, whatever state it is in."""

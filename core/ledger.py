@@ -79,6 +79,9 @@ def ignore(result: object) -> None:
 class SpreadOperations(Protocol):
     """Operations of the namespace over several shards: see ``Ledger.perform`` and ``look``."""
 
+    def is_alone(self) -> bool:
+        """Whether there is no other shard, and nothing to be noted of the call that is carried out."""
+
     async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None]) -> T:
         """Run ``change`` over whatever shards it needs, and commit it on all of them or none."""
 
@@ -189,7 +192,7 @@ class Ledger:
         over shards it may run several times (docs/decisions/0011). ``committed`` gets its result in the turn in which
         it becomes visible. Without shards nothing is awaited.
         """
-        if self._spread is not None:
+        if self._spread is not None and not self._spread.is_alone():
             self.performing += 1
             try:
                 return await self._spread.perform(change, committed)
@@ -213,7 +216,7 @@ class Ledger:
         Over shards: ``remembered``, kept by who asks the same again, saves it fetching one record after the other;
         what is ``is_loose`` need not be of one moment.
         """
-        if self._spread is not None:
+        if self._spread is not None and not self._spread.is_alone():
             return await self._spread.look(question, remembered=remembered, is_loose=is_loose)
         return question(self.store)
 

@@ -92,6 +92,10 @@ class MarkedOperations:
     def __init__(self, node: Node) -> None:
         self._node = node
 
+    def is_alone(self) -> bool:
+        """See SpreadOperations."""
+        return self._node.is_alone and _mark.get() is None
+
     async def perform(self, change: Callable[[Transaction], T], committed: Callable[[T], None]) -> T:
         """See Ledger.perform. Raises CarriedOutBefore."""
         mark = _mark.get()

@@ -92,6 +92,11 @@ class Node:
         """Whether an inode is one of this shard's."""
         return self._partitions().owner(partition_of(ino)) == self.shard
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other shard, and none is waited for: then nobody speaks for anything here."""
+        return self._partitions().count == 1 and not len(self.participant)
+
     async def wait_unclaimed(self, ino: Ino) -> None:
         """Return when no transaction of another shard speaks for an inode."""
         await self.locks.wait_unclaimed(keys.inode(ino))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stateful.test_sharded_volume import KeptOpen, carry_out, run
+from stateful.test_sharded_volume import Holding, KeptOpen, carry_out, run
 
 from siltstone.core.caller import Caller
 from siltstone.core.near import NearCaller
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes
+from siltstone.core.objects import ObjectPut
+from siltstone.core.sessions import GRACE_SECONDS
 from siltstone.core.sharded_objects import ShardedObjects
 from siltstone.core.sharded_volume import Here, ShardedVolume
 from siltstone.core.switching_objects import SwitchingObjects, SwitchingReader
 from siltstone.core.turns import Turns
+from siltstone.core.types import Holder
+from siltstone.core.uploads import PartPut
 from siltstone.core.volume import Volume
 from siltstone.engine.disk.parts import part_folder
 from siltstone.types import ROOT_INO, PartitionId, ShardId, partition_of
@@ -91,7 +95,10 @@ async def check_only_one_is_left(world: SimShardVolumes) -> None:
 class OwnDoors:
     """A mount and an S3 door in the owner's process, which go over to a router and back (see siltstone/daemon.py)."""
 
-    def __init__(self, world: SimShardVolumes, owner: SimOwner, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, world: SimShardVolumes, owner: SimOwner, nursery: trio.Nursery, holder: Holder | None = None
+    ) -> None:
+        """``holder``: what the mount's kernel holds."""
         first, clock = ShardId(0), world.world.clock
         self._volume = world.volumes[first]
         far = Caller(owner.partitions, world.make_link, clock, SimRandom(5))
@@ -103,7 +110,7 @@ class OwnDoors:
         self.tree: Volume | ShardedVolume = self._volume
         self.turns = Turns()
         self.objects = SwitchingObjects(ObjectStore(self._volume))
-        self.holder = KeptOpen()
+        self.holder = Holding() if holder is None else holder
         self._volume.register_holder(self.holder)
         owner.ground.doors.append(self._go)
         owner.ground.followers.append(self._router.follow_shards)
@@ -138,7 +145,7 @@ def test_doors_of_the_owner_go_over_to_all_shards_and_back(seed: int, counts: li
         holder = KeptOpen()
         volume.register_holder(holder)
         async with trio.open_nursery() as nursery:
-            doors = OwnDoors(world, owner, nursery)
+            doors = OwnDoors(world, owner, nursery, holder)
 
             def asking(ask: Callable[[Action], Awaitable[Answer]]) -> Callable[[Action], Awaitable[Answer]]:
                 async def asked(action: Action) -> Answer:
@@ -173,6 +180,40 @@ def test_doors_of_the_owner_go_over_to_all_shards_and_back(seed: int, counts: li
     assert find_order(seen.history, EMPTY_TREE, step) is not None, explain(seen.history)
 
 
+@settings(max_examples=3)
+@given(seed=st.integers(0, 2**32 - 1), scheduling=st.random_module())
+def test_what_is_read_and_sent_is_held_when_doors_go_over(seed: int, scheduling: object) -> None:
+    """By nobody else: no grace, no mount."""
+    chance = random.Random(seed)
+
+    async def body(world: SimShardVolumes, volume: ShardedVolume) -> None:
+        owner = SimOwner(world, chance, lambda: [PartitionId(partition) for partition in range(0, 256, 8)], [])
+        await trio.sleep(GRACE_SECONDS + 1)
+        async with trio.open_nursery() as nursery:
+            doors = OwnDoors(world, owner, nursery)
+            await doors.objects.create_bucket("bucket", owner="somebody")
+            reader = await put_and_open(doors.objects, chance)
+            async with trio.open_nursery() as working:
+                for _ in range(4):
+                    working.start_soon(send_slowly, doors.objects, chance)
+                await trio.sleep(3 + chance.random())
+                assert any(lasting.now.writer._ino for lasting in bodies(doors.objects)), "nothing is under way"
+                await owner.have(2)
+                await trio.sleep(GRACE_SECONDS + 1)
+                await owner.have(1)
+            await check_read(reader)
+            await check_only_one_is_left(world)
+            doors.tree.unregister_holder(doors.holder)
+            nursery.cancel_scope.cancel()
+
+    run(1, seed, body)
+
+
+def bodies(objects: SwitchingObjects) -> list[Any]:
+    """What is being sent directly to the volume."""
+    return [lasting for lasting in objects.live if isinstance(lasting.now, ObjectPut | PartPut)]
+
+
 async def put_and_open(objects: SwitchingObjects, chance: random.Random) -> SwitchingReader:
     """An object that is open, and overwritten."""
     put = await objects.begin_put("bucket", b"read slowly")
@@ -197,7 +238,8 @@ async def send_slowly(objects: SwitchingObjects, chance: random.Random) -> None:
         "bucket", b"parts", owner="somebody", headers={}, metadata={}, checksum_algorithm="", checksum_type=""
     )
     for pieces in (1, 8, 3):
-        put = await objects.begin_put("bucket", b"directory/%d" % pieces)
+        key = b"directory/%d-%d" % (pieces, chance.randrange(1 << 30))
+        put = await objects.begin_put("bucket", key)
         part = await objects.begin_part("bucket", b"parts", upload, pieces)
         for number in range(pieces):
             await trio.sleep(chance.random())
@@ -205,9 +247,9 @@ async def send_slowly(objects: SwitchingObjects, chance: random.Random) -> None:
             await part.write(bytes([number]) * 70_000)
         await put.commit(PutAttributes(etag="e"))
         assert (await part.commit(etag="e", checksums={})).size == pieces * 70_000
-        reader = await objects.open("bucket", b"directory/%d" % pieces)
+        reader = await objects.open("bucket", key)
         for number in range(pieces):
             assert await reader.read(number * 70_000, 70_000) == bytes([number]) * 70_000
         reader.close()
-        await objects.delete("bucket", b"directory/%d" % pieces)
+        await objects.delete("bucket", key)
     await objects.abort_upload("bucket", b"parts", upload)

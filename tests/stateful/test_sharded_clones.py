@@ -74,6 +74,8 @@ def test_a_clone_over_shards_is_there_whole_or_not_at_all(
             front = world.front_end(seed, nursery)
             await front.tree.wait_heard()
             await make_tree(front.tree, chance)
+            if kills:
+                await front.tree.sync()  # what is dirty goes with the shard that has it
             expected = await read_tree(front.tree, b"source")
             before = (await front.tree.space()).inodes
             made = 0

@@ -47,6 +47,7 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     part_sizes: tuple[int, ...] = ()
     part_numbers: tuple[int, ...] = ()
     grants: tuple[str, ...] = ()
+    sealing: dict[str, str] = {}
 
 
 def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> ObjectInfo:
@@ -69,6 +70,7 @@ def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> Ob
         part_sizes=tuple(record.part_sizes),
         part_numbers=tuple(record.part_numbers),
         grants=tuple(record.grants),
+        sealing=record.sealing,
     )
 
 
@@ -84,6 +86,7 @@ class PutAttributes(msgspec.Struct, frozen=True, kw_only=True):
     part_sizes: tuple[int, ...] = ()
     part_numbers: tuple[int, ...] = ()
     grants: tuple[str, ...] = ()
+    sealing: dict[str, str] = {}
 
 
 def object_record(attributes: PutAttributes) -> Object:
@@ -98,6 +101,7 @@ def object_record(attributes: PutAttributes) -> Object:
         list(attributes.part_sizes),
         list(attributes.part_numbers),
         list(attributes.grants),
+        dict(attributes.sealing),
     )
 
 
@@ -160,6 +164,7 @@ class UploadInfo(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     checksum_algorithm: str
     checksum_type: str
+    sealing: dict[str, str] = {}
 
 
 class PartInfo(msgspec.Struct, frozen=True):

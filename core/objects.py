@@ -624,6 +624,7 @@ def source_attributes(source: ObjectInfo) -> PutAttributes:
         checksum_type=source.checksum_type,
         part_sizes=source.part_sizes,
         part_numbers=source.part_numbers,
+        sealing=source.sealing,
     )
 
 

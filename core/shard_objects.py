@@ -308,6 +308,7 @@ class ShardObjects:
         checksum_algorithm: str,
         checksum_type: str,
         grants: list[str],
+        sealing: dict[str, str],
         upload_id: str,
     ) -> str:
         """See Uploads."""
@@ -321,6 +322,7 @@ class ShardObjects:
             checksum_algorithm=checksum_algorithm,
             checksum_type=checksum_type,
             grants=grants,
+            sealing=sealing,
             upload_id=upload_id,
         )
 

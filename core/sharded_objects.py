@@ -480,6 +480,7 @@ class ShardedObjects:
         checksum_algorithm: str = "",
         checksum_type: str = "",
         grants: Sequence[str] = (),
+        sealing: Mapping[str, str] | None = None,
     ) -> str:
         """See Uploads."""
         upload_id = self._random.bytes(16).hex()
@@ -496,6 +497,7 @@ class ShardedObjects:
                 checksum_algorithm,
                 checksum_type,
                 list(grants),
+                dict(sealing or {}),
                 upload_id,
             )
             return created

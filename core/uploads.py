@@ -7,7 +7,7 @@ marks the upload as finished; the parts are then removed in steps, also after a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 
@@ -148,6 +148,7 @@ class Uploads:
         checksum_algorithm: str = "",
         checksum_type: str = "",
         grants: Sequence[str] = (),
+        sealing: Mapping[str, str] | None = None,
         upload_id: str = "",
     ) -> str:
         """Start an upload; its id, 32 hex digits, random unless it is given. Durable on return."""
@@ -155,7 +156,16 @@ class Uploads:
         await self._volume.ledger.admit(1)
         raw_id = bytes.fromhex(upload_id) if upload_id else self._volume.ledger.random.bytes(16)
         now_ns = self._volume.ledger.clock.now_ns()
-        record = Upload(owner, now_ns, headers, metadata, checksum_algorithm, checksum_type, grants=list(grants))
+        record = Upload(
+            owner,
+            now_ns,
+            headers,
+            metadata,
+            checksum_algorithm,
+            checksum_type,
+            grants=list(grants),
+            sealing=dict(sealing or {}),
+        )
         await self.objects.change_below(
             bucket,
             b"",
@@ -295,6 +305,7 @@ class Uploads:
             part_sizes=tuple(part.size for _, part in chosen),
             part_numbers=tuple(number for number, _ in chosen),
             grants=tuple(upload.grants),
+            sealing=upload.sealing,
         )
         held = [Ino(part.ino) for _, part in chosen]
         for ino in held:
@@ -403,4 +414,5 @@ def _info(key: bytes, upload_id: str, record: Upload) -> UploadInfo:
         metadata=record.metadata,
         checksum_algorithm=record.checksum_algorithm,
         checksum_type=record.checksum_type,
+        sealing=record.sealing,
     )

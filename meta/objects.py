@@ -36,11 +36,12 @@ def forget_digests(transaction: Transaction, ino: Ino, inode: Inode) -> None:
     Every change of data that does not come from S3 calls this in its batch; without an Object record it costs nothing.
     """
     record = get_object(transaction, ino, inode)
-    if record is None or not (record.etag or record.checksums or record.part_sizes):
+    if record is None or not (record.etag or record.checksums or record.part_sizes or record.sealing):
         return
     record.etag = ""
     record.checksums = {}
     record.checksum_type = ""
     record.part_sizes = []
     record.part_numbers = []
+    record.sealing = {}  # what was written in between is not encrypted, so what is left is shown as it is
     transaction.put(keys.object_(ino), encode(record))

@@ -113,7 +113,8 @@ class Object(msgspec.Struct, array_like=True, tag=1):
     ``headers``: the standard headers stored with the object (lower case: content-type, cache-control, ...).
     ``metadata``: x-amz-meta-*, names without the prefix, lower case. ``checksums``: algorithm name -> base64 value.
     ``part_sizes``: bytes of each part of a multipart object, empty otherwise. ``part_numbers`` runs beside it.
-    ``grants``: who may do what with it, as s3gw/acl.py writes it; empty: its owner everything.
+    ``grants``: who may do what with it, as s3gw/acl.py writes it; empty: its owner everything. ``sealing``: how the
+    bytes are encrypted, as s3gw/encryption.py writes it; empty: not.
     """
 
     etag: str
@@ -125,6 +126,7 @@ class Object(msgspec.Struct, array_like=True, tag=1):
     part_sizes: list[int] = []
     part_numbers: list[int] = []
     grants: list[str] = []
+    sealing: dict[str, str] = {}
 
 
 class Bucket(msgspec.Struct, array_like=True, tag=1):
@@ -151,7 +153,8 @@ class Upload(msgspec.Struct, array_like=True, tag=1):
     finished: bool = False
     """Completed or aborted: what is left of it is being removed in steps, and no request sees it any more."""
     grants: list[str] = []
-    """Of the object that is to be."""
+    sealing: dict[str, str] = {}
+    """Both of the object that is to be."""
 
 
 class Part(msgspec.Struct, array_like=True, tag=1):

@@ -221,7 +221,8 @@ async def put_encryption(request: Request) -> Reply:
         raise S3Error("NotImplemented", "Keys of a key management service are not implemented.")
     if algorithm != AES256:
         raise S3Error("MalformedXML")
-    raise S3Error("NotImplemented", "Encryption is not implemented.")
+    await change(request, {ENCRYPTION: AES256.encode()})
+    return Reply(200)
 
 
 async def delete_encryption(request: Request) -> Reply:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from siltstone.errors import BucketChanged, SiltstoneError
-from siltstone.ports import Clock, Workers
+from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw import acls, bucket_documents, buckets, listing, multipart, objects, post
 from siltstone.s3gw.acl import User, Users
 from siltstone.s3gw.body import Framing, payload_of
@@ -16,6 +16,7 @@ from siltstone.s3gw.configuration import Configurations
 from siltstone.s3gw.connection import ConnectionLost
 from siltstone.s3gw.cors import CorsRule, reply_headers, rule_for
 from siltstone.s3gw.dates import SECOND_NS, http_date
+from siltstone.s3gw.encryption import ServerKey
 from siltstone.s3gw.errors import S3Error, error_document, s3_error
 from siltstone.s3gw.head import RequestHead
 from siltstone.s3gw.reply import Header, Reply
@@ -94,6 +95,10 @@ class _NoUsers:
         """See Users."""
         return None
 
+    def server_key(self) -> bytes | None:
+        """See ServerKey."""
+        return None
+
 
 NO_USERS = _NoUsers()
 
@@ -108,14 +113,18 @@ class Gateway:
         *,
         clock: Clock,
         workers: Workers,
+        random: Random,
         region: str,
         domain: str,
         users: Users = NO_USERS,
+        server: ServerKey = NO_USERS,
         is_secure: bool = False,
     ) -> None:
         self._verifier = Verifier(lookup, region)
         configurations = Configurations(store)
-        self._door = Door(store, Budget(), workers, clock, region, users, configurations, self._verifier, is_secure)
+        self._door = Door(
+            store, Budget(), workers, clock, region, users, configurations, self._verifier, server, random, is_secure
+        )
         self._clock = clock
         self._domain = domain.lower()
         self._serials = itertools.count(1)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from siltstone.core.object_types import ObjectInfo
 from siltstone.s3gw.buckets import owner_elements
 from siltstone.s3gw.dates import iso_date
+from siltstone.s3gw.encryption import shown
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.reply import Reply, xml_reply
 from siltstone.s3gw.request import PAGE_MAX, Request
@@ -113,6 +114,8 @@ def _common(page: _Page, url: bool) -> list[Element]:
 
 def _entry(request: Request, info: ObjectInfo, url: bool, *, with_owner: bool) -> Markup:
     """What is said of a key; put together at once, since there are a thousand in a page."""
+    if info.sealing:
+        info = shown(info)
     kinds = "".join([f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm>" for algorithm in info.checksums])
     if kinds and info.checksum_type:
         kinds += f"<ChecksumType>{info.checksum_type}</ChecksumType>"

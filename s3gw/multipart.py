@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from urllib.parse import quote_from_bytes
 
+import msgspec
+
 from siltstone.core.object_types import CompletePart, ObjectInfo, PartInfo, UploadInfo
-from siltstone.errors import NoSuchUpload, NotFound
+from siltstone.errors import BucketChanged, NoSuchUpload, NotFound
 from siltstone.limits import MULTIPART_PARTS_MAX
 from siltstone.s3gw.buckets import owner_elements
 from siltstone.s3gw.checksums import (
@@ -24,6 +26,8 @@ from siltstone.s3gw.checksums import (
     upload_type,
 )
 from siltstone.s3gw.dates import iso_date
+from siltstone.s3gw.encryption import COPY_SOURCE, SealingWriter, key_of, shown
+from siltstone.s3gw.encryption import reply_headers as encryption_headers
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.listing import raw
 from siltstone.s3gw.objects import (
@@ -32,6 +36,8 @@ from siltstone.s3gw.objects import (
     check_size,
     checksum_elements,
     checksum_headers,
+    copy_bytes,
+    open_sealed,
     receive_checked,
 )
 from siltstone.s3gw.ranges import parse_copy_range
@@ -42,11 +48,14 @@ from siltstone.s3gw.request import (
     conditions,
     copy_source,
     new_object_access,
+    new_object_sealing,
     refuse_what_is_not_there,
     stored_headers,
     user_metadata,
     write_conditions,
 )
+from siltstone.s3gw.router import Target
+from siltstone.s3gw.sealed import plain_size
 from siltstone.s3gw.xml import Element, Node, encode_key
 
 
@@ -65,6 +74,8 @@ async def create_multipart_upload(request: Request) -> Reply:
         )
     kind = upload_type(algorithm, headers.get("x-amz-checksum-type", "").upper())
     owner, grants = await new_object_access(request, bucket)
+    sealed = await new_object_sealing(request, bucket)
+    sealing = {} if sealed is None else sealed.sealing
     upload_id = await request.store.create_upload(
         bucket.name,
         request.key,
@@ -74,10 +85,11 @@ async def create_multipart_upload(request: Request) -> Reply:
         checksum_algorithm=algorithm,
         checksum_type=kind,
         grants=grants,
+        sealing=sealing,
     )
-    told: list[Header] = []
+    told: list[Header] = encryption_headers(sealing)
     if algorithm:
-        told = [("x-amz-checksum-algorithm", algorithm), ("x-amz-checksum-type", kind)]
+        told += [("x-amz-checksum-algorithm", algorithm), ("x-amz-checksum-type", kind)]
     return xml_reply(
         "InitiateMultipartUploadResult",
         [("Bucket", bucket.name), ("Key", encode_key(request.key, url=False)), ("UploadId", upload_id)],
@@ -103,16 +115,27 @@ async def upload_part(request: Request) -> Reply:
             f"checksum Type: {expected.algorithm.lower()}",
         )
     check_size(request.body.size)
+    key = key_of(upload.sealing, request.headers, request.door.server)
     writer = await request.store.begin_part(request.target.bucket, request.key, upload.upload_id, number)
     try:
-        digests, _ = await receive_checked(request, writer, expected)
+        if key is None:
+            digests, _ = await receive_checked(request, writer, expected)
+        else:
+            sealing = SealingWriter(writer, key, request.workers, request.door.random)
+            digests, _ = await receive_checked(request, sealing, expected)
+            await sealing.finish()
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
-        part = await writer.commit(etag=digests.digest("MD5").hex(), checksums=checksums)
+        etag = digests.digest("MD5").hex()
+        try:
+            part = await writer.commit(etag=etag, checksums=checksums)
+        except BucketChanged:
+            await request.bucket()
+            part = await writer.commit(etag=etag, checksums=checksums)
     except BaseException:
         await abort(writer)
         raise
     told = checksum_headers(part.checksums, "") if upload.checksum_algorithm or expected.named else []
-    return Reply(200, [("ETag", f'"{part.etag}"'), *told])
+    return Reply(200, [("ETag", f'"{part.etag}"'), *told, *encryption_headers(upload.sealing)])
 
 
 async def upload_part_copy(request: Request) -> Reply:
@@ -121,11 +144,14 @@ async def upload_part_copy(request: Request) -> Reply:
     number = request.part_number()
     source = await copy_source(request)
     text = request.headers.get("x-amz-copy-source-range")
+    info = await request.store.head(source.bucket, source.key)
     wanted: tuple[int, int] | None = None
     if text is not None:
-        info = await request.store.head(source.bucket, source.key)
-        start, end = parse_copy_range(text, info.size)
+        start, end = parse_copy_range(text, shown(info).size)
         wanted = (start, end - 1)
+    if info.sealing or upload.sealing or COPY_SOURCE + "algorithm" in request.headers:
+        part = await _part_copied_anew(request, upload, source, wanted, number)
+        return _part_copied(part, upload)
     part = await request.store.copy_part(
         source.bucket,
         source.key,
@@ -136,8 +162,35 @@ async def upload_part_copy(request: Request) -> Reply:
         number,
         conditions(request.headers, "x-amz-copy-source-"),
     )
+    return _part_copied(part, upload)
+
+
+def _part_copied(part: PartInfo, upload: UploadInfo) -> Reply:
     result: list[Element] = [("LastModified", iso_date(part.modified_ns)), ("ETag", f'"{part.etag}"')]
-    return xml_reply("CopyPartResult", result + checksum_elements(part.checksums))
+    return xml_reply("CopyPartResult", result + checksum_elements(part.checksums), encryption_headers(upload.sealing))
+
+
+async def _part_copied_anew(
+    request: Request, upload: UploadInfo, source: Target, wanted: tuple[int, int] | None, number: int
+) -> PartInfo:
+    """A part whose bytes are written anew, since they are encrypted in one place or the other."""
+    key = key_of(upload.sealing, request.headers, request.door.server)
+    reader = await request.store.open(source.bucket, source.key)
+    try:
+        conditions(request.headers, "x-amz-copy-source-").check(reader.info)
+        opened = open_sealed(request, reader, COPY_SOURCE)
+        first, last = wanted or (0, opened.info.size - 1)
+        if last >= opened.info.size:
+            raise S3Error("InvalidArgument", "The source was replaced by a shorter one.")
+        writer = await request.store.begin_part(request.target.bucket, request.key, upload.upload_id, number)
+        try:
+            etag = await copy_bytes(request, opened, first, last + 1, writer, key)
+            return await writer.commit(etag=etag, checksums={})
+        except BaseException:
+            await abort(writer)
+            raise
+    finally:
+        reader.close()
 
 
 async def abort_multipart_upload(request: Request) -> Reply:
@@ -180,7 +233,8 @@ async def complete_multipart_upload(request: Request) -> Reply:
         ("Key", encode_key(request.key, url=False)),
         ("ETag", f'"{info.etag}"'),
     ]
-    return xml_reply("CompleteMultipartUploadResult", children + checksum_elements(info.checksums, info.checksum_type))
+    children += checksum_elements(info.checksums, info.checksum_type)
+    return xml_reply("CompleteMultipartUploadResult", children, encryption_headers(info.sealing))
 
 
 def _parts_of(document: Node) -> list[CompletePart]:
@@ -244,6 +298,11 @@ def _same_checksum(announced: str, checksum: str) -> bool:
     return announced in (checksum, checksum.partition("-")[0])
 
 
+def _shown_part(part: PartInfo, upload: UploadInfo) -> PartInfo:
+    """A part with the size that clients see."""
+    return msgspec.structs.replace(part, size=plain_size(part.size)) if upload.sealing else part
+
+
 async def _uploaded_parts(request: Request, upload: UploadInfo) -> dict[int, PartInfo]:
     found: dict[int, PartInfo] = {}
     after, is_truncated = 0, True
@@ -251,7 +310,7 @@ async def _uploaded_parts(request: Request, upload: UploadInfo) -> dict[int, Par
         page, is_truncated = await request.store.list_parts(
             request.target.bucket, request.key, upload.upload_id, after=after, limit=PAGE_MAX
         )
-        found.update((part.number, part) for part in page)
+        found.update((part.number, _shown_part(part, upload)) for part in page)
         after = page[-1].number if page else after
     return found
 
@@ -290,7 +349,7 @@ async def list_parts(request: Request) -> Reply:
             ("PartNumber", part.number),
             ("LastModified", iso_date(part.modified_ns)),
             ("ETag", f'"{part.etag}"'),
-            ("Size", part.size),
+            ("Size", _shown_part(part, upload).size),
         ]
         children.append(("Part", entry + (checksum_elements(part.checksums) if upload.checksum_algorithm else [])))
     return xml_reply("ListPartsResult", children)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,17 @@ from siltstone.errors import BucketChanged, NotFound, PreconditionFailed, Siltst
 from siltstone.limits import FILE_BYTES_MAX, KEY_BYTES_MAX
 from siltstone.s3gw.checksums import FULL_OBJECT, Digests, Expectation, expectation
 from siltstone.s3gw.dates import http_date, iso_date
+from siltstone.s3gw.encryption import (
+    AES256,
+    COPY_SOURCE,
+    CUSTOMER,
+    OpenedReader,
+    Sealed,
+    SealingWriter,
+    key_of,
+    shown,
+)
+from siltstone.s3gw.encryption import reply_headers as encryption_headers
 from siltstone.s3gw.errors import S3Error, s3_error
 from siltstone.s3gw.ranges import parse_range
 from siltstone.s3gw.reply import Header, ObjectStream, Reply, xml_reply
@@ -23,13 +35,14 @@ from siltstone.s3gw.request import (
     conditions,
     copy_source,
     new_object_access,
+    new_object_sealing,
     refuse_what_is_not_there,
     stored_headers,
     user_metadata,
     write_conditions,
 )
 from siltstone.s3gw.router import Operation, Target
-from siltstone.s3gw.store import Writer
+from siltstone.s3gw.store import ObjectReader, Writer
 from siltstone.s3gw.transfer import receive
 from siltstone.s3gw.xml import Element
 
@@ -53,7 +66,8 @@ async def put_object(request: Request) -> Reply:
     """PutObject."""
     check_size(request.body.size)
     info = await store_object(request)
-    return Reply(200, [("ETag", f'"{info.etag}"'), *checksum_headers(info.checksums, info.checksum_type)])
+    checksums = checksum_headers(info.checksums, info.checksum_type)
+    return Reply(200, [("ETag", f'"{info.etag}"'), *checksums, *encryption_headers(info.sealing)])
 
 
 async def store_object(request: Request, *, size_min: int = 0, size_max: int = PUT_BYTES_MAX) -> ObjectInfo:
@@ -65,9 +79,15 @@ async def store_object(request: Request, *, size_min: int = 0, size_max: int = P
     expected = expectation(headers)
     kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
     owner, grants = await new_object_access(request, bucket)
+    sealed = await new_object_sealing(request, bucket)
     writer = await request.store.begin_put(bucket.name, request.key, size_hint=request.body.size)
     try:
-        digests, size = await receive_checked(request, writer, expected, size_max)
+        if sealed is None:
+            digests, size = await receive_checked(request, writer, expected, size_max)
+        else:
+            sealing = SealingWriter(writer, sealed.key, request.workers, request.door.random)
+            digests, size = await receive_checked(request, sealing, expected, size_max)
+            await sealing.finish()
         if size < size_min:
             raise S3Error("EntityTooSmall", ProposedSize=str(size), MinSizeAllowed=str(size_min))
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
@@ -79,6 +99,7 @@ async def store_object(request: Request, *, size_min: int = 0, size_max: int = P
             checksums=checksums,
             checksum_type=FULL_OBJECT,
             grants=grants,
+            sealing={} if sealed is None else sealed.sealing,
         )
         try:
             info = await writer.commit(attributes, wanted)
@@ -145,7 +166,9 @@ async def copy_object(request: Request) -> Reply:
         request, source, conditions(headers, "x-amz-copy-source-"), replaces=directive == "REPLACE"
     )
     attributes = msgspec.structs.replace(attributes, owner=owner, grants=grants)
-    info = await request.store.copy(
+    sealed = await new_object_sealing(request, bucket)
+    copied = await _copied_anew(request, source, attributes, source_conditions, sealed)
+    info = copied or await request.store.copy(
         source.bucket,
         source.key,
         bucket.name,
@@ -155,7 +178,51 @@ async def copy_object(request: Request) -> Reply:
         source_conditions,
     )
     result: list[Element] = [("LastModified", iso_date(info.modified_ns)), ("ETag", f'"{info.etag}"')]
-    return xml_reply("CopyObjectResult", result + checksum_elements(info.checksums, info.checksum_type))
+    result += checksum_elements(info.checksums, info.checksum_type)
+    return xml_reply("CopyObjectResult", result, encryption_headers(info.sealing))
+
+
+async def _copied_anew(
+    request: Request, source: Target, attributes: PutAttributes, wanted: Conditions, sealed: Sealed | None
+) -> ObjectInfo | None:
+    """A copy whose bytes are written anew, since they are encrypted in one place or the other; None where they can be
+    shared: both are plain, or both are encrypted with the volume's key."""
+    mode = attributes.sealing.get("mode")
+    shares = mode == AES256 and sealed is not None and sealed.sealing["mode"] == AES256
+    if shares or (mode is None and sealed is None and COPY_SOURCE + "algorithm" not in request.headers):
+        return None
+    reader = await request.store.open(source.bucket, source.key)
+    try:
+        wanted.check(reader.info)
+        opened = open_sealed(request, reader, COPY_SOURCE)
+        writer = await request.store.begin_put(request.target.bucket, request.key, size_hint=opened.info.size)
+        try:
+            await copy_bytes(request, opened, 0, opened.info.size, writer, None if sealed is None else sealed.key)
+            sealing = {} if sealed is None else sealed.sealing
+            attributes = msgspec.structs.replace(attributes, sealing=sealing, part_sizes=(), part_numbers=())
+            return await writer.commit(attributes, write_conditions(request.headers))
+        except BaseException:
+            await abort(writer)
+            raise
+    finally:
+        reader.close()
+
+
+async def copy_bytes(
+    request: Request, reader: ObjectReader, start: int, end: int, writer: Writer, key: bytes | None
+) -> str:
+    """Write the bytes [start, end) of an object, encrypted if there is a key; their MD5 in hex. Commits nothing."""
+    digest = hashlib.md5(usedforsecurity=False)
+    sealing = None if key is None else SealingWriter(writer, key, request.workers, request.door.random)
+    at = start
+    while at < end:
+        piece = await reader.read(at, min(end - at, request.budget.piece_bytes))
+        await request.workers.run(digest.update, piece)
+        await (sealing or writer).write(piece)
+        at += len(piece)
+    if sealing is not None:
+        await sealing.finish()
+    return digest.hexdigest()
 
 
 async def _attributes(
@@ -173,6 +240,7 @@ async def _attributes(
         checksum_type=info.checksum_type,
         part_sizes=info.part_sizes,
         part_numbers=info.part_numbers,
+        sealing=info.sealing,
     )
     return attributes, Conditions(if_match=info.etag)
 
@@ -201,6 +269,7 @@ async def get_object(request: Request) -> Reply:
         raise
     stream = None
     try:
+        reader = open_sealed(request, reader)
         info = reader.info
         await request.check_object(bucket, info)
         if _is_unchanged(request.headers, info):
@@ -232,11 +301,19 @@ async def head_object(request: Request) -> Reply:
         await _check_may_know(request, bucket)
         raise
     await request.check_object(bucket, info)
+    key_of(info.sealing, request.headers, request.door.server)
+    info = shown(info)
     if _is_unchanged(request.headers, info):
         return Reply(304, _validators(info))
     selection = _select(request, info)
     headers = _object_headers(request, info, selection, overrides)
     return Reply(selection.status, headers, content_length=selection.end - selection.start)
+
+
+def open_sealed(request: Request, reader: ObjectReader, prefix: str = CUSTOMER) -> ObjectReader:
+    """A reader of the bytes as they were sent, by the keys in headers with a prefix. Raises S3Error."""
+    key = key_of(reader.info.sealing, request.headers, request.door.server, prefix)
+    return reader if key is None else OpenedReader(reader, key)
 
 
 async def _check_may_know(request: Request, bucket: BucketInfo) -> None:
@@ -310,6 +387,7 @@ def _object_headers(
     headers = [*_validators(info), ("Accept-Ranges", "bytes"), *selection.headers]
     stored = {"content-type": "binary/octet-stream", **info.headers, **overrides}
     headers += [(_spelled(name), value) for name, value in stored.items()]
+    headers += encryption_headers(info.sealing)
     headers += [(META_PREFIX + name, value) for name, value in info.metadata.items()]
     if selection.status == 200 and request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
         headers += checksum_headers(info.checksums, info.checksum_type)

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from siltstone.core.object_types import NO_CONDITIONS, BucketInfo, Conditions, ObjectInfo
 from siltstone.errors import NotFound
 from siltstone.limits import MULTIPART_PARTS_MAX, USER_METADATA_BYTES_MAX
-from siltstone.ports import Clock, Workers
+from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.access import Asker, Decision, decide, object_permits, owns, resource_of
 from siltstone.s3gw.acl import PRIVATE, Grants, Owners, Users, is_public, names_a_list, of_headers
 from siltstone.s3gw.body import Body, read_whole
@@ -18,6 +18,7 @@ from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.checksums import Digests, expectation
 from siltstone.s3gw.configuration import PREFERRED, Configuration, Configurations
 from siltstone.s3gw.dates import SECOND_NS, iso_date, parse_http_date
+from siltstone.s3gw.encryption import Sealed, ServerKey, wanted
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.router import Operation, Target, parse_copy_source
 from siltstone.s3gw.sigv4 import Identity, Verifier
@@ -41,8 +42,6 @@ META_PREFIX = "x-amz-meta-"
 PAGE_MAX = 1000
 
 _NOT_IMPLEMENTED_HEADERS = (
-    "x-amz-server-side-encryption",
-    "x-amz-copy-source-server-side-encryption",
     "x-amz-object-lock-",
     "x-amz-tagging",
     "x-amz-website-redirect-location",
@@ -67,6 +66,8 @@ class Door(NamedTuple):
     users: Users
     configurations: Configurations
     verifier: Verifier
+    server: ServerKey
+    random: Random
     is_secure: bool = False
 
 
@@ -313,6 +314,12 @@ def condition_values(request: Request, key: str) -> Sequence[str] | None:
             return ("AWS4-HMAC-SHA256",) if request.identity.owner else None
         case _:
             return None
+
+
+async def new_object_sealing(request: Request, info: BucketInfo) -> Sealed | None:
+    """How an object that the request makes is to be encrypted, None: not. Raises S3Error."""
+    by_default = info.serial > 0 and (await request.configuration(info)).encrypts
+    return wanted(request.headers, by_default=by_default, server=request.door.server, random=request.door.random)
 
 
 async def new_object_access(request: Request, info: BucketInfo) -> tuple[str, Grants]:

@@ -11,9 +11,10 @@ from functools import partial
 import trio
 
 from siltstone.errors import Refused
-from siltstone.ports import Clock, Workers
+from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.acl import Users
 from siltstone.s3gw.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
+from siltstone.s3gw.encryption import ServerKey
 from siltstone.s3gw.gateway import NO_USERS, Gateway
 from siltstone.s3gw.sigv4 import Lookup
 from siltstone.s3gw.store import Store
@@ -40,9 +41,11 @@ async def serve_s3(
     shares_port: bool = False,
     clock: Clock,
     workers: Workers,
+    random: Random,
     region: str = "us-east-1",
     domain: str = "",
     users: Users = NO_USERS,
+    server: ServerKey = NO_USERS,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     grace_seconds: float = GRACE_SECONDS,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
@@ -54,7 +57,17 @@ async def serve_s3(
     When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get
     ``grace_seconds``. Raises Refused when the address cannot be listened at.
     """
-    gateway = Gateway(store, lookup, clock=clock, workers=workers, region=region, domain=domain, users=users)
+    gateway = Gateway(
+        store,
+        lookup,
+        clock=clock,
+        workers=workers,
+        random=random,
+        region=region,
+        domain=domain,
+        users=users,
+        server=server,
+    )
     listeners = await listen(host, port, shares_port=shares_port)
     door = _Door(gateway, timeouts)
     try:

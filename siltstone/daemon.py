@@ -25,6 +25,7 @@ from siltstone.core.object_store import ObjectStore
 from siltstone.core.switching_objects import SwitchingObjects
 from siltstone.core.tree import Tree
 from siltstone.core.turns import Turn
+from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import InvalidArgument, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
@@ -139,6 +140,9 @@ class Daemon:
         Refused when the address is not to be had, or several processes are."""
         owner = self._owner
         check_s3_workers(workers, owner.config)
+        if owner.keys.make_server_key():
+            owner.change_config(lambda config: config)
+            await owner.publish()
         if workers > 1:
             door = Door("s3")
             door.workers = S3Workers(owner.home, workers, owner.clock)
@@ -228,9 +232,11 @@ class Daemon:
                 store,
                 owner.keys.lookup,
                 users=owner.keys,
+                server=owner.keys,
                 host=host,
                 port=port,
                 clock=owner.clock,
+                random=SystemRandom(),
                 workers=owner.workers,
                 task_status=task_status,
             )

@@ -248,7 +248,7 @@ async def _fill(home: Home, plan: ImportPlan, ownership: Ownership, progress: Pr
             is_settled=is_settled,
             inodes=status.inodes,
             file_bytes=status.file_bytes,
-            keys=len(plan.settings.keys),
+            keys=sum(not key.is_server for key in plan.settings.keys),
         )
 
 

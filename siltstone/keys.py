@@ -6,6 +6,7 @@ cannot be checked without it.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 import secrets
@@ -40,6 +41,9 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
     rules: str = ""
     """A policy as JSON: what of all that its owner may do the key may; empty: all of it."""
 
+    is_server: bool = False
+    """Not a key to sign with, but the volume's own, which objects are encrypted with: 32 bytes in base64."""
+
     @property
     def policy(self) -> Policy | None:
         """The same, parsed."""
@@ -58,6 +62,7 @@ class KeyRing:
         self._path = path
         self._keys = keys
         self._owners = _by_owner(keys)
+        self._server: AccessKey | None = None
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:
@@ -70,7 +75,9 @@ class KeyRing:
             raise ConfigInvalid(f"{path} does not hold access keys: {error}") from error
         except OSError as error:
             raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-        return cls(path, {key.access: key for key in keys})
+        ring = cls(path, {})
+        ring._take(keys)
+        return ring
 
     def lookup(self, access: str) -> AccessKey | None:
         """The key with this access id."""
@@ -83,6 +90,23 @@ class KeyRing:
     def user_by_email(self, email: str) -> AccessKey | None:
         """One of the keys of the owner with that address."""
         return next((key for key in self._keys.values() if key.email and key.email.lower() == email.lower()), None)
+
+    def all(self) -> Sequence[AccessKey]:
+        """Everything that is kept: those of ``list``, and the volume's own."""
+        return [*self.list(), *([] if self._server is None else [self._server])]
+
+    def server_key(self) -> bytes | None:
+        """The volume's own key, 32 bytes; None before there is one."""
+        return None if self._server is None else base64.b64decode(self._server.secret)
+
+    def make_server_key(self) -> bool:
+        """Have there be one; whether it was made now. Without it what was encrypted with it is lost."""
+        if self._server is not None:
+            return False
+        secret = base64.b64encode(secrets.token_bytes(32)).decode()
+        self._server = AccessKey(access="server", secret=secret, owner="", display_name="", is_server=True)
+        self._replace(self._keys)
+        return True
 
     def list(self) -> list[AccessKey]:
         """All keys, by access id."""
@@ -142,13 +166,25 @@ class KeyRing:
 
     def put_back(self, keys: Iterable[AccessKey]) -> None:
         """Let these be the keys, as they were when they were added."""
-        self._replace({key.access: key for key in keys})
+        self._take(keys)
+        self._replace(self._keys)
+
+    def _take(self, keys: Iterable[AccessKey]) -> None:
+        found = list_of(keys)
+        self._server = next((key for key in found if key.is_server), None)
+        self._keys = {key.access: key for key in found if not key.is_server}
+        self._owners = _by_owner(self._keys)
 
     def _replace(self, keys: dict[str, AccessKey]) -> None:
-        text = msgspec.json.format(msgspec.json.encode(list(keys.values())), indent=2)
+        kept = [*keys.values(), *([] if self._server is None else [self._server])]
+        text = msgspec.json.format(msgspec.json.encode(kept), indent=2)
         write_whole(self._path, text + b"\n", mode=0o600)
         self._keys = keys
         self._owners = _by_owner(keys)
+
+
+list_of = list
+"""Inside KeyRing that name is a method's."""
 
 
 def _by_owner(keys: dict[str, AccessKey]) -> dict[str, AccessKey]:
@@ -175,6 +211,10 @@ class FollowedKeys:
     def user_by_email(self, email: str) -> AccessKey | None:
         """See KeyRing."""
         return self._now().user_by_email(email)
+
+    def server_key(self) -> bytes | None:
+        """See KeyRing."""
+        return self._now().server_key()
 
     def _now(self) -> KeyRing:
         mark = self._mark()

@@ -110,7 +110,7 @@ class Owner:
 
     def label(self) -> Label:
         """What the disks should say of the volume now."""
-        return label_of(Settings(config=self.config, keys=tuple(self.keys.list())))
+        return label_of(Settings(config=self.config, keys=tuple(self.keys.all())))
 
     async def publish(self) -> None:
         """Have the settings and keys on all disks that are up, before something relies on them."""
@@ -259,7 +259,7 @@ async def _compare_with_labels(home: Home, config: VolumeConfig, disks: Sequence
             "volume was imported elsewhere, or this is a backup; import it from its disks into an empty HOME"
         )
     keys = KeyRing.load(home.keys_file)
-    if label_of(Settings(config=config, keys=tuple(keys.list()))).text == newest.text:
+    if label_of(Settings(config=config, keys=tuple(keys.all()))).text == newest.text:
         return config
     # Somebody edited volume.json, or changed keys while nobody owned the volume.
     changed = msgspec.structs.replace(config, serial=config.serial + 1)

@@ -56,11 +56,13 @@ async def serve_sharded_s3(
                 store,
                 keys.lookup,
                 users=keys,
+                server=keys,
                 host=host,
                 port=port,
                 shares_port=shares_port,
                 clock=clock,
                 workers=workers,
+                random=random,
                 task_status=task_status,
             )
         finally:

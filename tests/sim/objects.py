@@ -195,6 +195,7 @@ class SimObjects:
             part_sizes=attributes.part_sizes,
             part_numbers=attributes.part_numbers,
             grants=attributes.grants,
+            sealing=attributes.sealing,
         )
         objects[key] = (info, data)
         return info
@@ -310,6 +311,7 @@ class SimObjects:
                 checksum_type=source.checksum_type,
                 part_sizes=source.part_sizes,
                 part_numbers=source.part_numbers,
+                sealing=source.sealing,
             )
         return self.put(bucket, key, data, attributes, conditions)
 
@@ -361,6 +363,7 @@ class SimStore(SimObjects):
         checksum_algorithm: str,
         checksum_type: str,
         grants: Sequence[str] = (),
+        sealing: Mapping[str, str] | None = None,
     ) -> str:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
@@ -376,6 +379,7 @@ class SimStore(SimObjects):
             metadata=metadata,
             checksum_algorithm=checksum_algorithm,
             checksum_type=checksum_type,
+            sealing=dict(sealing or {}),
         )
         self.uploads[upload_id] = SimUpload(bucket, info, grants=tuple(grants))
         return upload_id
@@ -468,6 +472,7 @@ class SimStore(SimObjects):
             part_sizes=tuple(info.size for info, _ in found),
             part_numbers=tuple(numbers),
             grants=upload.grants,
+            sealing=upload.info.sealing,
         )
         info = self.put(bucket, key, b"".join(data for _, data in found), attributes, conditions)
         del self.uploads[upload_id]

@@ -22,6 +22,7 @@ from siltstone.s3gw.sigv4 import Verified, sign, signing_key
 from siltstone.s3gw.store import Store
 from siltstone.s3gw.xml import Node, parse
 from sim.objects import SimStore
+from sim.randomness import SimRandom
 from sim.volume import SimVolume, small_config
 
 T = TypeVar("T")
@@ -266,6 +267,7 @@ async def open_door(store: Store | None = None, *, region: str = REGION) -> Asyn
         store,
         KEYS.get,
         clock=clock,
+        random=SimRandom(1),
         workers=InlineWorkers(),
         region=region,
         domain="",

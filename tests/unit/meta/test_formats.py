@@ -55,7 +55,7 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
     "bucket document": (keys.bucket_document(Ino(0x7A1), b"policy"), b"any\x00bytes"),
     "upload": (
         keys.upload(Ino(0x7A1), b"a/key", UPLOAD_ID),
-        Upload("main", 10**18, HEADERS, {"k": "v"}, "CRC32", "COMPOSITE", True, ["READ id:a"]),
+        Upload("main", 10**18, HEADERS, {"k": "v"}, "CRC32", "COMPOSITE", True, ["READ id:a"], {"mode": "SSE-C"}),
     ),
     "part": (keys.part(PartitionId(0xA1), UPLOAD_ID, 10_000), Part(0x8A1, 4005, "etag", 10**18, {"CRC32": "AAAAAA=="})),
     "orphan": (keys.orphan(Ino(0x8A1)), b""),

@@ -13,6 +13,7 @@ from siltstone.errors import Refused
 from siltstone.s3gw.server import serve_s3
 from siltstone.s3gw.sigv4 import UNSIGNED_PAYLOAD
 from sim.objects import SimStore
+from sim.randomness import SimRandom
 from sim.s3 import KEYS, MAIN, PATIENT, Client, FixedClock, InlineWorkers, signed_head, signed_request
 
 
@@ -42,6 +43,7 @@ class Running:
                 host="127.0.0.1",
                 port=port,
                 clock=FixedClock(),
+                random=SimRandom(1),
                 workers=InlineWorkers(),
                 timeouts=PATIENT,
                 task_status=Started(),

@@ -142,6 +142,12 @@ def key_of(sealing: Sealing, headers: Mapping[str, str], server: ServerKey, pref
     return own.key
 
 
+def refuse_mode(headers: Mapping[str, str]) -> None:
+    """Raise InvalidArgument where a read says how to encrypt."""
+    if SSE in headers:
+        raise S3Error("InvalidArgument", f"The header {SSE} is not valid for this request.", ArgumentName=SSE)
+
+
 def _check(key: bytes, salt: bytes) -> str:
     return hmac.digest(key, b"siltstone check" + salt, "sha256").hex()
 

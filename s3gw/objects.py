@@ -22,6 +22,7 @@ from siltstone.s3gw.encryption import (
     Sealed,
     SealingWriter,
     key_of,
+    refuse_mode,
     shown,
 )
 from siltstone.s3gw.encryption import reply_headers as encryption_headers
@@ -301,6 +302,7 @@ async def head_object(request: Request) -> Reply:
         await _check_may_know(request, bucket)
         raise
     await request.check_object(bucket, info)
+    refuse_mode(request.headers)
     key_of(info.sealing, request.headers, request.door.server)
     info = shown(info)
     if _is_unchanged(request.headers, info):
@@ -312,6 +314,8 @@ async def head_object(request: Request) -> Reply:
 
 def open_sealed(request: Request, reader: ObjectReader, prefix: str = CUSTOMER) -> ObjectReader:
     """A reader of the bytes as they were sent, by the keys in headers with a prefix. Raises S3Error."""
+    if prefix == CUSTOMER:
+        refuse_mode(request.headers)
     key = key_of(reader.info.sealing, request.headers, request.door.server, prefix)
     return reader if key is None else OpenedReader(reader, key)
 

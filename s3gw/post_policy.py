@@ -16,6 +16,10 @@ _NOT_COVERED = frozenset(("awsaccesskeyid", "signature", "policy", "file", "x-am
 """Fields that no condition is needed for."""
 
 
+_FREE_PREFIXES = ("x-ignore-", "x-amz-checksum-", "x-amz-server-side-encryption")
+"""Nor for these: whoever uploads may have the bytes checked and encrypted."""
+
+
 class SizeRange(NamedTuple):
     """How long the file must be, in bytes; both ends included."""
 
@@ -41,7 +45,7 @@ class FormPolicy(NamedTuple):
                 raise _denied(f"Policy Condition failed: {name}")
         covered = {name for name, _, _ in self.wanted} | _NOT_COVERED
         for name in fields:
-            if name not in covered and not name.startswith("x-ignore-"):
+            if name not in covered and not name.startswith(_FREE_PREFIXES):
                 raise _denied(f"Extra input fields: {name}")
 
 

@@ -10,7 +10,7 @@ from siltstone.core.places import Start
 from siltstone.core.types import EntryChanged
 from siltstone.errors import InvalidArgument, NameTooLong, NotADirectory
 from siltstone.limits import KEY_BYTES_MAX
-from siltstone.meta import inodes, names
+from siltstone.meta import inodes, names, versions
 from siltstone.meta.directories import DirectoryIndex, find_directory
 from siltstone.meta.records import Dentry, Inode, InodeFlag
 from siltstone.meta.store.port import Reader
@@ -154,6 +154,8 @@ def prune(transaction: Transaction, directory: Ino, path: bytes, now_ns: int) ->
     while path:
         inode = inodes.get_inode(transaction, directory)
         if inode.size > 1 or not inode.flags & InodeFlag.IMPLICIT or inode.flags & InodeFlag.HAS_OBJECT:
+            break
+        if versions.have_any(transaction, directory):
             break
         path, _, name = path.rpartition(b"/")
         above = Ino(inode.parent)

@@ -25,6 +25,8 @@ class ObjectStore:
         self.open = objects.open
         self.delete = objects.delete
         self.set_grants = objects.set_grants
+        self.edit = objects.edit
+        self.list_versions = objects.list_versions
         self.copy = objects.copy
         self.list_keys = objects.list_keys
         self.create_upload = uploads.create_upload

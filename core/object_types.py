@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -30,6 +31,40 @@ NO_DOCUMENTS: Mapping[str, bytes] = MappingProxyType({})
 """Of a bucket without a configuration."""
 
 
+class Versioning(enum.Enum):
+    """Whether what is overwritten or deleted in a bucket stays as a version."""
+
+    OFF = "off"
+    """Never turned on."""
+    ON = "on"
+    SUSPENDED = "suspended"
+    """It was on: versions stay, and what comes is the null version, of which there is one."""
+
+
+class Deleted(msgspec.Struct, frozen=True, array_like=True):
+    """What a delete did. ``was_there``: the key was an object, the version existed. ``version_id`` (empty: the null
+    version): of the version that was deleted, or of the delete marker that was made. ``is_marker``: it is one."""
+
+    was_there: bool
+    version_id: str = ""
+    is_marker: bool = False
+
+
+class Edit(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of what is kept with a version; None leaves that as it is. ``retention``: mode (empty: none), and until
+    when. ``may_bypass``: the sender may shorten one of the mode GOVERNANCE."""
+
+    tags: dict[str, str] | None = None
+    retention: tuple[str, int] | None = None
+    legal_hold: bool | None = None
+    may_bypass: bool = False
+
+    @property
+    def is_of_lock(self) -> bool:
+        """Whether it changes a lock."""
+        return self.retention is not None or self.legal_hold is not None
+
+
 class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An object as HEAD shows it. ``etag`` is without quotes; one that the mount wrote is "<inode>-<version>" in hex:
     no client takes a value with a dash for an MD5, and every change of the data changes it."""
@@ -48,6 +83,12 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     part_numbers: tuple[int, ...] = ()
     grants: tuple[str, ...] = ()
     sealing: dict[str, str] = {}
+    version_id: str = ""
+    """Empty: the null version."""
+    tags: dict[str, str] = {}
+    lock_mode: str = ""
+    lock_until_ns: int = 0
+    legal_hold: bool = False
 
 
 def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> ObjectInfo:
@@ -71,6 +112,11 @@ def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> Ob
         part_numbers=tuple(record.part_numbers),
         grants=tuple(record.grants),
         sealing=record.sealing,
+        version_id=record.version_id,
+        tags=record.tags,
+        lock_mode=record.lock_mode,
+        lock_until_ns=record.lock_until_ns,
+        legal_hold=record.legal_hold,
     )
 
 
@@ -87,6 +133,12 @@ class PutAttributes(msgspec.Struct, frozen=True, kw_only=True):
     part_numbers: tuple[int, ...] = ()
     grants: tuple[str, ...] = ()
     sealing: dict[str, str] = {}
+    versioning: Versioning = Versioning.OFF
+    """Of the bucket, as whoever sends this knows it."""
+    tags: dict[str, str] = {}
+    lock_mode: str = ""
+    lock_until_ns: int = 0
+    legal_hold: bool = False
 
 
 def object_record(attributes: PutAttributes) -> Object:
@@ -102,6 +154,11 @@ def object_record(attributes: PutAttributes) -> Object:
         list(attributes.part_numbers),
         list(attributes.grants),
         dict(attributes.sealing),
+        "",
+        attributes.tags,
+        attributes.lock_mode,
+        attributes.lock_until_ns,
+        attributes.legal_hold,
     )
 
 
@@ -112,6 +169,17 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     if_none_match: str | None = None
     if_modified_since_ns: int | None = None
     if_unmodified_since_ns: int | None = None
+    if_size: int | None = None
+    if_modified_at_ns: int | None = None
+    """Its time to the second."""
+
+    def check_deletion(self, found: ObjectInfo | None, *, is_marked: bool) -> None:
+        """The same before a delete: what is not there may be deleted under any condition, what is behind a delete
+        marker (``is_marked``) under none but "*"."""
+        if found is not None:
+            self.check(found)
+        elif is_marked and not (self == NO_CONDITIONS or self.if_match == "*"):
+            raise PreconditionFailed("the object is deleted")
 
     def check(self, found: ObjectInfo | None) -> None:
         """Raise PreconditionFailed, or NotFound for If-Match on a key that is not there; otherwise do nothing.
@@ -130,6 +198,11 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
                 raise PreconditionFailed("If-None-Match")
         elif found is not None and not _is_after(found.modified_ns, self.if_modified_since_ns, otherwise=True):
             raise PreconditionFailed("If-Modified-Since")
+        if found is not None and self.if_size is not None and found.size != self.if_size:
+            raise PreconditionFailed("x-amz-if-match-size")
+        at_ns = self.if_modified_at_ns
+        if found is not None and at_ns is not None and found.modified_ns // 10**9 != at_ns // 10**9:
+            raise PreconditionFailed("x-amz-if-match-last-modified-time")
 
 
 def _matches(condition: str, etag: str) -> bool:
@@ -153,6 +226,25 @@ class Listing(msgspec.Struct, frozen=True):
     last: bytes
 
 
+class ListedVersion(msgspec.Struct, frozen=True):
+    """A version in a listing; ``is_marker``: a delete marker, of which ``info`` has key, version, owner and time."""
+
+    info: ObjectInfo
+    is_latest: bool
+    is_marker: bool = False
+
+
+class VersionListing(msgspec.Struct, frozen=True):
+    """A page of versions, by key, newest first. ``last_key`` and ``last_version`` (None: behind all of the key) are
+    what to pass for the next one."""
+
+    entries: list[ListedVersion]
+    common_prefixes: list[bytes]
+    is_truncated: bool
+    last_key: bytes
+    last_version: str | None
+
+
 class UploadInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A multipart upload that is under way."""
 
@@ -165,6 +257,10 @@ class UploadInfo(msgspec.Struct, frozen=True, kw_only=True):
     checksum_algorithm: str
     checksum_type: str
     sealing: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    lock_mode: str = ""
+    lock_until_ns: int = 0
+    legal_hold: bool = False
 
 
 class PartInfo(msgspec.Struct, frozen=True):

@@ -11,22 +11,19 @@ import contextlib
 import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import trio
 
-from siltstone.core.key_names import FINAL, SELF
 from siltstone.core.ledger import ignore
 from siltstone.core.listing import list_keys
 from siltstone.core.object_bytes import AnonymousBytes, SharedBytes, WrittenBytes
+from siltstone.core.object_changes import Changed, KeyChange, look_at
 from siltstone.core.object_paths import (
     DIRECTORY_MODE,
     KeyPath,
     Place,
     find,
-    join,
-    make_directories,
-    prune,
     split_key,
 )
 from siltstone.core.object_types import (
@@ -34,16 +31,20 @@ from siltstone.core.object_types import (
     NO_DOCUMENTS,
     BucketInfo,
     Conditions,
+    Deleted,
+    Edit,
     Listing,
     ObjectInfo,
     PutAttributes,
+    Versioning,
+    VersionListing,
     object_info,
-    object_record,
 )
 from siltstone.core.places import FindStart, Moved, Places, PlacesHere, Start, find_bucket
-from siltstone.core.types import AttributesChanged, Change, EntryChanged
+from siltstone.core.types import EntryChanged
+from siltstone.core.version_listing import list_versions
 from siltstone.core.volume import Volume
-from siltstone.errors import BucketChanged, Conflict, DirectoryNotEmpty, InvalidArgument, NotADirectory, NotFound
+from siltstone.errors import BucketChanged, Conflict, DirectoryNotEmpty, InvalidArgument
 from siltstone.meta import inodes, names, objects
 from siltstone.meta.buckets import (
     bucket_serial,
@@ -54,7 +55,7 @@ from siltstone.meta.buckets import (
     set_documents,
 )
 from siltstone.meta.directories import find_directory
-from siltstone.meta.records import InodeFlag, Object
+from siltstone.meta.records import Object
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
@@ -253,15 +254,14 @@ class Objects:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    async def head(self, bucket: str, key: bytes) -> ObjectInfo:
-        """The object as it is now. Raises NoSuchBucket, NotFound."""
+    async def head(self, bucket: str, key: bytes, version_id: str | None = None) -> ObjectInfo:
+        """The object as it is now, or a version of it. Raises NoSuchBucket, and as ``look_at`` does."""
         path = split_key(key)
         await self.flush_key(bucket, path)
         start = await self.places.resolve(bucket, path.directory)
-        info = await self.volume.ledger.look(lambda reader: self._look(reader, start(reader), key, path))
-        if info is None:
-            raise NotFound(f"there is no key {key!r} in bucket {bucket!r}")
-        return info
+        return await self.volume.ledger.look(
+            lambda reader: look_at(reader, self.volume.directories, start(reader), key, path, version_id)
+        )
 
     async def list_keys(
         self, bucket: str, *, prefix: bytes = b"", delimiter: bytes = b"", start_after: bytes = b"", limit: int
@@ -278,9 +278,32 @@ class Objects:
             limit=limit,
         )
 
-    async def open(self, bucket: str, key: bytes) -> ObjectReader:
-        """The object, opened; to be closed. Raises NoSuchBucket, NotFound."""
-        return ObjectReader(self.volume, await self.head(bucket, key))
+    async def list_versions(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_version: str | None = None,
+        limit: int,
+    ) -> VersionListing:
+        """A page of versions, see ``siltstone.core.version_listing``. Raises NoSuchBucket."""
+        bucket_ino = await self.find_bucket(bucket)
+        return await list_versions(
+            self.volume,
+            bucket_ino,
+            self._list_turn,
+            prefix=prefix,
+            delimiter=delimiter,
+            after_key=after_key,
+            after_version=after_version,
+            limit=limit,
+        )
+
+    async def open(self, bucket: str, key: bytes, version_id: str | None = None) -> ObjectReader:
+        """The object, or a version of it, opened; to be closed. Raises as ``head`` does."""
+        return ObjectReader(self.volume, await self.head(bucket, key, version_id))
 
     async def flush_key(self, bucket: str, path: KeyPath, start: FindStart | None = None) -> None:
         """Commit what the mount has written to the object and not committed, so that its size and ETag are true.
@@ -322,47 +345,60 @@ class Objects:
         return await self.volume.ledger.look(question)
 
     async def delete(
-        self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS, start: FindStart | None = None
-    ) -> bool:
-        """Remove a key, and the directories that only keys had made; durable on return. Whether it was there.
-        ``start``: as it was found just now."""
+        self,
+        bucket: str,
+        key: bytes,
+        conditions: Conditions = NO_CONDITIONS,
+        start: FindStart | None = None,
+        *,
+        versioning: Versioning = Versioning.OFF,
+        version_id: str | None = None,
+        owner: str = "",
+        may_bypass: bool = False,
+    ) -> Deleted:
+        """Remove a key, and the directories that only keys had made; durable on return.
+
+        In a bucket with versions it becomes a delete marker of ``owner``; with a ``version_id`` (empty: the null
+        version) that version goes for good. Raises NotPermitted where a lock forbids it; ``may_bypass``: governance.
+        ``start``: as it was found just now.
+        """
         path = split_key(key)
         if conditions is not NO_CONDITIONS:
             # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
             await self.flush_key(bucket, path, start)
-        await self.volume.ledger.admit()
+        await self.volume.ledger.admit(0 if versioning is Versioning.OFF or version_id is not None else 1)
         now_ns = self.volume.ledger.clock.now_ns()
 
-        def change(transaction: Transaction, start: Start) -> _Changed | None:
-            place = find(transaction, self.volume.directories, start, path)
-            found = _object_at(transaction, place, key)
+        def change(transaction: Transaction, start: Start) -> Changed | None:
+            it = self._change(transaction, start, key, path, now_ns)
+            place = it.current()
             if conditions is not NO_CONDITIONS:
-                conditions.check(found)
-            if place is None:
-                return None
-            return self._delete(transaction, place, now_ns)
+                it.check_deletion(place, version_id, conditions)
+            if version_id is None:
+                return it.delete(place, versioning, owner)
+            return it.delete_version(place, version_id, may_bypass=may_bypass)
 
-        deleted = await self.change_below(bucket, path.directory, change, self._committed, start)
+        changed = await self.change_below(bucket, path.directory, change, self._committed, start)
         # Also where it is not there: who took it away may not be durable yet, and the answer says that it is gone.
         await self.volume.wait_done()
-        return deleted is not None
+        return changed.deleted if changed is not None and changed.deleted is not None else Deleted(False)
 
-    def _delete(self, transaction: Transaction, place: Place, now_ns: int) -> _Changed:
-        parent, ino = place.parent, place.ino
-        directory, directory_path = parent, place.path
-        news: list[Change] = []
-        orphans: list[Ino] = []
-        if place.inode.is_directory:
-            unmark_directory(transaction, ino)
-            directory, directory_path = ino, join(place.path, place.name)
-        else:
-            _, inode = names.unlink(transaction, parent, place.name, now_ns=now_ns)
-            news.append(EntryChanged(parent, place.name, ino, True))
-            if inode.nlink == 0:
-                orphans.append(ino)
-            news.append(AttributesChanged(ino))
-        changed, removed = prune(transaction, directory, directory_path, now_ns)
-        return self._changed(transaction, [*news, *changed], orphans + removed)
+    async def edit(self, bucket: str, key: bytes, version_id: str | None, edit: Edit) -> ObjectInfo:
+        """Change what is kept with a version (None: the current one); durable on return.
+
+        Raises NoSuchBucket, NotPermitted, and as ``look_at`` does.
+        """
+        path = split_key(key)
+        await self.volume.ledger.admit(1)
+        now_ns = self.volume.ledger.clock.now_ns()
+
+        def change(transaction: Transaction, start: Start) -> Changed:
+            return self._change(transaction, start, key, path, now_ns).edit(version_id, edit)
+
+        changed = await self.change_below(bucket, path.directory, change, self._committed)
+        assert changed.info is not None
+        await self.volume.wait_done()
+        return changed.info
 
     async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo:
         """Say who may do what with an object; durable on return. Its bytes and times stay. Raises NoSuchBucket,
@@ -400,6 +436,9 @@ class Objects:
         attributes: PutAttributes | None,
         conditions: Conditions = NO_CONDITIONS,
         source_conditions: Conditions = NO_CONDITIONS,
+        *,
+        source_version: str | None = None,
+        versioning: Versioning = Versioning.OFF,
     ) -> ObjectInfo:
         """Let a key have the bytes of another, shared, not copied; ``attributes`` None keeps the source's.
 
@@ -407,7 +446,13 @@ class Objects:
         """
         await self.find_bucket(bucket)
         return await self.copy_of(
-            partial(self.open, source_bucket, source_key), bucket, key, attributes, conditions, source_conditions
+            partial(self.open, source_bucket, source_key, source_version),
+            bucket,
+            key,
+            attributes,
+            conditions,
+            source_conditions,
+            versioning,
         )
 
     async def copy_of(
@@ -418,13 +463,14 @@ class Objects:
         attributes: PutAttributes | None,
         conditions: Conditions,
         source_conditions: Conditions,
+        versioning: Versioning = Versioning.OFF,
     ) -> ObjectInfo:
         """The same of what ``open_source`` opens."""
         path = split_key(key)
         source, writer = await self.share(open_source, source_conditions)
         try:
             if attributes is None:
-                attributes = source_attributes(source)
+                attributes = source_attributes(source, versioning)
             await self.flush_key(bucket, path)
             await self.volume.ledger.admit(1)
             info = await self.put(bucket, key, path, writer, attributes, conditions)
@@ -489,11 +535,11 @@ class Objects:
         """
         now_ns = self.volume.ledger.clock.now_ns()
 
-        def change(transaction: Transaction, begin: Start) -> _Changed:
+        def change(transaction: Transaction, begin: Start) -> Changed:
             if conditions is not NO_CONDITIONS:
                 conditions.check(self._look(transaction, begin, key, path))
             more(transaction)
-            return self._put(transaction, begin, key, path, bytes_, attributes, now_ns)
+            return self._change(transaction, begin, key, path, now_ns).put(bytes_, attributes)
 
         changed = await self.change_below(bucket, path.directory, change, self._committed, start)
         assert changed.info is not None
@@ -517,67 +563,8 @@ class Objects:
                 start = None
         raise Conflict(f"the directory {path!r} of bucket {bucket!r} goes and comes; try again")
 
-    def _put(
-        self,
-        transaction: Transaction,
-        start: Start,
-        key: bytes,
-        path: KeyPath,
-        bytes_: AnonymousBytes,
-        attributes: PutAttributes,
-        now_ns: int,
-    ) -> _Changed:
-        news: list[Change] = []
-        near, missing = find_directory(transaction, self.volume.directories, start.directory, start.rest)
-        parent = near
-        if missing:
-            parent, made = make_directories(transaction, near, missing, key, now_ns)
-            news += made
-        name = path.name
-        entry = names.get_dentry(transaction, parent, name)
-        if path.is_directory:
-            if entry is None or not stat.S_ISDIR(entry.kind):
-                parent, made = make_directories(transaction, parent, name, key, now_ns)
-                news += made
-            else:
-                parent = Ino(entry.ino)
-            name = FINAL
-            entry = names.get_dentry(transaction, parent, name)
-            if entry is None and not bytes_.size:
-                info = self._mark_directory(transaction, parent, key, attributes)
-                return self._changed(transaction, [*news, AttributesChanged(parent)], [], info, is_directory=True)
-            unmark_directory(transaction, parent)
-        if entry is not None and stat.S_ISDIR(entry.kind):
-            parent, name = Ino(entry.ino), SELF
-            entry = names.get_dentry(transaction, parent, name)
-        if entry is not None and not stat.S_ISREG(entry.kind):
-            raise NotADirectory(f"at the place of the key {key!r} is something that the mount made, and no file")
-        orphans: list[Ino] = []
-        ino, inode = bytes_.place(transaction, near, now_ns)
-        owner = inodes.get_inode(transaction, parent)
-        inode.uid, inode.gid = owner.uid, owner.gid
-        if entry is not None:
-            old, unlinked = names.unlink(transaction, parent, name, now_ns=now_ns)
-            if unlinked.nlink == 0:
-                orphans.append(old)
-            news.append(AttributesChanged(old))
-        inodes.put_inode(transaction, ino, inode)
-        inode = names.link(transaction, ino, parent, name, now_ns=now_ns)
-        inode.mtime_ns = now_ns
-        news.append(EntryChanged(parent, name, ino, False))
-        record = object_record(attributes)
-        objects.put_object(transaction, ino, inode, record)
-        inodes.put_inode(transaction, ino, inode)
-        return self._changed(transaction, news, orphans, object_info(key, ino, inode, record))
-
-    def _mark_directory(self, transaction: Transaction, ino: Ino, key: bytes, attributes: PutAttributes) -> ObjectInfo:
-        """Let a directory be an object without bytes."""
-        inode = inodes.get_inode(transaction, ino)
-        inode.flags &= ~InodeFlag.IMPLICIT
-        record = object_record(attributes)
-        objects.put_object(transaction, ino, inode, record)
-        inodes.put_inode(transaction, ino, inode)
-        return object_info(key, ino, inode, record)
+    def _change(self, transaction: Transaction, start: Start, key: bytes, path: KeyPath, now_ns: int) -> KeyChange:
+        return KeyChange(transaction, self.volume.directories, self.volume.orphans, start, key, path, now_ns)
 
     def _look(self, reader: Reader, start: Start, key: bytes, path: KeyPath) -> ObjectInfo | None:
         """The object of a key, or None."""
@@ -586,20 +573,7 @@ class Objects:
     async def _version(self, ino: Ino) -> int:
         return (await self.volume.ledger.look(lambda reader: inodes.get_inode(reader, ino))).version
 
-    def _changed(
-        self,
-        transaction: Transaction,
-        news: list[Change],
-        orphans: list[Ino],
-        info: ObjectInfo | None = None,
-        *,
-        is_directory: bool = False,
-    ) -> _Changed:
-        """The end of a batch's making: what can be purged with it is."""
-        lost = [(ino, self.volume.orphans.purge_within(transaction, ino)) for ino in orphans]
-        return _Changed(info, news, lost, is_directory)
-
-    def _committed(self, changed: _Changed | None) -> None:
+    def _committed(self, changed: Changed | None) -> None:
         """The batch is visible: tell everybody."""
         if changed is None:
             return
@@ -613,8 +587,8 @@ def _from_start(transaction: Transaction, *, change: Callable[[Transaction, Star
     return change(transaction, start(transaction))
 
 
-def source_attributes(source: ObjectInfo) -> PutAttributes:
-    """What a copy keeps of its source."""
+def source_attributes(source: ObjectInfo, versioning: Versioning) -> PutAttributes:
+    """What a copy keeps of its source: all but its locks."""
     return PutAttributes(
         etag=source.etag,
         owner=source.owner,
@@ -625,17 +599,9 @@ def source_attributes(source: ObjectInfo) -> PutAttributes:
         part_sizes=source.part_sizes,
         part_numbers=source.part_numbers,
         sealing=source.sealing,
+        versioning=versioning,
+        tags=source.tags,
     )
-
-
-class _Changed(NamedTuple):
-    """What a batch did. ``lost``: inodes that lost their last name, and whether they were purged with it.
-    ``is_directory``: the object is a directory, and the bytes that were to be it, none, are not needed."""
-
-    info: ObjectInfo | None
-    news: list[Change]
-    lost: list[tuple[Ino, bool]]
-    is_directory: bool
 
 
 def _object_at(reader: Reader, place: Place | None, key: bytes) -> ObjectInfo | None:
@@ -643,12 +609,3 @@ def _object_at(reader: Reader, place: Place | None, key: bytes) -> ObjectInfo | 
         return None
     record = objects.get_object(reader, place.ino, place.inode)
     return object_info(key, place.ino, place.inode, record)
-
-
-def unmark_directory(transaction: Transaction, ino: Ino) -> None:
-    """A directory is no object any more, if it was one."""
-    inode = inodes.get_inode(transaction, ino)
-    if inode.flags & InodeFlag.HAS_OBJECT:
-        objects.drop_object(transaction, ino, inode)
-        inode.flags |= InodeFlag.IMPLICIT
-        inodes.put_inode(transaction, ino, inode)

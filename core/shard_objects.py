@@ -16,18 +16,23 @@ from typing import Any
 import msgspec
 
 from siltstone.core.object_bytes import AnonymousBytes, WrittenBytes
+from siltstone.core.object_changes import check_deleted, look_in
 from siltstone.core.object_paths import FILE_MODE, KeyPath, find_in, is_object, split_key
 from siltstone.core.object_types import (
     NO_CONDITIONS,
     BucketInfo,
     CompletePart,
     Conditions,
+    Deleted,
+    Edit,
     Listing,
     ObjectInfo,
     PartInfo,
     PutAttributes,
     UploadInfo,
     UploadListing,
+    Versioning,
+    VersionListing,
     object_info,
 )
 from siltstone.core.objects import ObjectReader, Objects, bucket_info
@@ -35,7 +40,7 @@ from siltstone.core.places import Moved, Start
 from siltstone.core.shard_places import ShardPlaces
 from siltstone.core.uploads import Uploads
 from siltstone.core.volume import Volume
-from siltstone.errors import BucketChanged, NoSuchBucket, NoSuchUpload, NotFound, Unavailable
+from siltstone.errors import BucketChanged, DeletedObject, NoSuchBucket, NoSuchUpload, NotFound, Unavailable
 from siltstone.meta import inodes, names, objects
 from siltstone.meta.records import Inode
 from siltstone.meta.store.port import Reader
@@ -91,7 +96,7 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
     way: Way
     unflushed: Ino = Ino(0)
     info: ObjectInfo | None = None
-    deleted: bool | None = None
+    deleted: Deleted | None = None
 
 
 class ShardObjects:
@@ -163,14 +168,23 @@ class ShardObjects:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    async def find_object(self, near: Ino, bucket: BucketRef, key: bytes, *, with_body: bool) -> FoundObject:
-        """What a key leads to. Raises NoSuchBucket, also when the bucket is not the one that is meant."""
+    async def find_object(
+        self, near: Ino, bucket: BucketRef, key: bytes, version_id: str | None, *, with_body: bool
+    ) -> FoundObject:
+        """What a key, or a version of it, leads to. Raises NoSuchBucket, also when the bucket is not the one that is
+        meant; DeletedObject, NoSuchVersion, IsDeleteMarker."""
         path = split_key(key)
 
         def question(reader: Reader) -> tuple[Start, Ino, ObjectInfo | None]:
             start = self._places.look(reader, bucket.name, path.directory)
+            directory = None if start.rest else start.directory
+            if version_id is not None:
+                found = look_in(reader, directory, key, path, version_id)
+                return start, found.ino, found if self._ledger.owns(found.ino) else None
             ino, inode = self._entry(reader, start, path)
             if inode is None:
+                if not ino:
+                    check_deleted(reader, directory, path)
                 return start, ino, None
             return start, ino, object_info(key, ino, inode, objects.get_object(reader, ino, inode))
 
@@ -197,6 +211,27 @@ class ShardObjects:
         await self._check(bucket)
         return await self._objects.list_keys(
             bucket.name, prefix=prefix, delimiter=delimiter, start_after=start_after, limit=limit
+        )
+
+    async def list_versions(
+        self,
+        near: Ino,
+        bucket: BucketRef,
+        prefix: bytes,
+        delimiter: bytes,
+        after_key: bytes,
+        after_version: str | None,
+        limit: int,
+    ) -> VersionListing:
+        """See Objects."""
+        await self._check(bucket)
+        return await self._objects.list_versions(
+            bucket.name,
+            prefix=prefix,
+            delimiter=delimiter,
+            after_key=after_key,
+            after_version=after_version,
+            limit=limit,
         )
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -251,7 +286,16 @@ class ShardObjects:
         return Changed(way, info=await self._put(bucket.name, key, path, start, writer, attributes, conditions))
 
     async def delete_object(
-        self, near: Ino, bucket: BucketRef, key: bytes, conditions: Conditions, flushed: Ino
+        self,
+        near: Ino,
+        bucket: BucketRef,
+        key: bytes,
+        conditions: Conditions,
+        versioning: Versioning,
+        version_id: str | None,
+        owner: str,
+        may_bypass: bool,
+        flushed: Ino,
     ) -> Changed:
         """See Objects."""
         path = split_key(key)
@@ -260,8 +304,17 @@ class ShardObjects:
             return Changed(way)
         if unflushed := await self._unflushed(start, path, conditions, flushed):
             return Changed(way, unflushed)
-        begin = self._places.start_at(start)
-        return Changed(way, deleted=await self._objects.delete(bucket.name, key, _none_if_empty(conditions), begin))
+        deleted = await self._objects.delete(
+            bucket.name,
+            key,
+            _none_if_empty(conditions),
+            self._places.start_at(start),
+            versioning=versioning,
+            version_id=version_id,
+            owner=owner,
+            may_bypass=may_bypass,
+        )
+        return Changed(way, deleted=deleted)
 
     async def set_object_grants(self, ino: Ino, key: bytes, grants: list[str]) -> ObjectInfo | None:
         """Say who may do what with an inode of this shard; None when it has no name any more."""
@@ -269,6 +322,15 @@ class ShardObjects:
             return await self._objects.set_grants_at(ino, key, grants)
         except Moved:
             return None
+
+    async def edit_object(
+        self, near: Ino, bucket: BucketRef, key: bytes, version_id: str | None, edit: Edit, flushed: Ino
+    ) -> Changed:
+        """See Objects."""
+        start, way = await self._find(bucket, split_key(key))
+        if not self._ledger.owns(start.directory):
+            return Changed(way)
+        return Changed(way, info=await self._objects.edit(bucket.name, key, version_id, edit))
 
     async def copy_object(
         self,
@@ -279,6 +341,7 @@ class ShardObjects:
         attributes: PutAttributes | None,
         conditions: Conditions,
         source_conditions: Conditions,
+        versioning: Versioning,
         flushed: Ino,
     ) -> Changed | None:
         """Let a key share the bytes of an inode of this shard; None when that has no name any more."""
@@ -289,7 +352,13 @@ class ShardObjects:
         opener = partial(self._open_here, source_ino, source_key)
         try:
             info = await self._objects.copy_of(
-                opener, bucket.name, key, attributes, _none_if_empty(conditions), _none_if_empty(source_conditions)
+                opener,
+                bucket.name,
+                key,
+                attributes,
+                _none_if_empty(conditions),
+                _none_if_empty(source_conditions),
+                versioning,
             )
         except SourceGone:
             return None
@@ -310,6 +379,8 @@ class ShardObjects:
         grants: list[str],
         sealing: dict[str, str],
         upload_id: str,
+        tags: dict[str, str],
+        lock: tuple[str, int, bool],
     ) -> str:
         """See Uploads."""
         await self._check(bucket)
@@ -324,6 +395,8 @@ class ShardObjects:
             grants=grants,
             sealing=sealing,
             upload_id=upload_id,
+            tags=tags,
+            lock=lock,
         )
 
     async def upload(self, near: Ino, bucket: BucketRef, key: bytes, upload_id: str) -> UploadInfo:
@@ -428,6 +501,7 @@ class ShardObjects:
         checksums: dict[str, str],
         checksum_type: str,
         conditions: Conditions,
+        versioning: Versioning,
         flushed: Ino,
     ) -> Changed:
         """See Uploads."""
@@ -443,6 +517,7 @@ class ShardObjects:
             checksums=checksums,
             checksum_type=checksum_type,
             conditions=_none_if_empty(conditions),
+            versioning=versioning,
         )
         return Changed(way, info=info)
 
@@ -577,12 +652,25 @@ class ShardObjects:
             case "put_part" | "put_written_part" | "share_part":
                 return await self._part(arguments)
             case "delete_object":
-                return Changed(Way(arguments["bucket"].ino, arguments["near"], False), deleted=True)
-            case "put_object" | "put_written" | "copy_object" | "complete_upload":
+                deleted = await self._deleted(arguments)
+                return Changed(Way(arguments["bucket"].ino, arguments["near"], False), deleted=deleted)
+            case "edit_object" | "put_object" | "put_written" | "copy_object" | "complete_upload":
                 info = await self._now(arguments["bucket"].name, arguments["key"])
                 return Changed(Way(arguments["bucket"].ino, Ino(0), False), info=info)
             case _:
                 return None
+
+    async def _deleted(self, arguments: dict[str, Any]) -> Deleted:
+        """What a delete did: a delete marker is the newest version, unless others have changed the key since."""
+        if arguments["version_id"] is not None:
+            return Deleted(True, arguments["version_id"])
+        try:
+            await self._objects.head(arguments["bucket"].name, arguments["key"])
+        except DeletedObject as error:
+            return Deleted(True, str(error), is_marker=True)
+        except NotFound:
+            pass
+        return Deleted(True)
 
     async def _now(self, bucket: str, key: bytes) -> ObjectInfo:
         """An object that was stored; others may have replaced or removed it since."""

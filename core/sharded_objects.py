@@ -24,12 +24,16 @@ from siltstone.core.object_types import (
     BucketInfo,
     CompletePart,
     Conditions,
+    Deleted,
+    Edit,
     Listing,
     ObjectInfo,
     PartInfo,
     PutAttributes,
     UploadInfo,
     UploadListing,
+    Versioning,
+    VersionListing,
 )
 from siltstone.core.objects import ObjectPut, ObjectReader
 from siltstone.core.shard_objects import BucketRef, Changed, FoundObject, Opened, Way
@@ -383,14 +387,14 @@ class ShardedObjects:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    async def head(self, bucket: str, key: bytes) -> ObjectInfo:
+    async def head(self, bucket: str, key: bytes, version_id: str | None = None) -> ObjectInfo:
         """See Objects."""
-        return (await self._open(bucket, key, with_body=False)).info
+        return (await self._open(bucket, key, version_id, with_body=False)).info
 
-    async def open(self, bucket: str, key: bytes) -> RemoteReader:
+    async def open(self, bucket: str, key: bytes, version_id: str | None = None) -> RemoteReader:
         """See Objects."""
         for _ in range(ATTEMPTS_MAX):
-            opened = await self._open(bucket, key, with_body=True)
+            opened = await self._open(bucket, key, version_id, with_body=True)
             reader = RemoteReader(self, opened.info, opened.body)
             if len(opened.body) == opened.info.size or await self._is_there(opened.info.ino):
                 return reader
@@ -409,6 +413,27 @@ class ShardedObjects:
 
         return await self.in_bucket(bucket, ask)
 
+    async def list_versions(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_version: str | None = None,
+        limit: int,
+    ) -> VersionListing:
+        """See Objects."""
+
+        async def ask(at: BucketRef) -> VersionListing:
+            near = self._near(at.ino, max(prefix, after_key if after_key.startswith(prefix) else b""))
+            listing: VersionListing = await self.call(
+                "list_versions", near, at, prefix, delimiter, after_key, after_version, limit
+            )
+            return listing
+
+        return await self.in_bucket(bucket, ask)
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
     async def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None = None) -> RemotePut:
@@ -417,9 +442,21 @@ class ShardedObjects:
         ino = (self._buckets.get(bucket) or await self._find_bucket(bucket)).ino
         return RemotePut(self, bucket, key, path, self._near(ino, path.directory), size_hint)
 
-    async def delete(self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS) -> bool:
+    async def delete(
+        self,
+        bucket: str,
+        key: bytes,
+        conditions: Conditions = NO_CONDITIONS,
+        *,
+        versioning: Versioning = Versioning.OFF,
+        version_id: str | None = None,
+        owner: str = "",
+        may_bypass: bool = False,
+    ) -> Deleted:
         """See Objects."""
-        changed = await self.change("delete_object", bucket, split_key(key), key, conditions)
+        changed = await self.change(
+            "delete_object", bucket, split_key(key), key, conditions, versioning, version_id, owner, may_bypass
+        )
         assert changed.deleted is not None
         return changed.deleted
 
@@ -432,6 +469,12 @@ class ShardedObjects:
                 return info
         raise Conflict(f"{key!r} is overwritten all the time; try again")
 
+    async def edit(self, bucket: str, key: bytes, version_id: str | None, edit: Edit) -> ObjectInfo:
+        """See Objects."""
+        changed = await self.change("edit_object", bucket, split_key(key), key, version_id, edit)
+        assert changed.info is not None
+        return changed.info
+
     async def copy(
         self,
         source_bucket: str,
@@ -441,11 +484,14 @@ class ShardedObjects:
         attributes: PutAttributes | None,
         conditions: Conditions = NO_CONDITIONS,
         source_conditions: Conditions = NO_CONDITIONS,
+        *,
+        source_version: str | None = None,
+        versioning: Versioning = Versioning.OFF,
     ) -> ObjectInfo:
         """See Objects."""
         path = split_key(key)
         for _ in range(ATTEMPTS_MAX):
-            source = await self.head(source_bucket, source_key)
+            source = await self.head(source_bucket, source_key, source_version)
 
             async def ask(at: BucketRef, flushed: Ino, ino: Ino = source.ino) -> Changed | None:
                 changed: Changed | None = await self.call(
@@ -457,6 +503,7 @@ class ShardedObjects:
                     attributes,
                     conditions,
                     source_conditions,
+                    versioning,
                     flushed,
                 )
                 return changed
@@ -481,6 +528,8 @@ class ShardedObjects:
         checksum_type: str = "",
         grants: Sequence[str] = (),
         sealing: Mapping[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+        lock: tuple[str, int, bool] = ("", 0, False),
     ) -> str:
         """See Uploads."""
         upload_id = self._random.bytes(16).hex()
@@ -499,6 +548,8 @@ class ShardedObjects:
                 list(grants),
                 dict(sealing or {}),
                 upload_id,
+                tags or {},
+                lock,
             )
             return created
 
@@ -562,10 +613,11 @@ class ShardedObjects:
         upload_id: str,
         number: int,
         source_conditions: Conditions = NO_CONDITIONS,
+        source_version: str | None = None,
     ) -> PartInfo:
         """See Uploads. What is in another shard than the upload is copied."""
         put = await self.begin_part(bucket, key, upload_id, number)
-        reader = await self.open(source_bucket, source_key)
+        reader = await self.open(source_bucket, source_key, source_version)
         try:
             source = reader.info
             source_conditions.check(source)
@@ -608,6 +660,7 @@ class ShardedObjects:
         checksums: dict[str, str],
         checksum_type: str = "",
         conditions: Conditions = NO_CONDITIONS,
+        versioning: Versioning = Versioning.OFF,
     ) -> ObjectInfo:
         """See Uploads."""
 
@@ -622,6 +675,7 @@ class ShardedObjects:
                 checksums,
                 checksum_type,
                 conditions,
+                versioning,
                 flushed,
             )
             return changed
@@ -715,13 +769,13 @@ class ShardedObjects:
             flushed = changed.unflushed
         raise Conflict("the object is overwritten all the time; try again")
 
-    async def _open(self, bucket: str, key: bytes, *, with_body: bool) -> Opened:
+    async def _open(self, bucket: str, key: bytes, version_id: str | None, *, with_body: bool) -> Opened:
         """An object as it is now. Raises NoSuchBucket, NotFound."""
         path = split_key(key)
 
         async def ask(at: BucketRef) -> FoundObject:
             near = self._near(at.ino, path.directory)
-            found: FoundObject = await self.call("find_object", near, at, key, with_body=with_body)
+            found: FoundObject = await self.call("find_object", near, at, key, version_id, with_body=with_body)
             return found
 
         for _ in range(ATTEMPTS_MAX):

@@ -42,6 +42,8 @@ class SwitchingObjects:
         self.set_bucket_documents = counted(lambda store: store.set_bucket_documents)
         self.head = counted(lambda store: store.head)
         self.delete = counted(lambda store: store.delete)
+        self.edit = counted(lambda store: store.edit)
+        self.list_versions = counted(lambda store: store.list_versions)
         self.set_grants = counted(lambda store: store.set_grants)
         self.copy = counted(lambda store: store.copy)
         self.list_keys = counted(lambda store: store.list_keys)
@@ -72,9 +74,9 @@ class SwitchingObjects:
         """See Uploads."""
         return SwitchingPart(self, await self._begin_part(bucket, key, upload_id, number))
 
-    async def open(self, bucket: str, key: bytes) -> SwitchingReader:
+    async def open(self, bucket: str, key: bytes, version_id: str | None = None) -> SwitchingReader:
         """See Objects."""
-        return SwitchingReader(self, await self._open(bucket, key))
+        return SwitchingReader(self, await self._open(bucket, key, version_id))
 
     def _counted(
         self, method: Callable[[ObjectStore], Callable[P, Awaitable[R]]]

@@ -22,6 +22,7 @@ from siltstone.core.object_types import (
     PutAttributes,
     UploadInfo,
     UploadListing,
+    Versioning,
 )
 from siltstone.core.objects import Objects, OpenSource
 from siltstone.core.places import Start
@@ -150,8 +151,13 @@ class Uploads:
         grants: Sequence[str] = (),
         sealing: Mapping[str, str] | None = None,
         upload_id: str = "",
+        tags: dict[str, str] | None = None,
+        lock: tuple[str, int, bool] = ("", 0, False),
     ) -> str:
-        """Start an upload; its id, 32 hex digits, random unless it is given. Durable on return."""
+        """Start an upload; its id, 32 hex digits, random unless it is given. Durable on return.
+
+        ``tags`` and ``lock`` (mode, until when, legal hold) are those of the object that is to be.
+        """
         split_key(key)
         await self._volume.ledger.admit(1)
         raw_id = bytes.fromhex(upload_id) if upload_id else self._volume.ledger.random.bytes(16)
@@ -163,8 +169,11 @@ class Uploads:
             metadata,
             checksum_algorithm,
             checksum_type,
-            grants=list(grants),
-            sealing=dict(sealing or {}),
+            False,
+            list(grants),
+            dict(sealing or {}),
+            tags or {},
+            *lock,
         )
         await self.objects.change_below(
             bucket,
@@ -191,6 +200,7 @@ class Uploads:
         upload_id: str,
         number: int,
         source_conditions: Conditions = NO_CONDITIONS,
+        source_version: str | None = None,
     ) -> PartInfo:
         """A part whose bytes are a range (first, last byte) of another object, shared. Durable on return.
 
@@ -199,7 +209,7 @@ class Uploads:
         await (await self.begin_part(bucket, key, upload_id, number)).abort()
         near = await self.objects.find_bucket(bucket)
         return await self.copy_part_of(
-            partial(self.objects.open, source_bucket, source_key),
+            partial(self.objects.open, source_bucket, source_key, source_version),
             source_range,
             bucket,
             key,
@@ -281,6 +291,7 @@ class Uploads:
         checksums: dict[str, str],
         checksum_type: str = "",
         conditions: Conditions = NO_CONDITIONS,
+        versioning: Versioning = Versioning.OFF,
     ) -> ObjectInfo:
         """Let the listed parts, one after the other, be the object; atomic, durable on return. No data moves.
 
@@ -306,6 +317,11 @@ class Uploads:
             part_numbers=tuple(number for number, _ in chosen),
             grants=tuple(upload.grants),
             sealing=upload.sealing,
+            versioning=versioning,
+            tags=upload.tags,
+            lock_mode=upload.lock_mode,
+            lock_until_ns=upload.lock_until_ns,
+            legal_hold=upload.legal_hold,
         )
         held = [Ino(part.ino) for _, part in chosen]
         for ino in held:
@@ -415,4 +431,8 @@ def _info(key: bytes, upload_id: str, record: Upload) -> UploadInfo:
         checksum_algorithm=record.checksum_algorithm,
         checksum_type=record.checksum_type,
         sealing=record.sealing,
+        tags=record.tags,
+        lock_mode=record.lock_mode,
+        lock_until_ns=record.lock_until_ns,
+        legal_hold=record.legal_hold,
     )

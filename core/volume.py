@@ -19,6 +19,7 @@ from siltstone.core.carrier import Carrier
 from siltstone.core.dirty import read_run_into
 from siltstone.core.events import Subscribers
 from siltstone.core.ledger import Ledger
+from siltstone.core.mount_versions import keep_removed, moved
 from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.pool_members import PoolMembers
@@ -299,6 +300,9 @@ class Volume:
         now_ns = self.ledger.clock.now_ns()
 
         def change(transaction: Transaction) -> _Unlinked:
+            kept = keep_removed(transaction, parent, name, now_ns, leaves_marker=True)
+            if kept is not None:
+                return _Unlinked(kept, dies=False, purged=False)
             ino, inode = names.unlink(transaction, parent, name, now_ns=now_ns)
             return self._unlinked(transaction, ino, inode)
 
@@ -350,6 +354,9 @@ class Volume:
         now_ns = self.ledger.clock.now_ns()
 
         def change(transaction: Transaction) -> tuple[Renamed, _Unlinked | None]:
+            kept = None
+            if not exchange and not no_replace:
+                kept = self._keep_replaced(transaction, parent, name, new_parent, new_name, now_ns)
             renamed = rename.rename(
                 transaction,
                 parent,
@@ -360,6 +367,12 @@ class Volume:
                 no_replace=no_replace,
                 now_ns=now_ns,
             )
+            if renamed.moved:
+                moved(transaction, renamed.ino, parent, name, now_ns, leaves_marker=renamed.exchanged is None)
+                if renamed.exchanged is not None:
+                    moved(transaction, renamed.exchanged, new_parent, new_name, now_ns, leaves_marker=False)
+            if kept is not None:
+                return renamed, _Unlinked(kept, dies=False, purged=False)
             if renamed.replaced is None or renamed.replaced_inode is None:
                 return renamed, None
             return renamed, self._unlinked(transaction, renamed.replaced, renamed.replaced_inode)
@@ -587,6 +600,16 @@ class Volume:
         await self.ledger.admit()
         await self.write_back.set_size(ino, size)
         self._subscribers.publish(origin, DataChanged(ino, size, 0))
+
+    def _keep_replaced(
+        self, transaction: Transaction, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, now_ns: int
+    ) -> Ino | None:
+        """See ``keep_removed``, of what a rename is about to replace."""
+        source = names.get_dentry(transaction, parent, name)
+        target = names.get_dentry(transaction, new_parent, new_name)
+        if source is None or target is None or source.ino == target.ino or stat.S_ISDIR(source.kind):
+            return None
+        return keep_removed(transaction, new_parent, new_name, now_ns, leaves_marker=False)
 
     def _found(self, ino: Ino, inode: Inode | None) -> Found:
         return Found(ino, None if inode is None else self._seen(ino, inode))

@@ -20,13 +20,23 @@ import trio
 
 from siltstone.core.dirty import DirtyMap, Run, joined
 from siltstone.core.ledger import Ledger
+from siltstone.core.object_locks import is_locked
 from siltstone.core.reader import payload_checksums
 from siltstone.engine.stripe import store as stripe_store
-from siltstone.errors import FileTooLarge, InvalidArgument, IsADirectory, NoSpace, NotFound, SiltstoneError, TooFewDisks
+from siltstone.errors import (
+    FileTooLarge,
+    InvalidArgument,
+    IsADirectory,
+    NoSpace,
+    NotFound,
+    NotPermitted,
+    SiltstoneError,
+    TooFewDisks,
+)
 from siltstone.limits import DIRECT_THRESHOLD_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
 from siltstone.meta import extents, inodes, objects
 from siltstone.meta.extents import FreedStripe
-from siltstone.meta.records import Extent, Inode, Place
+from siltstone.meta.records import Extent, Inode, InodeFlag, Place
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Buffer, Ino
 
@@ -523,6 +533,10 @@ class WriteBack:
             raise IsADirectory(f"inode {ino} is a directory")
         if not inode.is_file:
             raise InvalidArgument(f"inode {ino} is not a regular file")
+        if inode.flags & InodeFlag.HAS_LOCK and is_locked(
+            objects.get_object(self._ledger.store, ino, inode), self._ledger.clock.now_ns()
+        ):
+            raise NotPermitted(f"inode {ino} is an object that is locked")
         file = self.files[ino] = OpenFile(ino, inode, self._ledger.clock.now_ns())
         file.changed_ns = self._ledger.clock.monotonic_ns()
         return file

@@ -16,6 +16,8 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``p`` partition ``q`` client (16) request number (8) | what the request was answered, msgpack; number 0: Watermark |
 | ``p`` partition ``o`` ino (8) | empty: an orphan (no name, to be purged when nobody holds it) |
 | ``p`` partition ``b`` ino (8) | Object |
+| ``p`` partition ``v`` directory ino (8) name 00 | place in the order (8) of the name's null version |
+| ``p`` partition ``v`` directory ino (8) name 00 place in the order, from above (8) | Version |
 | ``p`` partition ``x`` ino (8) name | value of an extended attribute, raw |
 | ``s`` ``S`` slab id (4) | Slab |
 | ``s`` ``T`` stripe id (8) | Stripe |
@@ -108,6 +110,41 @@ def bucket_document(directory: Ino, name: bytes) -> bytes:
 def bucket_document_name(key: bytes) -> bytes:
     """The document's name in such a key."""
     return key[INO_KEY_BYTES:]
+
+
+ORDER_MAX = 1 << 63
+"""Places in the order of versions are below; they are times, in nanoseconds, or a little later."""
+
+
+def version(directory: Ino, name: bytes, order: int) -> bytes:
+    """Key of a version of a name, by its place in the order; newer ones sort first."""
+    assert 0 <= order < ORDER_MAX
+    return null_version(directory, name) + (2 * ORDER_MAX - 1 - order).to_bytes(8, "big")
+
+
+def null_version(directory: Ino, name: bytes) -> bytes:
+    """Key of where the null version of a name is."""
+    return versions(directory) + name + b"\0"
+
+
+def versions_end(directory: Ino, name: bytes) -> bytes:
+    """The end of the versions of a name."""
+    return versions(directory) + name + b"\1"
+
+
+def version_name(key: bytes) -> bytes:
+    """The name in the key of a version, or of where the null version is."""
+    return key[INO_KEY_BYTES : key.index(b"\0", INO_KEY_BYTES)]
+
+
+def version_order(key: bytes) -> int:
+    """The place in the order in the key of a version."""
+    return 2 * ORDER_MAX - 1 - int.from_bytes(key[-8:], "big")
+
+
+def is_version(key: bytes) -> bool:
+    """Whether a key of that kind is of a version, and not of where the null version is."""
+    return key.index(b"\0", INO_KEY_BYTES) < len(key) - 1
 
 
 def orphan(ino: Ino) -> bytes:
@@ -302,6 +339,11 @@ def bucket_documents(directory: Ino) -> bytes:
     return bucket_document(directory, b"")
 
 
+def versions(directory: Ino) -> bytes:
+    """Prefix of the versions of a directory's names."""
+    return _HEAD.pack(b"p", directory & 0xFF, b"v", directory)
+
+
 def uploads(bucket_ino: Ino, prefix: bytes = b"") -> bytes:
     """Prefix of a bucket's uploads whose keys have a prefix, in the order of their keys."""
     return _HEAD.pack(b"p", bucket_ino & 0xFF, b"m", bucket_ino) + escape(prefix)
@@ -344,6 +386,7 @@ UPLOAD = b"m"
 PART = b"n"
 ORPHAN = b"o"
 PART = b"n"
+VERSION = b"v"
 XATTR = b"x"
 
 

@@ -23,7 +23,7 @@ from siltstone.errors import (
     TooManyLinks,
 )
 from siltstone.limits import LINK_COUNT_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
-from siltstone.meta import counters, keys
+from siltstone.meta import counters, keys, versions
 from siltstone.meta.inodes import (
     PERMISSION_BITS,
     find_inode,
@@ -327,9 +327,11 @@ def rmdir(transaction: Transaction, parent: Ino, name: bytes, *, now_ns: int) ->
 
 
 def check_empty(reader: Reader, directory: Ino) -> None:
-    """Raise DirectoryNotEmpty if a directory has entries."""
+    """Raise DirectoryNotEmpty if a directory has entries, or versions of what were its entries."""
     if not is_empty(reader, directory):
         raise DirectoryNotEmpty(f"directory {directory} is not empty")
+    if versions.have_any(reader, directory):
+        raise DirectoryNotEmpty(f"directory {directory} has versions of objects that were deleted")
 
 
 def drop_link(transaction: Transaction, ino: Ino, inode: Inode, now_ns: int) -> None:

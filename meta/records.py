@@ -62,6 +62,8 @@ class InodeFlag(enum.IntEnum):
     """An Object record exists; a change of the data must drop its ETag and checksums."""
     HAS_XATTRS = 4
     """Xattr records exist (or existed)."""
+    HAS_LOCK = 8
+    """The Object record has a retention or a legal hold (or had one): look before changing the data."""
 
 
 class Dentry(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -127,6 +129,22 @@ class Object(msgspec.Struct, array_like=True, tag=1):
     part_numbers: list[int] = []
     grants: list[str] = []
     sealing: dict[str, str] = {}
+    version_id: str = ""
+    """Empty: the null version, as every object of a bucket without versions is."""
+    tags: dict[str, str] = {}
+    lock_mode: str = ""
+    """GOVERNANCE or COMPLIANCE, until ``lock_until_ns``; empty without a retention."""
+    lock_until_ns: int = 0
+    legal_hold: bool = False
+
+
+class Version(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A version of an object that is not the current one. ``ino`` 0: a delete marker, which ``owner`` made then."""
+
+    ino: int
+    version_id: str
+    modified_ns: int
+    owner: str = ""
 
 
 class Bucket(msgspec.Struct, array_like=True, tag=1):
@@ -154,7 +172,11 @@ class Upload(msgspec.Struct, array_like=True, tag=1):
     """Completed or aborted: what is left of it is being removed in steps, and no request sees it any more."""
     grants: list[str] = []
     sealing: dict[str, str] = {}
-    """Both of the object that is to be."""
+    tags: dict[str, str] = {}
+    lock_mode: str = ""
+    lock_until_ns: int = 0
+    legal_hold: bool = False
+    """All of the object that is to be, from ``grants`` on."""
 
 
 class Part(msgspec.Struct, array_like=True, tag=1):
@@ -237,6 +259,7 @@ _decoders: dict[type[Any], Any] = {
         Dentry,
         Extent,
         Object,
+        Version,
         Bucket,
         Upload,
         Part,

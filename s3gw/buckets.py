@@ -8,6 +8,7 @@ from siltstone.core.object_types import BucketInfo
 from siltstone.errors import AlreadyExists
 from siltstone.s3gw.access import Asker, key_allows, resource_of
 from siltstone.s3gw.acl import Owners, of_headers
+from siltstone.s3gw.bucket_state import new_bucket_documents
 from siltstone.s3gw.configuration import ACL, ENFORCED, OBJECT_WRITER, OWNERSHIP, PREFERRED
 from siltstone.s3gw.dates import iso_date
 from siltstone.s3gw.errors import S3Error
@@ -71,8 +72,6 @@ async def create_bucket(request: Request) -> Reply:
         raise S3Error("AccessDenied")
     check_new_bucket_name(name)
     refuse_what_is_not_there(request.headers)
-    if request.headers.get("x-amz-bucket-object-lock-enabled", "").lower() == "true":
-        raise S3Error("NotImplemented", "Object lock is not implemented.", Header="x-amz-bucket-object-lock-enabled")
     document = await request.document(may_be_empty=True)
     if document is not None:
         if document.name != "CreateBucketConfiguration":
@@ -86,6 +85,7 @@ async def create_bucket(request: Request) -> Reply:
             )
     documents = _first_documents(request, owner)
     try:
+        documents |= new_bucket_documents(request.headers)
         await request.store.create_bucket(name, owner=owner, documents=documents)
     except AlreadyExists:
         found = await request.store.bucket(name)
@@ -140,9 +140,3 @@ async def get_bucket_location(request: Request) -> Reply:
         f'<?xml version="1.0" encoding="UTF-8"?>\n<LocationConstraint xmlns="{NAMESPACE}">{region}</LocationConstraint>'
     )
     return Reply(200, [("Content-Type", "application/xml")], document.encode())
-
-
-async def get_bucket_versioning(request: Request) -> Reply:
-    """GetBucketVersioning: never turned on."""
-    await request.bucket_now()
-    return xml_reply("VersioningConfiguration", ())

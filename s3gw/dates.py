@@ -47,6 +47,18 @@ def _nanoseconds(moment: datetime) -> int:
     return int((moment - _EPOCH).total_seconds()) * SECOND_NS
 
 
+def parse_iso_date(text: str) -> int | None:
+    """Nanoseconds of a date in ISO 8601, in UTC where it says nothing else; None for what is none."""
+    try:
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        found = int(moment.timestamp() * 1000) * (SECOND_NS // 1000)
+    except (ValueError, OverflowError):
+        return None
+    return found if 0 <= found < 1 << 63 else None
+
+
 def parse_http_date(text: str) -> int | None:
     """Nanoseconds of any of the three forms of RFC 9110, None when it is none of them."""
     for form in _HTTP_FORMS:

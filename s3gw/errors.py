@@ -42,6 +42,7 @@ CODES: dict[str, Code] = {
     "InternalError": Code(500, "We encountered an internal error. Please try again."),
     "InvalidAccessKeyId": Code(403, "The access key Id you provided does not exist in our records."),
     "InvalidArgument": Code(400, "Invalid argument."),
+    "InvalidBucketState": Code(409, "The request is not valid for the current state of the bucket."),
     "InvalidBucketName": Code(400, "The specified bucket is not valid."),
     "InvalidDigest": Code(400, "The Content-MD5 you specified is not valid."),
     "InvalidPart": Code(
@@ -53,6 +54,8 @@ CODES: dict[str, Code] = {
     "InvalidPartOrder": Code(400, "The list of parts was not in ascending order."),
     "InvalidRange": Code(416, "The requested range is not satisfiable."),
     "InvalidRequest": Code(400, "Invalid request."),
+    "InvalidRetentionPeriod": Code(400, "The retention period specified is not valid."),
+    "InvalidTag": Code(400, "The tag provided was not a valid tag."),
     "InvalidStorageClass": Code(400, "The storage class you specified is not valid."),
     "InvalidToken": Code(400, "The provided token is malformed or otherwise invalid."),
     "InvalidURI": Code(400, "Couldn't parse the specified URI."),
@@ -89,6 +92,9 @@ CODES: dict[str, Code] = {
     ),
     "NoSuchBucket": Code(404, "The specified bucket does not exist."),
     "NoSuchKey": Code(404, "The specified key does not exist."),
+    "NoSuchObjectLockConfiguration": Code(404, "The specified object does not have an ObjectLock configuration."),
+    "NoSuchTagSet": Code(404, "There is no tag set associated with the bucket."),
+    "ObjectLockConfigurationNotFoundError": Code(404, "Object Lock configuration does not exist for this bucket."),
     "NoSuchUpload": Code(
         404,
         "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been "
@@ -140,7 +146,9 @@ _BY_CLASS: tuple[tuple[type[errors.SiltstoneError], str, bool], ...] = (
     (XmlInvalid, "MalformedXML", False),
     (errors.NoSuchBucket, "NoSuchBucket", False),
     (errors.NoSuchUpload, "NoSuchUpload", False),
+    (errors.NoSuchVersion, "NoSuchVersion", False),
     (errors.NotFound, "NoSuchKey", False),
+    (errors.IsDeleteMarker, "MethodNotAllowed", False),
     (errors.PreconditionFailed, "PreconditionFailed", False),
     (errors.AccessDenied, "AccessDenied", False),
     (errors.NotPermitted, "AccessDenied", True),

@@ -8,7 +8,19 @@ from collections.abc import Awaitable, Callable
 
 from siltstone.errors import BucketChanged, SiltstoneError
 from siltstone.ports import Clock, Random, Workers
-from siltstone.s3gw import acls, bucket_documents, buckets, listing, multipart, objects, post
+from siltstone.s3gw import (
+    acls,
+    attributes,
+    bucket_documents,
+    buckets,
+    listing,
+    lock,
+    multipart,
+    objects,
+    post,
+    tagging,
+    versions,
+)
 from siltstone.s3gw.acl import User, Users
 from siltstone.s3gw.body import Framing, payload_of
 from siltstone.s3gw.budget import Budget
@@ -35,7 +47,22 @@ HANDLERS: dict[Operation, Handler] = {
     Operation.DELETE_BUCKET: buckets.delete_bucket,
     Operation.HEAD_BUCKET: buckets.head_bucket,
     Operation.GET_BUCKET_LOCATION: buckets.get_bucket_location,
-    Operation.GET_BUCKET_VERSIONING: buckets.get_bucket_versioning,
+    Operation.GET_BUCKET_VERSIONING: versions.get_bucket_versioning,
+    Operation.PUT_BUCKET_VERSIONING: versions.put_bucket_versioning,
+    Operation.LIST_OBJECT_VERSIONS: versions.list_object_versions,
+    Operation.GET_BUCKET_TAGGING: tagging.get_bucket_tagging,
+    Operation.PUT_BUCKET_TAGGING: tagging.put_bucket_tagging,
+    Operation.DELETE_BUCKET_TAGGING: tagging.delete_bucket_tagging,
+    Operation.GET_OBJECT_LOCK_CONFIGURATION: lock.get_object_lock_configuration,
+    Operation.PUT_OBJECT_LOCK_CONFIGURATION: lock.put_object_lock_configuration,
+    Operation.GET_OBJECT_TAGGING: tagging.get_object_tagging,
+    Operation.PUT_OBJECT_TAGGING: tagging.put_object_tagging,
+    Operation.DELETE_OBJECT_TAGGING: tagging.delete_object_tagging,
+    Operation.GET_OBJECT_RETENTION: lock.get_object_retention,
+    Operation.PUT_OBJECT_RETENTION: lock.put_object_retention,
+    Operation.GET_OBJECT_LEGAL_HOLD: lock.get_object_legal_hold,
+    Operation.PUT_OBJECT_LEGAL_HOLD: lock.put_object_legal_hold,
+    Operation.GET_OBJECT_ATTRIBUTES: attributes.get_object_attributes,
     Operation.GET_BUCKET_ACL: acls.get_bucket_acl,
     Operation.LIST_OBJECTS: listing.list_objects,
     Operation.LIST_OBJECTS_V2: listing.list_objects_v2,

@@ -14,6 +14,7 @@ import msgspec
 from siltstone.core.object_types import CompletePart, ObjectInfo, PartInfo, UploadInfo
 from siltstone.errors import BucketChanged, NoSuchUpload, NotFound
 from siltstone.limits import MULTIPART_PARTS_MAX
+from siltstone.s3gw.bucket_state import bucket_state
 from siltstone.s3gw.buckets import owner_elements
 from siltstone.s3gw.checksums import (
     ALGORITHMS,
@@ -30,6 +31,7 @@ from siltstone.s3gw.encryption import COPY_SOURCE, SealingWriter, key_of, shown
 from siltstone.s3gw.encryption import reply_headers as encryption_headers
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.listing import raw
+from siltstone.s3gw.lock import lock_of_headers
 from siltstone.s3gw.objects import (
     abort,
     check_key,
@@ -56,6 +58,8 @@ from siltstone.s3gw.request import (
 )
 from siltstone.s3gw.router import Target
 from siltstone.s3gw.sealed import plain_size
+from siltstone.s3gw.tagging import tags_of_header
+from siltstone.s3gw.versions import made_headers
 from siltstone.s3gw.xml import Element, Node, encode_key
 
 
@@ -72,6 +76,7 @@ async def create_multipart_upload(request: Request) -> Reply:
             "Checksum algorithm provided is unsupported. Please try again with any of the "
             f"valid types: [{', '.join(ALGORITHMS)}]",
         )
+    state = await bucket_state(request.store, bucket)
     kind = upload_type(algorithm, headers.get("x-amz-checksum-type", "").upper())
     owner, grants = await new_object_access(request, bucket)
     sealed = await new_object_sealing(request, bucket)
@@ -86,6 +91,8 @@ async def create_multipart_upload(request: Request) -> Reply:
         checksum_type=kind,
         grants=grants,
         sealing=sealing,
+        tags=tags_of_header(headers),
+        lock=lock_of_headers(headers, state, request.clock.now_ns()),
     )
     told: list[Header] = encryption_headers(sealing)
     if algorithm:
@@ -142,15 +149,15 @@ async def upload_part_copy(request: Request) -> Reply:
     """UploadPartCopy: shares the bytes, moves none."""
     upload = await _upload(request)
     number = request.part_number()
-    source = await copy_source(request)
+    source, source_version = await copy_source(request)
     text = request.headers.get("x-amz-copy-source-range")
-    info = await request.store.head(source.bucket, source.key)
+    info = await request.store.head(source.bucket, source.key, source_version)
     wanted: tuple[int, int] | None = None
     if text is not None:
         start, end = parse_copy_range(text, shown(info).size)
         wanted = (start, end - 1)
     if info.sealing or upload.sealing or COPY_SOURCE + "algorithm" in request.headers:
-        part = await _part_copied_anew(request, upload, source, wanted, number)
+        part = await _part_copied_anew(request, upload, source, source_version, wanted, number)
         return _part_copied(part, upload)
     part = await request.store.copy_part(
         source.bucket,
@@ -161,6 +168,7 @@ async def upload_part_copy(request: Request) -> Reply:
         upload.upload_id,
         number,
         conditions(request.headers, "x-amz-copy-source-"),
+        source_version,
     )
     return _part_copied(part, upload)
 
@@ -171,11 +179,16 @@ def _part_copied(part: PartInfo, upload: UploadInfo) -> Reply:
 
 
 async def _part_copied_anew(
-    request: Request, upload: UploadInfo, source: Target, wanted: tuple[int, int] | None, number: int
+    request: Request,
+    upload: UploadInfo,
+    source: Target,
+    version: str | None,
+    wanted: tuple[int, int] | None,
+    number: int,
 ) -> PartInfo:
     """A part whose bytes are written anew, since they are encrypted in one place or the other."""
     key = key_of(upload.sealing, request.headers, request.door.server)
-    reader = await request.store.open(source.bucket, source.key)
+    reader = await request.store.open(source.bucket, source.key, version)
     try:
         conditions(request.headers, "x-amz-copy-source-").check(reader.info)
         opened = open_sealed(request, reader, COPY_SOURCE)
@@ -210,6 +223,7 @@ async def complete_multipart_upload(request: Request) -> Reply:
     document = await request.document()
     assert document is not None
     parts = _parts_of(document)
+    state = await bucket_state(request.store, bucket)
     try:
         upload = await _upload(request)
     except NoSuchUpload:
@@ -224,6 +238,7 @@ async def complete_multipart_upload(request: Request) -> Reply:
             checksums=checksums,
             checksum_type=kind,
             conditions=write_conditions(request.headers),
+            versioning=state.versioning,
         )
     host = request.headers.get("host", "")
     location = f"http://{host}/{bucket.name}/{quote_from_bytes(request.key)}"
@@ -234,7 +249,8 @@ async def complete_multipart_upload(request: Request) -> Reply:
         ("ETag", f'"{info.etag}"'),
     ]
     children += checksum_elements(info.checksums, info.checksum_type)
-    return xml_reply("CompleteMultipartUploadResult", children, encryption_headers(info.sealing))
+    told = [*made_headers(info.version_id), *encryption_headers(info.sealing)]
+    return xml_reply("CompleteMultipartUploadResult", children, told)
 
 
 def _parts_of(document: Node) -> list[CompletePart]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
 import trio
 
-from siltstone.core.object_types import BucketInfo, Conditions, ObjectInfo, PutAttributes
-from siltstone.errors import BucketChanged, NotFound, PreconditionFailed, SiltstoneError
+from siltstone.core.object_types import BucketInfo, Conditions, Deleted, ObjectInfo, PutAttributes, Versioning
+from siltstone.errors import (
+    BucketChanged,
+    DeletedObject,
+    IsDeleteMarker,
+    NotFound,
+    PreconditionFailed,
+    SiltstoneError,
+)
 from siltstone.limits import FILE_BYTES_MAX, KEY_BYTES_MAX
+from siltstone.s3gw.bucket_state import BucketState, bucket_state
 from siltstone.s3gw.checksums import FULL_OBJECT, Digests, Expectation, expectation
 from siltstone.s3gw.dates import http_date, iso_date
 from siltstone.s3gw.encryption import (
@@ -27,6 +36,7 @@ from siltstone.s3gw.encryption import (
 )
 from siltstone.s3gw.encryption import reply_headers as encryption_headers
 from siltstone.s3gw.errors import S3Error, s3_error
+from siltstone.s3gw.lock import lock_headers, lock_of_headers, may_bypass
 from siltstone.s3gw.ranges import parse_range
 from siltstone.s3gw.reply import Header, ObjectStream, Reply, xml_reply
 from siltstone.s3gw.request import (
@@ -35,6 +45,7 @@ from siltstone.s3gw.request import (
     Request,
     conditions,
     copy_source,
+    delete_conditions,
     new_object_access,
     new_object_sealing,
     refuse_what_is_not_there,
@@ -44,7 +55,9 @@ from siltstone.s3gw.request import (
 )
 from siltstone.s3gw.router import Operation, Target
 from siltstone.s3gw.store import ObjectReader, Writer
+from siltstone.s3gw.tagging import tags_of_header
 from siltstone.s3gw.transfer import receive
+from siltstone.s3gw.versions import NULL, made_headers, named_version, version_headers, version_wanted
 from siltstone.s3gw.xml import Element
 
 PUT_BYTES_MAX = 5 * 1024**3
@@ -67,8 +80,8 @@ async def put_object(request: Request) -> Reply:
     """PutObject."""
     check_size(request.body.size)
     info = await store_object(request)
-    checksums = checksum_headers(info.checksums, info.checksum_type)
-    return Reply(200, [("ETag", f'"{info.etag}"'), *checksums, *encryption_headers(info.sealing)])
+    told = [("ETag", f'"{info.etag}"'), *checksum_headers(info.checksums, info.checksum_type)]
+    return Reply(200, [*told, *made_headers(info.version_id), *encryption_headers(info.sealing)])
 
 
 async def store_object(request: Request, *, size_min: int = 0, size_max: int = PUT_BYTES_MAX) -> ObjectInfo:
@@ -78,6 +91,9 @@ async def store_object(request: Request, *, size_min: int = 0, size_max: int = P
     headers = request.headers
     refuse_what_is_not_there(headers)
     expected = expectation(headers)
+    state = await bucket_state(request.store, bucket)
+    tags = tags_of_header(headers)
+    mode, until_ns, hold = lock_of_headers(headers, state, request.clock.now_ns())
     kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
     owner, grants = await new_object_access(request, bucket)
     sealed = await new_object_sealing(request, bucket)
@@ -101,12 +117,29 @@ async def store_object(request: Request, *, size_min: int = 0, size_max: int = P
             checksum_type=FULL_OBJECT,
             grants=grants,
             sealing={} if sealed is None else sealed.sealing,
+            versioning=state.versioning,
+            tags=tags,
+            lock_mode=mode,
+            lock_until_ns=until_ns,
+            legal_hold=hold,
         )
         try:
             info = await writer.commit(attributes, wanted)
         except BucketChanged:
-            owner, grants = await new_object_access(request, await request.bucket())
-            info = await writer.commit(msgspec.structs.replace(attributes, owner=owner, grants=grants), wanted)
+            bucket = await request.bucket()
+            owner, grants = await new_object_access(request, bucket)
+            state = await bucket_state(request.store, bucket)
+            mode, until_ns, hold = lock_of_headers(headers, state, request.clock.now_ns())
+            attributes = msgspec.structs.replace(
+                attributes,
+                owner=owner,
+                grants=grants,
+                versioning=state.versioning,
+                lock_mode=mode,
+                lock_until_ns=until_ns,
+                legal_hold=hold,
+            )
+            info = await writer.commit(attributes, wanted)
     except BaseException:
         await abort(writer)
         raise
@@ -153,22 +186,33 @@ async def copy_object(request: Request) -> Reply:
     headers = request.headers
     refuse_what_is_not_there(headers)
     owner, grants = await new_object_access(request, bucket)
-    source = await copy_source(request)
-    directive = headers.get("x-amz-metadata-directive", "COPY")
-    if directive not in ("COPY", "REPLACE"):
-        raise S3Error("InvalidArgument", f"Unknown metadata directive: {directive}")
-    if directive == "COPY" and source == request.target:
+    state = await bucket_state(request.store, bucket)
+    source, source_version = await copy_source(request)
+    directive = _directive(headers, "x-amz-metadata-directive")
+    tagging = _directive(headers, "x-amz-tagging-directive")
+    lock = lock_of_headers(headers, state, request.clock.now_ns())
+    if directive == "COPY" and source == request.target and source_version is None:
         raise S3Error(
             "InvalidRequest",
             "This copy request is illegal because it is trying to copy an object to itself without changing the "
             "object's metadata, storage class, website redirect location or encryption attributes.",
         )
     attributes, source_conditions = await _attributes(
-        request, source, conditions(headers, "x-amz-copy-source-"), replaces=directive == "REPLACE"
+        request, source, source_version, conditions(headers, "x-amz-copy-source-"), directive, tagging
+    )
+    mode, until_ns, hold = lock
+    attributes = msgspec.structs.replace(
+        attributes,
+        owner=owner,
+        grants=grants,
+        versioning=state.versioning,
+        lock_mode=mode,
+        lock_until_ns=until_ns,
+        legal_hold=hold,
     )
     attributes = msgspec.structs.replace(attributes, owner=owner, grants=grants)
     sealed = await new_object_sealing(request, bucket)
-    copied = await _copied_anew(request, source, attributes, source_conditions, sealed)
+    copied = await _copied_anew(request, source, source_version, attributes, source_conditions, sealed)
     info = copied or await request.store.copy(
         source.bucket,
         source.key,
@@ -177,14 +221,31 @@ async def copy_object(request: Request) -> Reply:
         attributes,
         write_conditions(headers),
         source_conditions,
+        source_version=source_version,
+        versioning=state.versioning,
     )
+    told = made_headers(info.version_id)
+    if source_version is not None:
+        told.append(("x-amz-copy-source-version-id", source_version or NULL))
     result: list[Element] = [("LastModified", iso_date(info.modified_ns)), ("ETag", f'"{info.etag}"')]
     result += checksum_elements(info.checksums, info.checksum_type)
-    return xml_reply("CopyObjectResult", result, encryption_headers(info.sealing))
+    return xml_reply("CopyObjectResult", result, [*told, *encryption_headers(info.sealing)])
+
+
+def _directive(headers: Mapping[str, str], name: str) -> str:
+    directive = headers.get(name, "COPY")
+    if directive not in ("COPY", "REPLACE"):
+        raise S3Error("InvalidArgument", f"Unknown {name.removeprefix('x-amz-').replace('-', ' ')}: {directive}")
+    return directive
 
 
 async def _copied_anew(
-    request: Request, source: Target, attributes: PutAttributes, wanted: Conditions, sealed: Sealed | None
+    request: Request,
+    source: Target,
+    version: str | None,
+    attributes: PutAttributes,
+    wanted: Conditions,
+    sealed: Sealed | None,
 ) -> ObjectInfo | None:
     """A copy whose bytes are written anew, since they are encrypted in one place or the other; None where they can be
     shared: both are plain, or both are encrypted with the volume's key."""
@@ -192,7 +253,7 @@ async def _copied_anew(
     shares = mode == AES256 and sealed is not None and sealed.sealing["mode"] == AES256
     if shares or (mode is None and sealed is None and COPY_SOURCE + "algorithm" not in request.headers):
         return None
-    reader = await request.store.open(source.bucket, source.key)
+    reader = await request.store.open(source.bucket, source.key, version)
     try:
         wanted.check(reader.info)
         opened = open_sealed(request, reader, COPY_SOURCE)
@@ -227,16 +288,18 @@ async def copy_bytes(
 
 
 async def _attributes(
-    request: Request, source: Target, wanted: Conditions, *, replaces: bool
+    request: Request, source: Target, version: str | None, wanted: Conditions, directive: str, tagging: str
 ) -> tuple[PutAttributes, Conditions]:
-    """The source's digests with its headers and metadata or the request's, and conditions that hold the source to
-    them."""
-    info = await request.store.head(source.bucket, source.key)
+    """The source's digests with the request's headers, metadata and tags, as far as they replace the source's, and
+    conditions that hold the source to them."""
+    info = await request.store.head(source.bucket, source.key, version)
     wanted.check(info)
+    replaces = directive == "REPLACE"
     attributes = PutAttributes(
         etag=info.etag,
         headers=stored_headers(request.headers) if replaces else info.headers,
         metadata=user_metadata(request.headers) if replaces else info.metadata,
+        tags=tags_of_header(request.headers) if tagging == "REPLACE" else info.tags,
         checksums=info.checksums,
         checksum_type=info.checksum_type,
         part_sizes=info.part_sizes,
@@ -261,13 +324,14 @@ class Selection(NamedTuple):
 async def get_object(request: Request) -> Reply:
     """GetObject. The first piece is read before the head is sent, so that an error still has a status."""
     bucket = await request.bucket(checks_object=True)
-    _check_version(request.query)
+    version = version_wanted(request.query)
     overrides = _overrides(request)
-    try:
-        reader = await request.store.open(bucket.name, request.key)
-    except NotFound:
-        await _check_may_know(request, bucket)
-        raise
+    with marker_told(version):
+        try:
+            reader = await request.store.open(bucket.name, request.key, version)
+        except NotFound:
+            await _check_may_know(request, bucket)
+            raise
     stream = None
     try:
         reader = open_sealed(request, reader)
@@ -285,6 +349,7 @@ async def get_object(request: Request) -> Reply:
         if len(first) < length:
             stream = ObjectStream(reader, selection.start + len(first), selection.end, request.budget)
         headers = _object_headers(request, info, selection, overrides)
+        headers += version_headers(info.version_id, await _versioning(request, bucket))
         return Reply(selection.status, headers, first, content_length=length, stream=stream)
     finally:
         if stream is None:
@@ -294,13 +359,14 @@ async def get_object(request: Request) -> Reply:
 async def head_object(request: Request) -> Reply:
     """HeadObject."""
     bucket = await request.bucket(checks_object=True)
-    _check_version(request.query)
+    version = version_wanted(request.query)
     overrides = _overrides(request)
-    try:
-        info = await request.store.head(bucket.name, request.key)
-    except NotFound:
-        await _check_may_know(request, bucket)
-        raise
+    with marker_told(version):
+        try:
+            info = await request.store.head(bucket.name, request.key, version)
+        except NotFound:
+            await _check_may_know(request, bucket)
+            raise
     await request.check_object(bucket, info)
     refuse_mode(request.headers)
     key_of(info.sealing, request.headers, request.door.server)
@@ -309,6 +375,7 @@ async def head_object(request: Request) -> Reply:
         return Reply(304, _validators(info))
     selection = _select(request, info)
     headers = _object_headers(request, info, selection, overrides)
+    headers += version_headers(info.version_id, await _versioning(request, bucket))
     return Reply(selection.status, headers, content_length=selection.end - selection.start)
 
 
@@ -326,10 +393,21 @@ async def _check_may_know(request: Request, bucket: BucketInfo) -> None:
         request.check_may_list(await request.configuration(bucket))
 
 
-def _check_version(query: Mapping[str, str]) -> None:
-    version = query.get("versionId")
-    if version not in (None, "", "null"):
-        raise S3Error("NoSuchVersion", VersionId=version or "")
+async def _versioning(request: Request, bucket: BucketInfo) -> Versioning:
+    return (await bucket_state(request.store, bucket)).versioning
+
+
+@contextmanager
+def marker_told(version: str | None) -> Iterator[None]:
+    """Say of what is not there, or has no bytes, that it is a delete marker."""
+    try:
+        yield
+    except DeletedObject as error:
+        told = (("x-amz-delete-marker", "true"), ("x-amz-version-id", str(error) or NULL))
+        raise S3Error("NoSuchKey", headers=told) from None
+    except IsDeleteMarker:
+        known = (("x-amz-delete-marker", "true"), ("x-amz-version-id", version or NULL), ("Allow", "DELETE"))
+        raise S3Error("MethodNotAllowed", headers=known) from None
 
 
 def _is_unchanged(headers: Mapping[str, str], info: ObjectInfo) -> bool:
@@ -393,6 +471,10 @@ def _object_headers(
     headers += [(_spelled(name), value) for name, value in stored.items()]
     headers += encryption_headers(info.sealing)
     headers += [(META_PREFIX + name, value) for name, value in info.metadata.items()]
+    if info.tags:
+        headers.append(("x-amz-tagging-count", str(len(info.tags))))
+    if info.lock_mode or info.legal_hold:
+        headers += lock_headers(info)
     if selection.status == 200 and request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
         headers += checksum_headers(info.checksums, info.checksum_type)
     return headers
@@ -436,9 +518,27 @@ async def delete_object(request: Request) -> Reply:
     """DeleteObject; deleting what is not there is success."""
     bucket = await request.bucket()
     refuse_what_is_not_there(request.headers)
-    _check_version(request.query)
-    await request.store.delete(bucket.name, request.key, write_conditions(request.headers))
-    return Reply(204)
+    version = version_wanted(request.query)
+    state = await bucket_state(request.store, bucket)
+    deleted = await request.store.delete(
+        bucket.name,
+        request.key,
+        delete_conditions(
+            request.headers.get("if-match"),
+            request.headers.get("x-amz-if-match-size"),
+            request.headers.get("x-amz-if-match-last-modified-time"),
+        ),
+        versioning=state.versioning,
+        version_id=version,
+        owner=request.identity.owner,
+        may_bypass=may_bypass(request.headers),
+    )
+    told: list[Header] = []
+    if version is not None or state.versioning is not Versioning.OFF:
+        told.append(("x-amz-version-id", (deleted.version_id if version is None else version) or NULL))
+    if deleted.is_marker:
+        told.append(("x-amz-delete-marker", "true"))
+    return Reply(204, told)
 
 
 class _Delete(NamedTuple):
@@ -447,7 +547,8 @@ class _Delete(NamedTuple):
     key: str
     version: str | None
     etag: str | None
-    is_known: bool
+    size: str | None
+    modified: str | None
 
 
 async def delete_objects(request: Request) -> Reply:
@@ -463,11 +564,12 @@ async def delete_objects(request: Request) -> Reply:
         key = node.text_of("Key")
         if not key:
             raise S3Error("MalformedXML")
-        is_known = node.child("LastModifiedTime") is None and node.child("Size") is None
-        deletes.append(_Delete(key, node.text_of("VersionId"), node.text_of("ETag"), is_known))
+        told = (node.text_of(name) for name in ("VersionId", "ETag", "Size", "LastModifiedTime"))
+        deletes.append(_Delete(key, *told))
     if not 1 <= len(deletes) <= DELETE_KEYS_MAX:
         raise S3Error("MalformedXML")
-    errors: list[S3Error | None] = [None] * len(deletes)
+    state = await bucket_state(request.store, bucket)
+    results: list[Deleted | S3Error] = [Deleted(False)] * len(deletes)
     pending = iter(enumerate(deletes))
 
     async def work() -> None:
@@ -475,14 +577,14 @@ async def delete_objects(request: Request) -> Reply:
             try:
                 if not request.has_everything(bucket):
                     await request.authorize(Operation.DELETE_OBJECT, bucket.name, raw_key(delete.key))
-                await _delete_one(request, bucket.name, delete)
+                results[index] = await _delete_one(request, bucket.name, state, delete)
             except SiltstoneError as error:
-                errors[index] = s3_error(error)
+                results[index] = s3_error(error)
 
     async with trio.open_nursery() as nursery:
         for _ in range(min(DELETES_AT_ONCE, len(deletes))):
             nursery.start_soon(work)
-    return xml_reply("DeleteResult", _delete_results(deletes, errors, quiet))
+    return xml_reply("DeleteResult", _delete_results(deletes, results, quiet))
 
 
 def raw_key(text: str) -> bytes:
@@ -490,21 +592,28 @@ def raw_key(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-async def _delete_one(request: Request, bucket: str, delete: _Delete) -> None:
-    if not delete.is_known:
-        raise S3Error("NotImplemented")
-    if delete.version not in (None, "", "null"):
-        raise S3Error("NoSuchVersion")
-    etag = None if delete.etag is None else delete.etag.strip('"')
-    await request.store.delete(bucket, raw_key(delete.key), Conditions(if_match=etag))
+async def _delete_one(request: Request, bucket: str, state: BucketState, delete: _Delete) -> Deleted:
+    return await request.store.delete(
+        bucket,
+        raw_key(delete.key),
+        delete_conditions(delete.etag, delete.size, delete.modified),
+        versioning=state.versioning,
+        version_id=None if delete.version is None else named_version(delete.version),
+        owner=request.identity.owner,
+        may_bypass=may_bypass(request.headers),
+    )
 
 
-def _delete_results(deletes: list[_Delete], errors: list[S3Error | None], quiet: bool) -> list[Element]:
-    results: list[Element] = []
-    for delete, error in zip(deletes, errors, strict=True):
-        if error is not None:
-            children: list[Element] = [("Key", delete.key), ("Code", error.code), ("Message", error.message)]
-            results.append(("Error", children))
+def _delete_results(deletes: list[_Delete], results: list[Deleted | S3Error], quiet: bool) -> list[Element]:
+    lines: list[Element] = []
+    for delete, result in zip(deletes, results, strict=True):
+        told: list[Element] = [("Key", delete.key)]
+        if delete.version is not None:
+            told.append(("VersionId", delete.version))
+        if isinstance(result, S3Error):
+            lines.append(("Error", [*told, ("Code", result.code), ("Message", result.message)]))
         elif not quiet:
-            results.append(("Deleted", [("Key", delete.key)]))
-    return results
+            if result.is_marker:
+                told += [("DeleteMarker", True), ("DeleteMarkerVersionId", result.version_id or NULL)]
+            lines.append(("Deleted", told))
+    return lines

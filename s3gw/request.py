@@ -17,7 +17,7 @@ from siltstone.s3gw.body import Body, read_whole
 from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.checksums import Digests, expectation
 from siltstone.s3gw.configuration import PREFERRED, Configuration, Configurations
-from siltstone.s3gw.dates import SECOND_NS, iso_date, parse_http_date
+from siltstone.s3gw.dates import SECOND_NS, iso_date, parse_http_date, parse_iso_date
 from siltstone.s3gw.encryption import Sealed, ServerKey, wanted
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.router import Operation, Target, parse_copy_source
@@ -42,12 +42,8 @@ META_PREFIX = "x-amz-meta-"
 PAGE_MAX = 1000
 
 _NOT_IMPLEMENTED_HEADERS = (
-    "x-amz-object-lock-",
-    "x-amz-tagging",
     "x-amz-website-redirect-location",
     "x-amz-write-offset-bytes",
-    "x-amz-if-match-last-modified-time",
-    "x-amz-if-match-size",
     "x-amz-rename-source",
 )
 """Headers that ask for what we do not have: to ignore them would be a lie about what was stored."""
@@ -94,6 +90,11 @@ class Request(NamedTuple):
     def budget(self) -> Budget:
         """Memory for bodies."""
         return self.door.budget
+
+    @property
+    def clock(self) -> Clock:
+        """What time it is."""
+        return self.door.clock
 
     @property
     def workers(self) -> Workers:
@@ -395,6 +396,18 @@ def write_conditions(headers: Mapping[str, str]) -> Conditions:
     return Conditions(if_match=_etag(headers.get("if-match")), if_none_match=_etag(headers.get("if-none-match")))
 
 
+def delete_conditions(etag: str | None, size: str | None, modified: str | None) -> Conditions:
+    """The conditions of a delete. Raises InvalidArgument."""
+    if etag is None and size is None and modified is None:
+        return NO_CONDITIONS
+    if size is not None and not (size.isascii() and size.isdigit() and len(size) < 20):
+        raise S3Error("InvalidArgument", "The size must be a number", ArgumentName="x-amz-if-match-size")
+    modified_ns = None if modified is None else parse_http_date(modified) or parse_iso_date(modified)
+    if modified is not None and modified_ns is None:
+        raise S3Error("InvalidArgument", "The last modified time must be a date")
+    return Conditions(if_match=_etag(etag), if_size=None if size is None else int(size), if_modified_at_ns=modified_ns)
+
+
 def _etag(text: str | None) -> str | None:
     """A condition's ETags without quotes; a weak one compares like a strong one, as S3 has no weak ones."""
     if text is None:
@@ -402,12 +415,11 @@ def _etag(text: str | None) -> str | None:
     return ",".join(part.strip().removeprefix("W/").strip('"') for part in text.split(","))
 
 
-async def copy_source(request: Request) -> Target:
-    """The source of a copy, in a bucket that the sender may use. Raises S3Error."""
+async def copy_source(request: Request) -> tuple[Target, str | None]:
+    """The source of a copy, in a bucket that the sender may use, and the version that is wanted (empty: the null
+    version; None: the current one). Raises S3Error."""
     source, version = parse_copy_source(request.headers["x-amz-copy-source"])
-    if version not in ("", "null"):
-        raise S3Error("NoSuchVersion")
     info = await request.authorize(Operation.GET_OBJECT, source.bucket, source.key)
     if request.headers.get("x-amz-source-expected-bucket-owner", info.owner) != info.owner:
         raise S3Error("AccessDenied")
-    return source
+    return source, None if not version else "" if version == "null" else version

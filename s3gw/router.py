@@ -21,6 +21,13 @@ class Operation(enum.Enum):
     HEAD_BUCKET = "HeadBucket"
     GET_BUCKET_LOCATION = "GetBucketLocation"
     GET_BUCKET_VERSIONING = "GetBucketVersioning"
+    PUT_BUCKET_VERSIONING = "PutBucketVersioning"
+    LIST_OBJECT_VERSIONS = "ListObjectVersions"
+    GET_BUCKET_TAGGING = "GetBucketTagging"
+    PUT_BUCKET_TAGGING = "PutBucketTagging"
+    DELETE_BUCKET_TAGGING = "DeleteBucketTagging"
+    GET_OBJECT_LOCK_CONFIGURATION = "GetObjectLockConfiguration"
+    PUT_OBJECT_LOCK_CONFIGURATION = "PutObjectLockConfiguration"
     GET_BUCKET_ACL = "GetBucketAcl"
     LIST_OBJECTS = "ListObjects"
     LIST_OBJECTS_V2 = "ListObjectsV2"
@@ -31,6 +38,14 @@ class Operation(enum.Enum):
     PUT_OBJECT = "PutObject"
     COPY_OBJECT = "CopyObject"
     DELETE_OBJECT = "DeleteObject"
+    GET_OBJECT_TAGGING = "GetObjectTagging"
+    PUT_OBJECT_TAGGING = "PutObjectTagging"
+    DELETE_OBJECT_TAGGING = "DeleteObjectTagging"
+    GET_OBJECT_RETENTION = "GetObjectRetention"
+    PUT_OBJECT_RETENTION = "PutObjectRetention"
+    GET_OBJECT_LEGAL_HOLD = "GetObjectLegalHold"
+    PUT_OBJECT_LEGAL_HOLD = "PutObjectLegalHold"
+    GET_OBJECT_ATTRIBUTES = "GetObjectAttributes"
     GET_OBJECT_ACL = "GetObjectAcl"
     CREATE_MULTIPART_UPLOAD = "CreateMultipartUpload"
     UPLOAD_PART = "UploadPart"
@@ -91,9 +106,24 @@ _PLAIN: dict[tuple[str, str], Operation] = {
 _BY_SUBRESOURCE: dict[tuple[str, str, str], Operation] = {
     ("GET", _BUCKET, "location"): Operation.GET_BUCKET_LOCATION,
     ("GET", _BUCKET, "versioning"): Operation.GET_BUCKET_VERSIONING,
+    ("PUT", _BUCKET, "versioning"): Operation.PUT_BUCKET_VERSIONING,
+    ("GET", _BUCKET, "versions"): Operation.LIST_OBJECT_VERSIONS,
+    ("GET", _BUCKET, "tagging"): Operation.GET_BUCKET_TAGGING,
+    ("PUT", _BUCKET, "tagging"): Operation.PUT_BUCKET_TAGGING,
+    ("DELETE", _BUCKET, "tagging"): Operation.DELETE_BUCKET_TAGGING,
+    ("GET", _BUCKET, "object-lock"): Operation.GET_OBJECT_LOCK_CONFIGURATION,
+    ("PUT", _BUCKET, "object-lock"): Operation.PUT_OBJECT_LOCK_CONFIGURATION,
     ("GET", _BUCKET, "acl"): Operation.GET_BUCKET_ACL,
     ("GET", _BUCKET, "uploads"): Operation.LIST_MULTIPART_UPLOADS,
     ("POST", _BUCKET, "delete"): Operation.DELETE_OBJECTS,
+    ("GET", _OBJECT, "tagging"): Operation.GET_OBJECT_TAGGING,
+    ("PUT", _OBJECT, "tagging"): Operation.PUT_OBJECT_TAGGING,
+    ("DELETE", _OBJECT, "tagging"): Operation.DELETE_OBJECT_TAGGING,
+    ("GET", _OBJECT, "retention"): Operation.GET_OBJECT_RETENTION,
+    ("PUT", _OBJECT, "retention"): Operation.PUT_OBJECT_RETENTION,
+    ("GET", _OBJECT, "legal-hold"): Operation.GET_OBJECT_LEGAL_HOLD,
+    ("PUT", _OBJECT, "legal-hold"): Operation.PUT_OBJECT_LEGAL_HOLD,
+    ("GET", _OBJECT, "attributes"): Operation.GET_OBJECT_ATTRIBUTES,
     ("GET", _OBJECT, "acl"): Operation.GET_OBJECT_ACL,
     ("POST", _OBJECT, "uploads"): Operation.CREATE_MULTIPART_UPLOAD,
     ("PUT", _OBJECT, "uploadId"): Operation.UPLOAD_PART,
@@ -133,18 +163,15 @@ _SUBRESOURCES = frozenset(name for _, _, name in _BY_SUBRESOURCE) | frozenset(
         "accelerate",
         "analytics",
         "append",
-        "attributes",
         "cors",
         "encryption",
         "intelligent-tiering",
         "inventory",
-        "legal-hold",
         "lifecycle",
         "logging",
         "metadataTable",
         "metrics",
         "notification",
-        "object-lock",
         "ownershipControls",
         "policy",
         "policyStatus",
@@ -153,12 +180,9 @@ _SUBRESOURCES = frozenset(name for _, _, name in _BY_SUBRESOURCE) | frozenset(
         "replication",
         "requestPayment",
         "restore",
-        "retention",
         "select",
         "session",
-        "tagging",
         "torrent",
-        "versions",
         "website",
     )
 )

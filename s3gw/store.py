@@ -12,12 +12,16 @@ from siltstone.core.object_types import (
     BucketInfo,
     CompletePart,
     Conditions,
+    Deleted,
+    Edit,
     Listing,
     ObjectInfo,
     PartInfo,
     PutAttributes,
     UploadInfo,
     UploadListing,
+    Versioning,
+    VersionListing,
 )
 from siltstone.types import Buffer
 
@@ -76,9 +80,20 @@ class Store(Protocol):
         bucket is still that one."""
 
     async def begin_put(self, bucket: str, key: bytes, *, size_hint: int | None) -> ObjectWriter: ...
-    async def head(self, bucket: str, key: bytes) -> ObjectInfo: ...
-    async def open(self, bucket: str, key: bytes) -> ObjectReader: ...
-    async def delete(self, bucket: str, key: bytes, conditions: Conditions = ...) -> bool: ...
+    async def head(self, bucket: str, key: bytes, version_id: str | None = ...) -> ObjectInfo: ...
+    async def open(self, bucket: str, key: bytes, version_id: str | None = ...) -> ObjectReader: ...
+    async def delete(
+        self,
+        bucket: str,
+        key: bytes,
+        conditions: Conditions = ...,
+        *,
+        versioning: Versioning = ...,
+        version_id: str | None = ...,
+        owner: str = ...,
+        may_bypass: bool = ...,
+    ) -> Deleted: ...
+    async def edit(self, bucket: str, key: bytes, version_id: str | None, edit: Edit) -> ObjectInfo: ...
     async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo: ...
     async def copy(
         self,
@@ -89,7 +104,20 @@ class Store(Protocol):
         attributes: PutAttributes | None,
         conditions: Conditions = ...,
         source_conditions: Conditions = ...,
+        *,
+        source_version: str | None = ...,
+        versioning: Versioning = ...,
     ) -> ObjectInfo: ...
+    async def list_versions(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes,
+        delimiter: bytes,
+        after_key: bytes,
+        after_version: str | None,
+        limit: int,
+    ) -> VersionListing: ...
     async def list_keys(
         self, bucket: str, *, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
     ) -> Listing: ...
@@ -105,6 +133,8 @@ class Store(Protocol):
         checksum_type: str,
         grants: Sequence[str] = ...,
         sealing: Mapping[str, str] | None = ...,
+        tags: dict[str, str] | None = ...,
+        lock: tuple[str, int, bool] = ...,
     ) -> str: ...
     async def upload(self, bucket: str, key: bytes, upload_id: str) -> UploadInfo: ...
     async def begin_part(self, bucket: str, key: bytes, upload_id: str, number: int) -> PartWriter: ...
@@ -118,6 +148,7 @@ class Store(Protocol):
         upload_id: str,
         number: int,
         source_conditions: Conditions = ...,
+        source_version: str | None = ...,
     ) -> PartInfo: ...
     async def list_parts(
         self, bucket: str, key: bytes, upload_id: str, *, after: int, limit: int
@@ -135,5 +166,6 @@ class Store(Protocol):
         checksums: dict[str, str],
         checksum_type: str,
         conditions: Conditions = ...,
+        versioning: Versioning = ...,
     ) -> ObjectInfo: ...
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None: ...

@@ -181,6 +181,18 @@ class PreconditionFailed(Refused):
     """A condition of the request does not hold (S3 If-Match and its kin); the object is unchanged."""
 
 
+class DeletedObject(NotFound):
+    """The newest version of the key is a delete marker; the text is its version id, empty for the null version."""
+
+
+class NoSuchVersion(NotFound):
+    """The object has no such version."""
+
+
+class IsDeleteMarker(Refused):
+    """The version is a delete marker, which has no bytes."""
+
+
 class NoSuchBucket(NotFound):
     """The bucket does not exist."""
 

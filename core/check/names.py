@@ -21,7 +21,7 @@ import msgspec
 
 from siltstone.core.check.findings import Findings
 from siltstone.meta import counters, keys
-from siltstone.meta.records import Dentry, Inode, InodeFlag, Part, decode_dentry, decode_inode
+from siltstone.meta.records import Dentry, Inode, InodeFlag, Part, Version, decode_dentry, decode_inode
 from siltstone.meta.store.port import Reader
 from siltstone.types import ROOT_INO, Ino, PartitionId, partition_of
 
@@ -38,6 +38,7 @@ PART_KIND = 0
 _FACT = Struct("<QQI")
 _EDGE = Struct("<QQ")
 
+_decode_version = msgspec.msgpack.Decoder(Version).decode
 _decode_part = msgspec.msgpack.Decoder(Part).decode
 
 
@@ -57,7 +58,7 @@ def edges_in(page: NamePage) -> Iterator[tuple[Ino, Ino]]:
 
 
 class NameWalk:
-    """Reads all names of the owned partitions, and all parts of uploads, once."""
+    """Reads all names of the owned partitions, all versions of objects and all parts of uploads, once."""
 
     def __init__(self, reader: Reader, owned: Sequence[PartitionId], check: NameCheck) -> None:
         self._reader = reader
@@ -98,6 +99,10 @@ class NameWalk:
                     continue
                 if 0 < entry.ino < 1 << 64:
                     yield Ino(entry.ino), keys.inode_ino(key), entry.kind & 0xFFFFFFFF
+            for key, value in self._reader.scan(*keys.prefix_range(keys.all_of(keys.VERSION, partition))):
+                version = _version_or_none(key, value)
+                if version is not None and 0 < version.ino < 1 << 64:
+                    yield Ino(version.ino), keys.inode_ino(key), stat.S_IFREG
             for _, value in self._reader.scan(*keys.prefix_range(keys.all_of(keys.PART, partition))):
                 try:
                     yield Ino(_decode_part(value).ino), Ino(partition), PART_KIND
@@ -197,6 +202,7 @@ class NameCheck:
             ino = Ino(entry.ino)
             if partition_of(ino) == partition and low <= ino < high:
                 self._count_name(some, ino, directory, entry.kind)
+        await self._read_versions(partition, some, low, high)
         for key, value in self._reader.scan(*keys.prefix_range(keys.all_of(keys.PART, partition))):
             await self._findings.step()
             if low == 0:
@@ -205,6 +211,38 @@ class NameCheck:
             ino = keys.orphan_ino(key)
             if low <= ino < high:
                 some.orphans.add(ino)
+
+    async def _read_versions(self, partition: PartitionId, some: _Slice, low: Ino, high: Ino) -> None:
+        """The same of versions of objects, which count as names of their inodes, and of where null versions are."""
+        nulls = 0
+        for key, value in self._reader.scan(*keys.prefix_range(keys.all_of(keys.VERSION, partition))):
+            await self._findings.step()
+            directory = keys.inode_ino(key)
+            is_here = low <= directory < high
+            if not keys.is_version(key):
+                pointed = self._reader.get(
+                    key + (2 * keys.ORDER_MAX - 1 - int.from_bytes(value, "big")).to_bytes(8, "big")
+                )
+                version = None if pointed is None else _version_or_none(key + bytes(8), pointed)
+                if is_here and (version is None or version.version_id):
+                    self._findings.report("I16", f"inode {directory}", "says where a null version is that is not there")
+                nulls += is_here
+                continue
+            version = self._findings.parsed(key, value, _decode_version) if is_here else _version_or_none(key, value)
+            if version is None:
+                continue
+            if is_here:
+                nulls -= not version.version_id
+                at = some.index(directory)
+                if at < 0 or not stat.S_ISDIR(some.kinds[at]):
+                    self._findings.report("I16", f"inode {directory}", "has versions of objects, and is no directory")
+            ino = Ino(version.ino)
+            if partition_of(ino) == partition and low <= ino < high and ino:
+                self._count_name(some, ino, directory, stat.S_IFREG)
+        if nulls:
+            self._findings.report(
+                "I16", f"partition {partition}", "has null versions that cannot be found by their name"
+            )
 
     def _take_facts(self, partition: PartitionId, some: _Slice, low: Ino, high: Ino) -> None:
         for ino, directory, kind in _FACT.iter_unpack(self._facts.get(partition, b"")):
@@ -280,6 +318,15 @@ class NameCheck:
 def _inode_or_none(value: bytes) -> Inode | None:
     try:
         return decode_inode(value)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _version_or_none(key: bytes, value: bytes) -> Version | None:
+    if not keys.is_version(key):
+        return None
+    try:
+        return _decode_version(value)
     except msgspec.MsgspecError:
         return None
 

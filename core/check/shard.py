@@ -20,7 +20,7 @@ from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import keys
 from siltstone.types import PartitionId
 
-_NAMESPACE = {keys.DENTRY: "names", keys.ORPHAN: "orphans", keys.PART: "parts of uploads"}
+_NAMESPACE = {keys.DENTRY: "names", keys.ORPHAN: "orphans", keys.PART: "parts of uploads", keys.VERSION: "versions"}
 """What only the owner of a partition has."""
 
 

@@ -31,6 +31,7 @@ _SORTED_OUT = (
     keys.DENTRY,
     keys.XATTR,
     keys.OBJECT,
+    keys.VERSION,
     keys.BUCKET,
     keys.BUCKET_DOCUMENT,
     keys.UPLOAD,

@@ -17,7 +17,18 @@ from siltstone.meta.extents import borrowed_key
 from siltstone.meta.inodes import format_root, get_inode, orphans
 from siltstone.meta.keys import Reference
 from siltstone.meta.names import lookup
-from siltstone.meta.records import Counters, Extent, Inode, InodeFlag, Place, decode_dentry, decode_extent, decode_inode
+from siltstone.meta.records import (
+    Counters,
+    Extent,
+    Inode,
+    InodeFlag,
+    Place,
+    Version,
+    decode,
+    decode_dentry,
+    decode_extent,
+    decode_inode,
+)
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Store
 from siltstone.types import ROOT_INO, Ino, StripeId, partition_of, slab_of
@@ -79,6 +90,7 @@ def check_names(reader: Reader) -> Iterator[Problem]:
         yield Problem("the root", "has no inode")
         return
     yield from _check_dentries(reader, seen)
+    yield from _check_versions(reader, seen)
     yield from _check_extents(reader, seen)
     yield from _check_inodes(reader, seen)
     yield from _check_reachable(seen)
@@ -119,6 +131,32 @@ def _check_dentries(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]
         held.names += 1
         held.holder = directory
         holder.subdirectories += held.inode.is_directory
+
+
+def _check_versions(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:
+    nulls: dict[tuple[Ino, bytes], int] = {}
+    pointers: dict[tuple[Ino, bytes], int] = {}
+    for key, value in _scan_all(reader, keys.VERSION):
+        directory, name = keys.inode_ino(key), keys.version_name(key)
+        if not keys.is_version(key):
+            pointers[directory, name] = int.from_bytes(value, "big")
+            continue
+        version, subject = decode(Version, value), f"version of {name!r} in directory {directory}"
+        if directory not in seen or not seen[directory].inode.is_directory:
+            yield Problem(subject, "is of a directory that does not exist")
+        if not version.version_id:
+            if (directory, name) in nulls:
+                yield Problem(subject, "is a second null version")
+            nulls[directory, name] = keys.version_order(key)
+        if version.ino:
+            held = seen.get(Ino(version.ino))
+            if held is None or not held.inode.is_file:
+                yield Problem(subject, f"leads to inode {version.ino}, which is no file")
+            else:
+                held.names += 1
+                held.holder = directory
+    if nulls != pointers:
+        yield Problem("null versions", f"are {nulls}, and found as {pointers}")
 
 
 def _check_extents(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
 """Buckets, objects and uploads in memory: the port of ``siltstone.s3gw.store``, for tests of the door alone.
 
 Rules that the door relies on are kept (conditions, owners, part checks, versions that readers hold); directories are
-not: a key is a string of bytes.
+not: a key is a string of bytes. Nor are versions: those are tested on the core.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from siltstone.core.object_types import (
     BucketInfo,
     CompletePart,
     Conditions,
+    Deleted,
+    Edit,
+    ListedVersion,
     Listing,
     ObjectInfo,
     PartInfo,
     PutAttributes,
     UploadInfo,
     UploadListing,
+    Versioning,
+    VersionListing,
 )
 from siltstone.errors import (
     AlreadyExists,
@@ -33,6 +38,7 @@ from siltstone.errors import (
     InvalidPartOrder,
     NoSuchBucket,
     NoSuchUpload,
+    NoSuchVersion,
     NotFound,
     PartTooSmall,
     SiltstoneError,
@@ -270,22 +276,62 @@ class SimObjects:
         self.find(bucket).objects[key] = (info, body)
         return info
 
-    async def head(self, bucket: str, key: bytes) -> ObjectInfo:
+    async def head(self, bucket: str, key: bytes, version_id: str | None = None) -> ObjectInfo:
         """See ObjectStore."""
         await trio.lowlevel.checkpoint()
+        _check_version(version_id)
         return self.get(bucket, key)[0]
 
-    async def open(self, bucket: str, key: bytes) -> SimReader:
+    async def open(self, bucket: str, key: bytes, version_id: str | None = None) -> SimReader:
         """See ObjectStore."""
         await trio.lowlevel.checkpoint()
+        _check_version(version_id)
         return SimReader(self, self.get(bucket, key))
 
-    async def delete(self, bucket: str, key: bytes, conditions: Conditions = NO_CONDITIONS) -> bool:
+    async def delete(
+        self,
+        bucket: str,
+        key: bytes,
+        conditions: Conditions = NO_CONDITIONS,
+        *,
+        versioning: Versioning = Versioning.OFF,
+        version_id: str | None = None,
+        owner: str = "",
+        may_bypass: bool = False,
+    ) -> Deleted:
         """See ObjectStore."""
         await trio.lowlevel.checkpoint()
+        assert versioning is Versioning.OFF, "there are no versions in memory"
         objects = self.find(bucket).objects
         conditions.check(objects[key][0] if key in objects else None)
-        return objects.pop(key, None) is not None
+        if version_id:
+            return Deleted(False)
+        return Deleted(objects.pop(key, None) is not None)
+
+    async def edit(self, bucket: str, key: bytes, version_id: str | None, edit: Edit) -> ObjectInfo:
+        """See ObjectStore; only tags."""
+        await trio.lowlevel.checkpoint()
+        _check_version(version_id)
+        info, data = self.get(bucket, key)
+        assert edit.tags is not None and not edit.is_of_lock
+        info = msgspec.structs.replace(info, tags=edit.tags)
+        self.find(bucket).objects[key] = (info, data)
+        return info
+
+    async def list_versions(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes,
+        delimiter: bytes,
+        after_key: bytes,
+        after_version: str | None,
+        limit: int,
+    ) -> VersionListing:
+        """See ObjectStore: what there is are null versions."""
+        page = await self.list_keys(bucket, prefix=prefix, delimiter=delimiter, start_after=after_key, limit=limit)
+        entries = [ListedVersion(info, True) for info in page.entries]
+        return VersionListing(entries, page.common_prefixes, page.is_truncated, page.last, "")
 
     async def copy(
         self,
@@ -296,9 +342,13 @@ class SimObjects:
         attributes: PutAttributes | None,
         conditions: Conditions = NO_CONDITIONS,
         source_conditions: Conditions = NO_CONDITIONS,
+        *,
+        source_version: str | None = None,
+        versioning: Versioning = Versioning.OFF,
     ) -> ObjectInfo:
         """See ObjectStore."""
         await trio.lowlevel.checkpoint()
+        _check_version(source_version)
         source, data = self.get(source_bucket, source_key)
         source_conditions.check(source)
         if attributes is None:
@@ -337,6 +387,11 @@ class SimObjects:
         )
 
 
+def _check_version(version_id: str | None) -> None:
+    if version_id:
+        raise NoSuchVersion(version_id)
+
+
 class SimStore(SimObjects):
     """Multipart uploads, too."""
 
@@ -364,6 +419,8 @@ class SimStore(SimObjects):
         checksum_type: str,
         grants: Sequence[str] = (),
         sealing: Mapping[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+        lock: tuple[str, int, bool] = ("", 0, False),
     ) -> str:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
@@ -402,10 +459,12 @@ class SimStore(SimObjects):
         upload_id: str,
         number: int,
         source_conditions: Conditions = NO_CONDITIONS,
+        source_version: str | None = None,
     ) -> PartInfo:
         """See Uploads."""
         await trio.lowlevel.checkpoint()
         upload = self._find_upload(bucket, key, upload_id)
+        _check_version(source_version)
         source, data = self.get(source_bucket, source_key)
         source_conditions.check(source)
         if source_range is not None:
@@ -445,6 +504,7 @@ class SimStore(SimObjects):
         checksums: dict[str, str],
         checksum_type: str,
         conditions: Conditions = NO_CONDITIONS,
+        versioning: Versioning = Versioning.OFF,
     ) -> ObjectInfo:
         """See Uploads."""
         await trio.lowlevel.checkpoint()

@@ -564,7 +564,7 @@ class Rules:
         path = _key_path(place)
         after = {key: ino for key, ino in self.model.names.items() if key != path}
         self.model.begin([after])
-        assert await ObjectStore(volume).delete(*place) == (path in self.model.names)
+        assert (await ObjectStore(volume).delete(*place)).was_there == (path in self.model.names)
         self.model.done(after)
         self.model.names_durable()
 

@@ -182,7 +182,7 @@ def test_a_bucket_is_a_dict_of_keys_listed_in_byte_order(
                 await put(store, key, data)
                 model[key] = data
             elif kind == "delete":
-                assert await store.delete("bucket", key) == (key in model)
+                assert (await store.delete("bucket", key)).was_there == (key in model)
                 model.pop(key, None)
             elif other in model:
                 await store.copy("bucket", other, "bucket", key, None)
@@ -202,7 +202,7 @@ def test_a_bucket_is_a_dict_of_keys_listed_in_byte_order(
             after = listing.last
         assert found == expected
         for key in list(model):
-            assert await store.delete("bucket", key)
+            assert (await store.delete("bucket", key)).was_there
         bucket = (await sim.tree.lookup(ROOT_INO, b"bucket")).ino
         assert await sim.tree.list_directory(bucket, after=None, limit=9) == []
 
@@ -255,7 +255,7 @@ def test_conditions_decide_whether_a_put_happens(shards: int) -> None:
         assert await read(store, b"key") == b"3"
         with pytest.raises(PreconditionFailed):
             await store.delete("bucket", b"key", Conditions(if_match="x"))
-        assert await store.delete("bucket", b"key")
+        assert (await store.delete("bucket", b"key")).was_there
 
     in_simulation(shards, body)
 

@@ -207,7 +207,9 @@ def test_changes_whose_answers_are_lost_are_carried_out_once() -> None:
             await put(store, b"a/new", b"2", Conditions(if_none_match="*"))
 
         async def delete() -> None:
-            assert await store.delete("bucket", b"a/key", Conditions(if_match=hashlib.md5(b"1").hexdigest()))
+            assert (
+                await store.delete("bucket", b"a/key", Conditions(if_match=hashlib.md5(b"1").hexdigest()))
+            ).was_there
 
         async def copy() -> None:
             info = await store.copy("bucket", b"a/new", "bucket", b"b/copy", None, Conditions(if_none_match="*"))

@@ -127,7 +127,7 @@ def test_an_object_with_bytes_that_cannot_be_written_can_be_deleted() -> None:
         await volume.write(ino, 0, b"x" * (1 * MIB))
         with pytest.raises(NoSpace):
             await volume.fsync(ino)
-        assert await store.delete("bucket", b"key")
+        assert (await store.delete("bucket", b"key")).was_there
         assert volume.write_back.dirty_bytes == 0
 
     run(body)

@@ -70,7 +70,7 @@ def test_a_directory_that_went_with_its_last_key_is_made_again_for_the_next() ->
         bucket = (await volume.lookup(ROOT_INO, b"bucket")).ino
         for _ in range(3):
             await put(store, b"a/b/c/key")
-            assert await store.delete("bucket", b"a/b/c/key")
+            assert (await store.delete("bucket", b"a/b/c/key")).was_there
             assert await volume.list_directory(bucket, after=None, limit=9) == []
         await put(store, b"a/b")
         await put(store, b"a/b/c/key")
@@ -89,7 +89,7 @@ def test_a_file_moves_into_the_directory_that_a_key_makes_of_its_name_and_out_ag
         assert (moved.ino, moved.uid, moved.nlink) == (file.ino, 7, 1)
         await volume.write(file.ino, 0, b"through the old handle")
         assert (await store.head("bucket", b"a")).size == 22
-        assert await store.delete("bucket", b"a/b/c")
+        assert (await store.delete("bucket", b"a/b/c")).was_there
         assert (await volume.lookup(bucket, b"a")).ino == file.ino
 
     in_bucket(body)

@@ -29,6 +29,7 @@ from siltstone.meta.records import (
     ScrubRecord,
     ScrubTally,
     Upload,
+    Version,
     decode,
     encode,
 )
@@ -55,16 +56,46 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
     "bucket document": (keys.bucket_document(Ino(0x7A1), b"policy"), b"any\x00bytes"),
     "upload": (
         keys.upload(Ino(0x7A1), b"a/key", UPLOAD_ID),
-        Upload("main", 10**18, HEADERS, {"k": "v"}, "CRC32", "COMPOSITE", True, ["READ id:a"], {"mode": "SSE-C"}),
+        Upload(
+            "main",
+            10**18,
+            HEADERS,
+            {"k": "v"},
+            "CRC32",
+            "COMPOSITE",
+            True,
+            ["READ id:a"],
+            {"mode": "SSE-C"},
+            {"t": "v"},
+            "GOVERNANCE",
+            10**18,
+            True,
+        ),
     ),
     "part": (keys.part(PartitionId(0xA1), UPLOAD_ID, 10_000), Part(0x8A1, 4005, "etag", 10**18, {"CRC32": "AAAAAA=="})),
     "orphan": (keys.orphan(Ino(0x8A1)), b""),
     "object": (
         keys.object_(Ino(0x8A1)),
         Object(
-            "md5-2", "main", HEADERS, {"k": "v"}, {"CRC32": "AAAAAA=="}, "COMPOSITE", [4000, 5], [1, 3], ["READ id:a"]
+            "md5-2",
+            "main",
+            HEADERS,
+            {"k": "v"},
+            {"CRC32": "AAAAAA=="},
+            "COMPOSITE",
+            [4000, 5],
+            [1, 3],
+            ["READ id:a"],
+            {"mode": "SSE-C"},
+            f"{10**18:016x}{0x8A1:016x}",
+            {"t": "v"},
+            "COMPLIANCE",
+            10**18,
+            True,
         ),
     ),
+    "version": (keys.version(Ino(0x7A1), b"na\xffme", 10**18), Version(0x8A1, "", 10**18 - 1, "main")),
+    "null version": (keys.null_version(Ino(0x7A1), b"na\xffme"), (10**18).to_bytes(8, "big")),
     "xattr": (keys.xattr(Ino(0x8A1), b"user.name"), b"any\x00bytes"),
     "slab": (keys.slab(SlabId(0x2A)), Slab(2, 1, 64 << 20, (DiskId(0), DiskId(1), DiskId(300)), 64)),
     "stripe": (keys.stripe(StripeId(0x2A0010)), Stripe(4096, 8000, 0x3F, 1_790_000_000)),
@@ -105,6 +136,8 @@ def test_records_without_the_fields_of_today_are_read() -> None:
     assert decode(Bucket, bytes.fromhex("9401a46d61696ecf0de0b6b3a7640000a975732d656173742d31")) == Bucket(
         "main", 10**18, "us-east-1", serial=0
     )
+    assert decode(Object, bytes.fromhex("9701a46d64352da46d61696e808080a0")) == Object("md5-", "main")
+    assert decode(Upload, bytes.fromhex("9301a46d61696e05")) == Upload("main", 5)
     assert decode(Stripe, bytes.fromhex("9301cd1000cd1f40")) == Stripe(4096, 8000, SAME_ROWS, written=0)
 
 

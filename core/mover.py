@@ -274,6 +274,8 @@ class Mover:
             self._ask_settle_at_ns = now_ns + int(RETRY_SECONDS * 1e9)
             self._ledger.settle_wanted.set()
         self._is_moving = bool(self._moving)
+        if not self._queue and not self._moving:
+            self._retry_at.clear()  # of slabs that have gone
         self.waiting = "" if self._moving else self._why_waiting()
         return wait_ns / 1e9
 
@@ -302,8 +304,9 @@ class Mover:
         self._began_wall_ns = self._ledger.clock.now_ns()
         self._unit_mover.finished_bytes = 0
         self._is_moving = True
+        if not self._retry_at:
+            self.last_error = ""  # else what failed is only tried again, and who waits for it is not to hope anew
         self._retry_at.clear()
-        self.last_error = ""
 
     def _why_waiting(self) -> str:
         count, stranded = len(self._queue), self._queue.stranded_count

@@ -68,6 +68,7 @@ class UnitMover:
         is_done = False
         failures: list[DiskError] = []
         unreadable = unflushed = 0
+        hopes: set[DiskId] = set()
 
         async def work() -> None:
             nonlocal cursor, is_done, unreadable, unflushed
@@ -84,7 +85,11 @@ class UnitMover:
                             return
                         rows = row_of(window.cursor) - row_of(cursor)
                         cursor = window.cursor
+                        away = self._hopes(move)
                         copied = await self._ledger.stripes.copy_unit(window.addresses, move.unit, target)
+                        if copied.unreadable:
+                            # One that has come back by now may have been missing all the same.
+                            hopes.update(away, self._hopes(move))
                         unflushed += copied.written_bytes
                         if unflushed >= self._pace.flush_bytes:
                             unflushed = 0
@@ -104,13 +109,12 @@ class UnitMover:
         if failures:
             raise failures[0]
         self.unreadable_stripes = unreadable
-        hopes = self._hopes(move) if unreadable else []
         if hopes:
             # One may come back with what is missing. Until then the old file must be there, if it is the source, and
             # else its unit is to be computed: left out now it would be missing for ever, and nobody would know.
             raise Unavailable(
                 f"{unreadable} stripes of slab {move.slab_id} cannot be read from the disks that are up, and unit "
-                f"{move.unit} stays on disk {move.source}: bring disk {' or '.join(map(str, hopes))} back, or declare "
+                f"{move.unit} stays on disk {move.source}: bring disk {' or '.join(map(str, sorted(hopes)))} back, or declare "
                 "what is gone lost"
             )
         await self._ledger.stripes.flush_unit(move.slab_id, move.unit, target)

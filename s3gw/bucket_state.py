@@ -13,7 +13,6 @@ from siltstone.s3gw.store import Store
 VERSIONING = "versioning"
 OBJECT_LOCK = "object-lock"
 TAGGING = "tagging"
-LIFECYCLE = "lifecycle"
 
 ENABLED = "Enabled"
 SUSPENDED = "Suspended"

@@ -18,6 +18,7 @@ from siltstone.s3gw.dates import iso_date, parse_iso_date
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.reply import Header, Reply, xml_reply
 from siltstone.s3gw.request import Request
+from siltstone.s3gw.router import Operation
 from siltstone.s3gw.versions import version_wanted
 from siltstone.s3gw.xml import Element, Node
 
@@ -36,9 +37,12 @@ Lock = tuple[str, int, bool]
 NO_LOCK: Lock = ("", 0, False)
 
 
-def may_bypass(headers: Mapping[str, str]) -> bool:
-    """Whether the sender asks to pass over retentions of the mode GOVERNANCE."""
-    return headers.get(BYPASS, "").lower() == "true"
+async def may_bypass(request: Request, bucket: str, key: bytes) -> bool:
+    """Whether the sender asks to pass over a retention of the mode GOVERNANCE. Raises AccessDenied if it may not."""
+    if request.headers.get(BYPASS, "").lower() != "true":
+        return False
+    await request.authorize(Operation.BYPASS_GOVERNANCE_RETENTION, bucket, key)
+    return True
 
 
 def lock_of_headers(headers: Mapping[str, str], state: BucketState, now_ns: int) -> Lock:
@@ -154,7 +158,7 @@ async def put_object_retention(request: Request) -> Reply:
         if until_ns <= request.clock.now_ns():
             raise S3Error("InvalidArgument", "The retain until date must be in the future!")
         retention = (mode, until_ns)
-    edit = Edit(retention=retention, may_bypass=may_bypass(request.headers))
+    edit = Edit(retention=retention, may_bypass=await may_bypass(request, bucket.name, request.key))
     await request.store.edit(bucket.name, request.key, version_wanted(request.query), edit)
     return Reply(200)
 

@@ -531,7 +531,7 @@ async def delete_object(request: Request) -> Reply:
         versioning=state.versioning,
         version_id=version,
         owner=request.identity.owner,
-        may_bypass=may_bypass(request.headers),
+        may_bypass=await may_bypass(request, bucket.name, request.key),
     )
     told: list[Header] = []
     if version is not None or state.versioning is not Versioning.OFF:
@@ -576,7 +576,8 @@ async def delete_objects(request: Request) -> Reply:
         for index, delete in pending:
             try:
                 if not request.has_everything(bucket):
-                    await request.authorize(Operation.DELETE_OBJECT, bucket.name, raw_key(delete.key))
+                    key = raw_key(delete.key)
+                    await request.authorize(Operation.DELETE_OBJECT, bucket.name, key, version=delete.version)
                 results[index] = await _delete_one(request, bucket.name, state, delete)
             except SiltstoneError as error:
                 results[index] = s3_error(error)
@@ -593,14 +594,15 @@ def raw_key(text: str) -> bytes:
 
 
 async def _delete_one(request: Request, bucket: str, state: BucketState, delete: _Delete) -> Deleted:
+    key = raw_key(delete.key)
     return await request.store.delete(
         bucket,
-        raw_key(delete.key),
+        key,
         delete_conditions(delete.etag, delete.size, delete.modified),
         versioning=state.versioning,
         version_id=None if delete.version is None else named_version(delete.version),
         owner=request.identity.owner,
-        may_bypass=may_bypass(request.headers),
+        may_bypass=await may_bypass(request, bucket, key),
     )
 
 

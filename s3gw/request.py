@@ -138,10 +138,13 @@ class Request(NamedTuple):
             and EXPECTED_OWNER not in self.headers
         )
 
-    async def authorize(self, operation: Operation, bucket: str, key: bytes = b"") -> BucketInfo:
-        """A bucket in which the sender may carry out another operation than the request's own. Raises AccessDenied,
-        NoSuchBucket."""
-        other = self._replace(operation=operation, target=Target(bucket, key), query={}, headers=self.headers)
+    async def authorize(
+        self, operation: Operation, bucket: str, key: bytes = b"", *, version: str | None = None
+    ) -> BucketInfo:
+        """A bucket in which the sender may carry out another operation than the request's own, of a version of the key
+        if one is named. Raises AccessDenied, NoSuchBucket."""
+        query = {} if version is None else {"versionId": version}
+        other = self._replace(operation=operation, target=Target(bucket, key), query=query, headers=self.headers)
         info = await self.store.bucket_of_key(bucket)
         if not other.has_everything(info):
             await other._authorize(info, expected_owner=None)
@@ -419,7 +422,7 @@ async def copy_source(request: Request) -> tuple[Target, str | None]:
     """The source of a copy, in a bucket that the sender may use, and the version that is wanted (empty: the null
     version; None: the current one). Raises S3Error."""
     source, version = parse_copy_source(request.headers["x-amz-copy-source"])
-    info = await request.authorize(Operation.GET_OBJECT, source.bucket, source.key)
+    info = await request.authorize(Operation.GET_OBJECT, source.bucket, source.key, version=version or None)
     if request.headers.get("x-amz-source-expected-bucket-owner", info.owner) != info.owner:
         raise S3Error("AccessDenied")
     return source, None if not version else "" if version == "null" else version

@@ -46,6 +46,8 @@ class Operation(enum.Enum):
     GET_OBJECT_LEGAL_HOLD = "GetObjectLegalHold"
     PUT_OBJECT_LEGAL_HOLD = "PutObjectLegalHold"
     GET_OBJECT_ATTRIBUTES = "GetObjectAttributes"
+    BYPASS_GOVERNANCE_RETENTION = "BypassGovernanceRetention"
+    """None by itself: what a header of others asks for, and policies name."""
     GET_OBJECT_ACL = "GetObjectAcl"
     CREATE_MULTIPART_UPLOAD = "CreateMultipartUpload"
     UPLOAD_PART = "UploadPart"

@@ -60,7 +60,7 @@ async def directories(world: SimShardVolumes, caller: Caller) -> dict[ShardId, I
 def test_every_method_of_the_table_can_be_sent_and_its_result_read() -> None:
     for method in METHODS.values():
         first = next(iter(method.arguments.__struct_fields__), "ino")
-        assert first.endswith("ino") or first in ("near", "parent", "wanted"), method.name
+        assert first.endswith("ino") or first in ("near", "parent", "wanted", "source", "clone"), method.name
 
 
 def test_a_tree_over_two_shards_is_one_tree() -> None:

@@ -112,10 +112,10 @@ class UnitMover:
         if hopes:
             # One may come back with what is missing. Until then the old file must be there, if it is the source, and
             # else its unit is to be computed: left out now it would be missing for ever, and nobody would know.
+            disks = " or ".join(map(str, sorted(hopes)))
             raise Unavailable(
                 f"{unreadable} stripes of slab {move.slab_id} cannot be read from the disks that are up, and unit "
-                f"{move.unit} stays on disk {move.source}: bring disk {' or '.join(map(str, sorted(hopes)))} back, or declare "
-                "what is gone lost"
+                f"{move.unit} stays on disk {move.source}: bring disk {disks} back, or declare what is gone lost"
             )
         await self._ledger.stripes.flush_unit(move.slab_id, move.unit, target)
         self._done[move.slab_id] = move.size

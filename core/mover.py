@@ -39,6 +39,9 @@ PATIENCE_SECONDS = 30.0
 """Who waits is refused when nothing could be moved for so long: freed rows are punched, and what failed was tried
 again, but there is no room, or it failed again."""
 
+FAILING_SECONDS = 60.0
+"""The same where moves fail: each is tried some times."""
+
 RETRY_SECONDS = 10.0
 """A unit whose move failed is left alone for this long."""
 
@@ -181,7 +184,7 @@ class Mover:
             is_at_it = bool(self._moving) and not self.last_error
             if moved_units != self.moved_units or is_at_it or not (self.waiting or self.last_error):
                 hopeful_ns, moved_units = clock.monotonic_ns(), self.moved_units
-            elif clock.monotonic_ns() - hopeful_ns >= PATIENCE_SECONDS * 1e9:
+            elif clock.monotonic_ns() - hopeful_ns >= (FAILING_SECONDS if self.last_error else PATIENCE_SECONDS) * 1e9:
                 raise Refused(self.waiting or self.last_error)
             # Without a move: what is left is the log's to do, or one that failed waits to be tried again.
             with trio.move_on_after(PROGRESS_SECONDS):

@@ -105,7 +105,11 @@ HANDLERS: dict[Operation, Handler] = {
     Operation.GET_BUCKET_REQUEST_PAYMENT: bucket_documents.get_request_payment,
     Operation.POST_OBJECT: post.post_object,
 }
-assert set(HANDLERS) == set(Operation) - {Operation.NOT_IMPLEMENTED, Operation.PREFLIGHT}
+assert set(HANDLERS) == set(Operation) - {
+    Operation.NOT_IMPLEMENTED,
+    Operation.PREFLIGHT,
+    Operation.BYPASS_GOVERNANCE_RETENTION,
+}
 
 DECISIONS_MAX = 10
 """How often a request is decided on again because the bucket's configuration was changed meanwhile."""

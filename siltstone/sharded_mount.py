@@ -1,4 +1,4 @@
-"""A mount that asks the shards of a volume over their sockets: in the owner's process, or in one of its own.
+"""A mount that asks the shards of a volume over their sockets, in a process of its own.
 
 `python -m siltstone.mount_process HOME DIRECTORY OPTIONS` is the latter (mount_process.py).
 """

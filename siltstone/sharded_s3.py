@@ -1,4 +1,4 @@
-"""An S3 door over the shards of a volume: in the owner's process, or in a worker's (siltstone/s3_worker.py)."""
+"""An S3 door over the shards of a volume, in the process of a worker (siltstone/s3_worker.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A mount that asks the shards of a volume over their sockets, in a process of its own.
 
-`python -m siltstone.mount_process HOME DIRECTORY OPTIONS` is the latter (mount_process.py).
+That is `python -m siltstone.mount_process HOME DIRECTORY OPTIONS` (mount_process.py).
 """
 
 from __future__ import annotations

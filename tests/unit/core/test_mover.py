@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from itertools import combinations
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from siltstone.core.fsck import fsck
 from siltstone.core.types import Progress
 from siltstone.core.volume import Volume
 from siltstone.engine.pool import DiskRole
+from siltstone.engine.stripe.moving import CopiedUnits
 from siltstone.errors import DiskMissing, Refused, SiltstoneError
 from siltstone.limits import MIB
 from siltstone.meta import space
@@ -366,6 +368,34 @@ def test_a_unit_that_cannot_be_computed_is_not_left_out_while_another_disk_may_r
             world.sim.disks[index].return_()
         await volume.ledger.pool.probe()
         await volume.mover.drain(DiskId(0))
+        assert await fsck(volume, deep=True) == [], "every unit is what it should be"
+
+    run(body)
+
+
+def test_a_unit_that_could_not_be_computed_before_a_disk_came_back_is_tried_again() -> None:
+    async def body(world: World, volume: Volume) -> None:
+        stripes = volume.ledger.stripes
+        copy_unit, unreadable = stripes.copy_unit, 0
+
+        async def copy_and_return(*arguments: Any) -> CopiedUnits:
+            nonlocal unreadable
+            copied = await copy_unit(*arguments)
+            if copied.unreadable and not unreadable:
+                unreadable = len(copied.unreadable)
+                for index in (1, 2):
+                    world.sim.disks[index].return_()
+                await volume.ledger.pool.probe()
+            return copied
+
+        stripes.copy_unit = copy_and_return  # type: ignore[method-assign]
+        world.add_disk(volume)
+        world.set_role(volume, DiskId(0), DiskRole.LOST)
+        for index in (1, 2):
+            world.sim.disks[index].disappear()
+        await volume.ledger.pool.probe()
+        await volume.mover.drain(DiskId(0))
+        assert unreadable, "every unit could be computed: the test tests nothing"
         assert await fsck(volume, deep=True) == [], "every unit is what it should be"
 
     run(body)

@@ -34,7 +34,7 @@ async def get_object_attributes(request: Request) -> Reply:
         children.append(("StorageClass", "STANDARD"))
     if "ObjectSize" in wanted:
         children.append(("ObjectSize", info.size))
-    state = await bucket_state(request.store, bucket)
+    state = await bucket_state(request.door.configurations, bucket)
     headers = [("Last-Modified", http_date(info.modified_ns)), *version_headers(info.version_id, state.versioning)]
     return xml_reply("GetObjectAttributesResponse", children, headers)
 

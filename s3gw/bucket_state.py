@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from siltstone.core.object_types import BucketInfo, Versioning
-from siltstone.s3gw.store import Store
+from siltstone.s3gw.configuration import Configurations
 
 VERSIONING = "versioning"
 OBJECT_LOCK = "object-lock"
@@ -42,11 +42,11 @@ PLAIN = BucketState()
 _STATES = {ENABLED.encode(): Versioning.ON, SUSPENDED.encode(): Versioning.SUSPENDED}
 
 
-async def bucket_state(store: Store, info: BucketInfo) -> BucketState:
+async def bucket_state(configurations: Configurations, info: BucketInfo) -> BucketState:
     """The state of a bucket, as of ``info`` or later. Raises NoSuchBucket."""
     if not info.serial:
         return PLAIN
-    _, documents = await store.bucket_documents(info.name)
+    documents = (await configurations.of(info)).documents
     lock = documents.get(OBJECT_LOCK)
     return BucketState(
         _STATES.get(documents.get(VERSIONING, b""), Versioning.OFF),

@@ -86,7 +86,7 @@ def lock_headers(info: ObjectInfo) -> list[Header]:
 
 async def get_object_lock_configuration(request: Request) -> Reply:
     """GetObjectLockConfiguration."""
-    lock = (await bucket_state(request.store, await request.bucket_now())).lock
+    lock = (await bucket_state(request.door.configurations, await request.bucket_now())).lock
     if lock is None:
         raise S3Error("ObjectLockConfigurationNotFoundError")
     children: list[Element] = [("ObjectLockEnabled", ENABLED)]
@@ -104,7 +104,7 @@ async def put_object_lock_configuration(request: Request) -> Reply:
     if document.name != "ObjectLockConfiguration" or document.text_of("ObjectLockEnabled") != ENABLED:
         raise S3Error("MalformedXML")
     default = _default_retention(document)
-    if (await bucket_state(request.store, info)).versioning is not Versioning.ON:
+    if (await bucket_state(request.door.configurations, info)).versioning is not Versioning.ON:
         raise S3Error("InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply Object Lock.")
     await request.store.set_bucket_documents(info.name, {OBJECT_LOCK: encode_lock(default)})
     return Reply(200)
@@ -184,7 +184,7 @@ async def put_object_legal_hold(request: Request) -> Reply:
 
 async def _lockable_bucket(request: Request) -> BucketInfo:
     bucket = await request.bucket()
-    if (await bucket_state(request.store, bucket)).lock is None:
+    if (await bucket_state(request.door.configurations, bucket)).lock is None:
         raise S3Error("InvalidRequest", "Bucket is missing Object Lock Configuration")
     return bucket
 

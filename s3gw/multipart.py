@@ -76,7 +76,7 @@ async def create_multipart_upload(request: Request) -> Reply:
             "Checksum algorithm provided is unsupported. Please try again with any of the "
             f"valid types: [{', '.join(ALGORITHMS)}]",
         )
-    state = await bucket_state(request.store, bucket)
+    state = await bucket_state(request.door.configurations, bucket)
     kind = upload_type(algorithm, headers.get("x-amz-checksum-type", "").upper())
     owner, grants = await new_object_access(request, bucket)
     sealed = await new_object_sealing(request, bucket)
@@ -223,7 +223,7 @@ async def complete_multipart_upload(request: Request) -> Reply:
     document = await request.document()
     assert document is not None
     parts = _parts_of(document)
-    state = await bucket_state(request.store, bucket)
+    state = await bucket_state(request.door.configurations, bucket)
     try:
         upload = await _upload(request)
     except NoSuchUpload:

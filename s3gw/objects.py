@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ from siltstone.s3gw.encryption import (
 )
 from siltstone.s3gw.encryption import reply_headers as encryption_headers
 from siltstone.s3gw.errors import S3Error, s3_error
-from siltstone.s3gw.lock import lock_headers, lock_of_headers, may_bypass
+from siltstone.s3gw.lock import Lock, lock_headers, lock_of_headers, may_bypass
 from siltstone.s3gw.ranges import parse_range
 from siltstone.s3gw.reply import Header, ObjectStream, Reply, xml_reply
 from siltstone.s3gw.request import (
@@ -91,11 +91,11 @@ async def store_object(request: Request, *, size_min: int = 0, size_max: int = P
     headers = request.headers
     refuse_what_is_not_there(headers)
     expected = expectation(headers)
-    state = await bucket_state(request.store, bucket)
+    state = await bucket_state(request.door.configurations, bucket)
     tags = tags_of_header(headers)
-    mode, until_ns, hold = lock_of_headers(headers, state, request.clock.now_ns())
+    lock = lock_of_headers(headers, state, request.clock.now_ns())
     kept, metadata, wanted = stored_headers(headers), user_metadata(headers), write_conditions(headers)
-    owner, grants = await new_object_access(request, bucket)
+    access = await new_object_access(request, bucket)
     sealed = await new_object_sealing(request, bucket)
     writer = await request.store.begin_put(bucket.name, request.key, size_hint=request.body.size)
     try:
@@ -110,40 +110,43 @@ async def store_object(request: Request, *, size_min: int = 0, size_max: int = P
         checksums = {expected.algorithm: digests.base64(expected.algorithm)}
         attributes = PutAttributes(
             etag=digests.digest("MD5").hex(),
-            owner=owner,
             headers=kept,
             metadata=metadata,
             checksums=checksums,
             checksum_type=FULL_OBJECT,
-            grants=grants,
             sealing={} if sealed is None else sealed.sealing,
-            versioning=state.versioning,
             tags=tags,
-            lock_mode=mode,
-            lock_until_ns=until_ns,
-            legal_hold=hold,
         )
         try:
-            info = await writer.commit(attributes, wanted)
+            info = await writer.commit(_as_decided(attributes, access, state, lock), wanted)
         except BucketChanged:
             bucket = await request.bucket()
-            owner, grants = await new_object_access(request, bucket)
-            state = await bucket_state(request.store, bucket)
-            mode, until_ns, hold = lock_of_headers(headers, state, request.clock.now_ns())
-            attributes = msgspec.structs.replace(
-                attributes,
-                owner=owner,
-                grants=grants,
-                versioning=state.versioning,
-                lock_mode=mode,
-                lock_until_ns=until_ns,
-                legal_hold=hold,
-            )
-            info = await writer.commit(attributes, wanted)
+            access = await new_object_access(request, bucket)
+            state = await bucket_state(request.door.configurations, bucket)
+            lock = lock_of_headers(headers, state, request.clock.now_ns())
+            info = await writer.commit(_as_decided(attributes, access, state, lock), wanted)
     except BaseException:
         await abort(writer)
         raise
     return info
+
+
+def _as_decided(
+    attributes: PutAttributes, access: tuple[str, Sequence[str]], state: BucketState, lock: Lock
+) -> PutAttributes:
+    """The attributes of a new object with what its bucket's configuration decides: whose it is, who gets at it, its
+    version and its lock."""
+    owner, grants = access
+    mode, until_ns, hold = lock
+    return msgspec.structs.replace(
+        attributes,
+        owner=owner,
+        grants=tuple(grants),
+        versioning=state.versioning,
+        lock_mode=mode,
+        lock_until_ns=until_ns,
+        legal_hold=hold,
+    )
 
 
 async def receive_checked(
@@ -185,8 +188,8 @@ async def copy_object(request: Request) -> Reply:
     check_key(request.key)
     headers = request.headers
     refuse_what_is_not_there(headers)
-    owner, grants = await new_object_access(request, bucket)
-    state = await bucket_state(request.store, bucket)
+    access = await new_object_access(request, bucket)
+    state = await bucket_state(request.door.configurations, bucket)
     source, source_version = await copy_source(request)
     directive = _directive(headers, "x-amz-metadata-directive")
     tagging = _directive(headers, "x-amz-tagging-directive")
@@ -200,17 +203,7 @@ async def copy_object(request: Request) -> Reply:
     attributes, source_conditions = await _attributes(
         request, source, source_version, conditions(headers, "x-amz-copy-source-"), directive, tagging
     )
-    mode, until_ns, hold = lock
-    attributes = msgspec.structs.replace(
-        attributes,
-        owner=owner,
-        grants=grants,
-        versioning=state.versioning,
-        lock_mode=mode,
-        lock_until_ns=until_ns,
-        legal_hold=hold,
-    )
-    attributes = msgspec.structs.replace(attributes, owner=owner, grants=grants)
+    attributes = _as_decided(attributes, access, state, lock)
     sealed = await new_object_sealing(request, bucket)
     copied = await _copied_anew(request, source, source_version, attributes, source_conditions, sealed)
     info = copied or await request.store.copy(
@@ -394,7 +387,7 @@ async def _check_may_know(request: Request, bucket: BucketInfo) -> None:
 
 
 async def _versioning(request: Request, bucket: BucketInfo) -> Versioning:
-    return (await bucket_state(request.store, bucket)).versioning
+    return (await bucket_state(request.door.configurations, bucket)).versioning
 
 
 @contextmanager
@@ -519,7 +512,7 @@ async def delete_object(request: Request) -> Reply:
     bucket = await request.bucket()
     refuse_what_is_not_there(request.headers)
     version = version_wanted(request.query)
-    state = await bucket_state(request.store, bucket)
+    state = await bucket_state(request.door.configurations, bucket)
     deleted = await request.store.delete(
         bucket.name,
         request.key,
@@ -568,7 +561,7 @@ async def delete_objects(request: Request) -> Reply:
         deletes.append(_Delete(key, *told))
     if not 1 <= len(deletes) <= DELETE_KEYS_MAX:
         raise S3Error("MalformedXML")
-    state = await bucket_state(request.store, bucket)
+    state = await bucket_state(request.door.configurations, bucket)
     results: list[Deleted | S3Error] = [Deleted(False)] * len(deletes)
     pending = iter(enumerate(deletes))
 

@@ -78,7 +78,7 @@ async def get_object_tagging(request: Request) -> Reply:
     """GetObjectTagging."""
     bucket = await request.bucket()
     info = await request.store.head(bucket.name, request.key, version_wanted(request.query))
-    versioning = (await bucket_state(request.store, bucket)).versioning
+    versioning = (await bucket_state(request.door.configurations, bucket)).versioning
     return xml_reply("Tagging", _tag_set(info.tags), version_headers(info.version_id, versioning))
 
 

@@ -53,7 +53,7 @@ def made_headers(version_id: str) -> list[Header]:
 
 async def get_bucket_versioning(request: Request) -> Reply:
     """GetBucketVersioning."""
-    state = await bucket_state(request.store, await request.bucket_now())
+    state = await bucket_state(request.door.configurations, await request.bucket_now())
     said = {Versioning.ON: ENABLED, Versioning.SUSPENDED: SUSPENDED}.get(state.versioning)
     return xml_reply("VersioningConfiguration", [] if said is None else [("Status", said)])
 

@@ -388,7 +388,7 @@ def test_a_unit_that_could_not_be_computed_before_a_disk_came_back_is_tried_agai
                 await volume.ledger.pool.probe()
             return copied
 
-        stripes.copy_unit = copy_and_return  # type: ignore[method-assign]
+        stripes.copy_unit = copy_and_return  # type: ignore[method-assign, assignment]
         world.add_disk(volume)
         world.set_role(volume, DiskId(0), DiskRole.LOST)
         for index in (1, 2):

@@ -302,6 +302,12 @@ def run_in_memory(body: Body, *, region: str = REGION) -> None:
 
 def run_on_each_store(body: Body) -> None:
     """Run with a door over a store in memory, and again over the core's with simulated disks."""
+    run_in_memory(body)
+    run_on_core(body)
+
+
+def run_on_core(body: Body) -> None:
+    """Run with a door over the core's store with simulated disks: the one in memory knows no versions."""
 
     async def main() -> None:
         volume = SimVolume(small_config())
@@ -309,7 +315,6 @@ def run_on_each_store(body: Body) -> None:
         async with volume.opened() as opened, open_door(ObjectStore(opened)) as (door, client):
             await body(door, client)
 
-    run_in_memory(body)
     trio.run(main)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.form import read_form
-from sim.s3 import ALT, HOST, MAIN, Answer, Client, Door, run_on_each_store
+from sim.s3 import ALT, HOST, MAIN, Answer, Client, Door, run_on_core, run_on_each_store
 
 ALL = "http://acs.amazonaws.com/groups/global/AllUsers"
 
@@ -62,6 +62,34 @@ def test_others_and_nobody_get_only_what_a_policy_allows() -> None:
         assert (await client.request("GET", "/bucket/a/k", key=ALT)).status == 403
 
     run_on_each_store(body)
+
+
+def test_to_pass_over_a_retention_is_allowed_by_itself() -> None:
+    async def body(_: Door, client: Client) -> None:
+        enabled = {"x-amz-bucket-object-lock-enabled": "true"}
+        assert (await client.request("PUT", "/locked", headers=enabled)).status == 200
+        retention = {
+            "x-amz-object-lock-mode": "GOVERNANCE",
+            "x-amz-object-lock-retain-until-date": "2100-01-01T00:00:00Z",
+        }
+        made = await client.request("PUT", "/locked/k", body=b"bytes", headers=retention)
+        assert made.status == 200, made.body
+        query = f"versionId={made.headers['x-amz-version-id']}"
+        bypass = {"x-amz-bypass-governance-retention": "true"}
+
+        async def status() -> int:
+            return (await client.request("DELETE", "/locked/k", query, headers=bypass, key=ALT)).status
+
+        for actions, wanted in (
+            (["s3:DeleteObject", "s3:BypassGovernanceRetention"], 403),
+            (["s3:DeleteObjectVersion"], 403),
+            (["s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"], 204),
+        ):
+            allowed = policy(Action=actions, Resource="arn:aws:s3:::locked/*")
+            assert (await client.request("PUT", "/locked", "policy", body=allowed)).status == 204
+            assert await status() == wanted, actions
+
+    run_on_core(body)
 
 
 def test_a_denial_holds_for_the_owner_too() -> None:

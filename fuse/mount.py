@@ -32,7 +32,15 @@ READY_SECONDS = 30.0
 UNMOUNT_SECONDS = 30.0
 """How long the kernel may write back before a mount is taken away from under its users."""
 
+NOBODY_WAITS = (os.strerror(errno.ENOENT),)
+"""What the kernel says to an answer that nobody waits for any more: the caller was killed, or the mount is gone."""
+
 logger = logging.getLogger("siltstone.fuse")
+
+
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether what pyfuse3 logs as an error is one: it tells of each answer that came after its caller's end."""
+    return not ("fuse_reply_*" in str(record.msg) and record.args == NOBODY_WAITS)
 
 
 async def serve_mount(
@@ -62,6 +70,7 @@ async def serve_mount(
     reader = Reader()
     words = kernel_options(options, source, is_root=os.geteuid() == 0)
     sessions = fuse_descriptors()
+    logging.getLogger("pyfuse3").addFilter(is_worth_a_line)
     try:
         pyfuse3.init(watched(operations, reader, mount.turns), path, words)
     except RuntimeError as error:

@@ -1,14 +1,17 @@
-"""The directory of a mount: what is refused, and what the kernel's list of mounts says."""
+"""The directory of a mount: what is refused, and what the kernel's list of mounts says; what a mount logs."""
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from siltstone.errors import Refused
 from siltstone.fuse import mountpoint
-from siltstone.fuse.mount import kernel_options
+from siltstone.fuse.mount import is_worth_a_line, kernel_options
 from siltstone.fuse.options import DEFAULTS, parse_options
 
 MOUNTINFO = r"""25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw
@@ -62,3 +65,16 @@ def test_options_say_what_is_mounted_and_root_mounts_for_everybody() -> None:
     assert "allow_other" in kernel_options(DEFAULTS, "siltstone:/home", is_root=True)
     private = kernel_options(parse_options("allow_root,relatime,ro"), "siltstone:/home", is_root=True)
     assert {"allow_root", "ro"} < private and not {"allow_other", "noatime"} & private
+
+
+@pytest.mark.parametrize(
+    ("message", "number", "is_logged"),
+    [
+        ("fuse_release(): fuse_reply_* failed with %s", errno.ENOENT, False),
+        ("fuse_release(): fuse_reply_* failed with %s", errno.EIO, True),
+        ("fuse_setattr(): clock_gettime(CLOCK_REALTIME) failed with %s", errno.ENOENT, True),
+    ],
+)
+def test_an_answer_that_nobody_waits_for_is_no_error(message: str, number: int, is_logged: bool) -> None:
+    record = logging.LogRecord("pyfuse3", logging.ERROR, "", 0, message, (os.strerror(number),), None)
+    assert is_worth_a_line(record) is is_logged

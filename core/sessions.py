@@ -87,7 +87,13 @@ class _Session:
         return freed
 
     async def wait_news(self) -> News:
-        """What there is to hear, after POLL_SECONDS perhaps nothing."""
+        """What there is to hear; perhaps nothing, after POLL_SECONDS or when the front-end polls again.
+
+        One that polls again has given the poll before up. That ends at once: it would be told what is new in vain, and
+        those that wait would fill the connection. If it is the later one that has come first, its end has the
+        front-end ask once more.
+        """
+        self._news.set()
         if not self._items:
             self._news = trio.Event()
             with trio.move_on_after(POLL_SECONDS):

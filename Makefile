@@ -6,13 +6,14 @@ MINUTES ?= 10
 EXAMPLES ?=
 KILLS ?= 200
 PROFILE ?= default
+JOBS ?= 2
 
 .PHONY: help setup check test demo bench sim soak kills kills-shards programs clean
 
 help:
 	@echo "make setup            system packages (as root), .venv, the package with its test tools; the others run it first"
 	@echo "make demo             the main job on real data: six disks, a mount, S3, two disks lost (about two minutes)"
-	@echo "make test             all tests (FUSE, boto3 and aws-cli included)"
+	@echo "make test JOBS=2      all tests, so many side by side (FUSE, boto3 and aws-cli included)"
 	@echo "make check            ruff, mypy --strict, and the tests of layers and purity"
 	@echo "make bench            every benchmark, short, as ratios against the floor"
 	@echo "make sim SEED=7       the simulated volume on one seed, replayable"
@@ -31,7 +32,7 @@ check: setup
 	$(PY) -m pytest -q tests/unit/test_layers.py
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 demo: setup
 	$(PY) tools/demo.py

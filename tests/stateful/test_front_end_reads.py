@@ -248,7 +248,7 @@ def test_a_disk_that_hangs_or_that_only_this_front_end_cannot_read_is_read_aroun
     run(body)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), shards=st.integers(2, 3), kills=st.booleans(), scheduling=st.random_module())
 def test_what_others_write_is_read_when_the_word_has_come(
     seed: int, shards: int, kills: bool, scheduling: object

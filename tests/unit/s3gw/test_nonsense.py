@@ -69,7 +69,7 @@ documents = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(methods, paths, st.lists(parameters, max_size=3, unique_by=lambda pair: pair[0]), headers, documents)
 def test_a_signed_request_of_any_content_is_never_our_failure(
     method: str, path: str, query: list[tuple[str, str]], sent: dict[str, str], body: bytes

@@ -31,7 +31,8 @@ logger = logging.getLogger("siltstone.fuse")
 
 
 class Kernel(Protocol):
-    """The kernel's side. Methods block and are called in a worker thread; False: it does not have such a thing."""
+    """The kernel's side. Methods block, but for ``forget_names``, and are called in a worker thread; False: it does not
+    have such a thing."""
 
     def invalidate_entry(self, parent: Ino, name: bytes) -> bool:
         """Forget a name, or that there is none."""
@@ -41,6 +42,10 @@ class Kernel(Protocol):
 
     def invalidate_data(self, ino: Ino) -> bool:
         """Forget the attributes and all pages of an inode."""
+
+    def forget_names(self) -> bool:
+        """Ask anew what names lead to, and whether they lead anywhere, before it says so again. False: this kernel
+        cannot be told."""
 
 
 class Notes:
@@ -117,8 +122,9 @@ class Invalidator:
             self._wakeup.set()
 
     def miss(self, known: Iterable[Ino]) -> None:
-        """Changes were missed: any of the inodes that the kernel knows may have changed. Its names time out soon, where
-        that can happen."""
+        """Changes were missed: any of the inodes that the kernel knows may have changed, and any name. A kernel that
+        cannot be told of all names lets them time out, soon where changes can be missed."""
+        self._kernel.forget_names()
         for ino in known:
             self.hear(None, DataChanged(ino, 0, 0))
 

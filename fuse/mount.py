@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 from collections.abc import Callable
 
 import pyfuse3
@@ -34,6 +35,10 @@ UNMOUNT_SECONDS = 30.0
 
 NOBODY_WAITS = (os.strerror(errno.ENOENT),)
 """What the kernel says to an answer that nobody waits for any more: the caller was killed, or the mount is gone."""
+
+INC_EPOCH = struct.pack("=IiQ", 16, 8, 0)
+"""A notification (struct fuse_out_header: length, FUSE_NOTIFY_INC_EPOCH, to no request) that libfuse 3.14 cannot send:
+what names led to, or that they led nowhere, is to be asked for anew. Linux has it from 6.16 on."""
 
 logger = logging.getLogger("siltstone.fuse")
 
@@ -66,7 +71,7 @@ async def serve_mount(
     handles = operations.handles
     forgetter = Forgetter(volume, handles, kernel, options.known_inodes_max)
     invalidator = Invalidator(operations, handles.knows, kernel)
-    mount = ServedMount(volume, operations, forgetter, invalidator)
+    mount = ServedMount(volume, operations, forgetter, invalidator, kernel)
     reader = Reader()
     words = kernel_options(options, source, is_root=os.geteuid() == 0)
     sessions = fuse_descriptors()
@@ -75,7 +80,9 @@ async def serve_mount(
         pyfuse3.init(watched(operations, reader, mount.turns), path, words)
     except RuntimeError as error:
         raise Refused(f"cannot mount on {mountpoint}: {error}; libfuse has told why on stderr") from error
-    reader.attach(*(fuse_descriptors() - sessions))
+    (session,) = fuse_descriptors() - sessions
+    reader.attach(session)
+    kernel.attach(session)
     mount.begin()
     watch(mount)
     try:
@@ -102,7 +109,9 @@ async def serve_mount(
 class ServedMount:
     """A mount as this process serves it, of one tree or another of the same volume."""
 
-    def __init__(self, tree: Tree, operations: Operations, forgetter: Forgetter, invalidator: Invalidator) -> None:
+    def __init__(
+        self, tree: Tree, operations: Operations, forgetter: Forgetter, invalidator: Invalidator, kernel: KernelCache
+    ) -> None:
         self.handles = operations.handles
         """What the kernel holds."""
         self.turns = Turns()
@@ -110,6 +119,7 @@ class ServedMount:
         self._operations = operations
         self._forgetter = forgetter
         self._invalidator = invalidator
+        self._kernel = kernel
         self._is_over = False
 
     def begin(self) -> None:
@@ -135,6 +145,8 @@ class ServedMount:
         before.unregister_holder(self.handles)
         self._operations.use(tree, options)
         self._forgetter.volume = tree
+        # What it was told before may be remembered for longer than what this tree says should be.
+        self._kernel.forget_names()
         return self.turns.turn_over()
 
     def _listen(self) -> None:
@@ -168,7 +180,24 @@ def kernel_options(options: MountOptions, source: str, *, is_root: bool) -> set[
 
 
 class KernelCache:
-    """The kernel's cache of this mount; see invalidate.Kernel."""
+    """The kernel's cache of this mount; see invalidate.Kernel. To be attached before it is told anything."""
+
+    def __init__(self) -> None:
+        self._session = -1
+
+    def attach(self, session: int) -> None:
+        """Where the kernel is told what pyfuse3 cannot say: the open file of the session."""
+        self._session = session
+
+    def forget_names(self) -> bool:
+        """Ask for all names anew."""
+        try:
+            os.write(self._session, INC_EPOCH)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # of a kernel that does not know it
+                logger.info("the kernel was not told to ask for names anew: %s", error)
+            return False
+        return True
 
     def invalidate_entry(self, parent: Ino, name: bytes) -> bool:
         """Forget a name."""

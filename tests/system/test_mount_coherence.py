@@ -19,21 +19,26 @@ import trio
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import Refused
-from siltstone.fuse.mount import serve_mount
+from siltstone.fuse.mount import ServedMount, serve_mount
+from siltstone.fuse.options import DEFAULTS
 from siltstone.types import ROOT_INO, Ino
 from sim.memory_volume import MemoryVolume
 from sim.mounted import is_mounted
 
 R = TypeVar("R")
+FORGETS_NAMES = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 16)
+"""Whether this kernel can be told to ask for all names anew."""
+
 FILE_MODE = stat.S_IFREG | 0o644
 
 
 class Shore:
     """Both sides: the volume, and its mount's directory."""
 
-    def __init__(self, volume: MemoryVolume, directory: Path) -> None:
+    def __init__(self, volume: MemoryVolume, directory: Path, mount: ServedMount) -> None:
         self.volume = volume
         self.directory = directory
+        self.mount = mount
 
     async def do(self, function: Callable[..., R], *args: object) -> R:
         """Call something that touches the mount, in a thread."""
@@ -63,13 +68,14 @@ def on_a_mount(path: Path, body: Callable[[Shore], Awaitable[None]]) -> None:
 
     async def main() -> None:
         volume = MemoryVolume()
+        mounts: list[ServedMount] = []
 
         async def serve(*, task_status: trio.TaskStatus[str]) -> None:
-            await serve_mount(cast("Volume", volume), str(directory), task_status=task_status)
+            await serve_mount(cast("Volume", volume), str(directory), watch=mounts.append, task_status=task_status)
 
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
-            await body(Shore(volume, directory))
+            await body(Shore(volume, directory, *mounts))
             nursery.cancel_scope.cancel()
 
     trio.run(main)
@@ -107,6 +113,26 @@ def test_a_name_that_is_given_to_another_file_elsewhere_leads_to_it(tmp_path: Pa
         await shore.volume.wait_seen()
         assert await shore.do(file.read_bytes) == b"new"
         assert (await shore.do(file.stat)).st_size == 3
+
+    on_a_mount(tmp_path, body)
+
+
+def test_names_from_before_another_tree_is_served_are_asked_for_anew(tmp_path: Path) -> None:
+    """Older kernels go on believing them: the first assertions are what it would be like."""
+
+    async def body(shore: Shore) -> None:
+        file, absent = shore.directory / "file", shore.directory / "absent"
+        await shore.do(file.write_bytes, b"old bytes")
+        assert not await shore.do(absent.exists)
+        shore.deafen()
+        await shore.replace(b"file", b"new")
+        await shore.make(b"absent", b"there")
+        assert (await shore.do(file.stat)).st_size == 9
+        assert not await shore.do(absent.exists)
+        turn = shore.mount.use(cast("Volume", shore.volume), DEFAULTS.limited(1.0))
+        await turn.wait_over()
+        assert ((await shore.do(file.stat)).st_size == 3) == FORGETS_NAMES
+        assert await shore.do(absent.exists) == FORGETS_NAMES
 
     on_a_mount(tmp_path, body)
 

@@ -47,6 +47,9 @@ class World:
     def invalidate_data(self, ino: Ino) -> bool:
         raise AssertionError
 
+    def forget_names(self) -> bool:
+        raise AssertionError
+
 
 def run(world: World, seconds: float) -> None:
     async def main() -> None:

@@ -38,6 +38,10 @@ class FakeKernel:
     def invalidate_data(self, ino: Ino) -> bool:
         return self._inode("data", ino)
 
+    def forget_names(self) -> bool:
+        self.told.append(("names", None))
+        return True
+
     def _inode(self, what: str, ino: Ino) -> bool:
         self.gate.wait()
         self.told.append((what, ino))
@@ -108,7 +112,8 @@ def test_when_changes_were_missed_all_that_the_kernel_knows_is_taken_for_changed
     async def body(invalidator: Invalidator) -> None:
         invalidator.miss(sorted(KNOWN))
 
-    assert while_blocked(body)[1:] == [("data", ino) for ino in sorted(KNOWN)]
+    known = [("data", ino) for ino in sorted(KNOWN)]
+    assert while_blocked(body) == [("names", None), ("attributes", 2), *known]
 
 
 def while_blocked(body: Callable[[Invalidator], Awaitable[None]]) -> list[tuple[str, object]]:

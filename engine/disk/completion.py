@@ -28,24 +28,25 @@ class Completion(Generic[T]):
     the disk is given up. Then a thread may still be stuck with it, and its late result is of no interest any more.
     """
 
-    __slots__ = ("_left", "_lock", "_results", "_task", "_token")
+    __slots__ = ("_is_awaited", "_left", "_lock", "_results", "_task", "_token")
 
     def __init__(self, count: int) -> None:
         assert count > 0
         self._results: list[T] = [_UNANSWERED] * count
         self._left = count
+        self._is_awaited = False
         self._lock = threading.Lock()
         self._task = trio.lowlevel.current_task()
         self._token = trio.lowlevel.current_trio_token()
 
     def finish(self, index: int, result: T) -> None:
-        """Note a result, unless there is one; the last one wakes the task."""
+        """Note a result, unless there is one; the last one wakes the task if it sleeps."""
         with self._lock:
             if self._results[index] is not _UNANSWERED:
                 return
             self._results[index] = result
             self._left -= 1
-            is_last = self._left == 0
+            is_last = self._left == 0 and self._is_awaited
         if is_last:
             try:
                 self._token.run_sync_soon(trio.lowlevel.reschedule, self._task)
@@ -53,8 +54,11 @@ class Completion(Generic[T]):
                 return  # the loop has crashed; nobody waits any more
 
     async def wait(self) -> list[T]:
-        """Sleep until all is finished; once, by the task that made it, after handing out every index."""
-        await trio.lowlevel.wait_task_rescheduled(_refuse)
+        """Sleep until all is finished, if it is not; once, by the task that made it, after handing out every index."""
+        with self._lock:
+            self._is_awaited = self._left > 0
+        if self._is_awaited:
+            await trio.lowlevel.wait_task_rescheduled(_refuse)
         assert self._left == 0
         return self._results
 

@@ -69,6 +69,11 @@ class DiskLane:
         return self._thread is not None
 
     @property
+    def is_busy(self) -> bool:
+        """Whether something waits in the queue or is carried out."""
+        return bool(self._batch) or not self._queue.empty()
+
+    @property
     def steps(self) -> int | None:
         """A number that changes as long as the thread gets on with its work; None while it has none."""
         return self._steps if self._batch else None

@@ -1,7 +1,8 @@
 """A disk that is a directory of this machine: the Disk port over blocking calls in three standing threads.
 
 One thread writes and flushes for the log, one for everything else that changes something, one reads: an append does not
-wait behind a stripe, nor a read behind a flush. What is in the page cache is read in the loop, without a thread.
+wait behind a stripe, nor a read behind a flush. What is in the page cache is read in the loop, without a thread; where
+the disk is a tmpfs, small appends to the log are written there, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from siltstone.ports import DiskRead, DiskSpace, DiskWrite, FileEntry, Lane
 from siltstone.types import Buffer, DiskId
 
 T = TypeVar("T")
+
+AT_ONCE_BYTES_MAX = 64 * 1024
+"""So much is written to a log in memory without a thread: it takes less time than to wake one."""
 
 _SMALL_READ_BYTES = 16 * 1024
 """Up to here copying what was read is cheaper than reading around the copy."""
@@ -208,7 +212,13 @@ class LocalDisk:
             DurableWrite(self._directory, completion, index, name, offset, buffers, "write")
             for index, (_, name, offset, buffers) in writes
         ]
-        (self._threads.log if lane is Lane.LOG else self._threads.bulk).submit(*jobs)
+        if lane is not Lane.LOG:
+            self._threads.bulk.submit(*jobs)
+        elif self._takes_at_once(writes):
+            for job in jobs:
+                job.carry_out_whole()
+        else:
+            self._threads.log.submit(*jobs)
 
     def submit_reads(
         self, answers: Answers[bytes | DiskError | BaseException], reads: Sequence[tuple[int, DiskRead]]
@@ -222,6 +232,14 @@ class LocalDisk:
         self._threads.reader.submit(*jobs)
 
     # --- steps ------------------------------------------------------------------------------------------------------
+
+    def _takes_at_once(self, writes: Sequence[tuple[int, DiskWrite]]) -> bool:
+        """Whether writes are small, and go to files in memory that are open: then nothing is waited for."""
+        directory = self._directory
+        if not directory.is_in_memory or self._threads.is_hung or self._threads.log.is_busy:
+            return False
+        size = sum(len(buffer) for _, write in writes for buffer in write.buffers)
+        return size <= AT_ONCE_BYTES_MAX and all(directory.files.has(write.name) for _, write in writes)
 
     async def _begin(self) -> None:
         """Cancelled here or not at all."""
@@ -329,6 +347,17 @@ class DurableWrite:
             self._finish(error)
             return None
         return self._file
+
+    def carry_out_whole(self) -> None:
+        """Write and flush, without a lane."""
+        if (file := self.carry_out()) is None:
+            return
+        try:
+            self._directory.flush(file)
+        except OSError as error:
+            self.flushed(error)
+        else:
+            self.flushed(None)
 
     def flushed(self, error: OSError | None) -> None:
         """Done, or failed by its flush."""

@@ -46,6 +46,10 @@ class OpenFiles:
     def __len__(self) -> int:
         return len(self._files)
 
+    def has(self, name: str) -> bool:
+        """Whether the file of that name is open now."""
+        return name in self._files
+
     def pin(self, name: str) -> OpenFile | None:
         """The open file of that name, to be unpinned; None if it is not open."""
         with self._lock:

@@ -2,7 +2,8 @@
 
 LSNs are byte positions in one endless log. An append is in memory and readable at once; it is durable when its bytes
 are written and flushed on every disk of the open segment. One commit is under way at a time (``_commit_lock``) and
-takes all that was gathered until it began, so everybody who waits shares one write and one flush a disk.
+takes all that was gathered until it began, so everybody who waits shares one write and one flush a disk. Who waits
+alone commits in its own task; where several wait the task of ``run`` does it for them.
 
 When a disk fails a write, the open segment ends at the last durable LSN and another begins there on disks that work;
 the frames that were not durable are written again under its epoch. Their LSNs, and so the addresses of their payloads,
@@ -21,7 +22,7 @@ from siltstone.engine.format.frame import FRAME_HEADER_BYTES, Frame, volume_seed
 from siltstone.engine.format.segment import SEGMENT_HEADER_BYTES, parse_segment_name
 from siltstone.engine.log.bodies import frames_from
 from siltstone.engine.log.files import FREE_FILES_MAX, SegmentFiles
-from siltstone.engine.log.pending import Pending, PendingFrame, joined
+from siltstone.engine.log.pending import Batch, Pending, PendingFrame, joined
 from siltstone.engine.log.reader import ReplicaReader
 from siltstone.engine.log.recovery import ancestors_of, make_room, recover_segments
 from siltstone.engine.log.scrub import LogChecked
@@ -75,7 +76,9 @@ class Log:
         self._commit_lock = trio.Lock()
         self._disks_changed = trio.Event()
         self._failing: set[DiskId] = set()
-        self._is_stalled = self._is_closing = False
+        self._is_running = self._is_stalled = self._is_closing = False
+        self._last_waiters = 0
+        """How many waited for the batch that was committed last."""
         self._may_widen = False
         self._failure: SiltstoneError | None = None
         self._appends = self._flushes = self._flushed_bytes = self._waits = self._failed = 0
@@ -299,8 +302,40 @@ class Log:
             if self._failure is not None:
                 raise self._failure
             batch = self._pending.batch_of(lsn)
-            self._demand(batch.end_lsn)
-            await batch.done.wait()
+            batch.waiters += 1
+            if self._may_lead(batch):
+                await self._lead(batch)
+            else:
+                self._demand(batch.end_lsn)
+                await batch.done.wait()
+
+    def _may_lead(self, batch: Batch) -> bool:
+        """Whether who waits for a batch had better commit it itself, which saves two rounds of the loop.
+
+        Only where nothing is under way and nothing has to be repaired, and where one waiter had the last batch for
+        itself: of many that come at the same time each would find that the first has left without it.
+        """
+        return (
+            self._is_running
+            and not self._is_closing
+            and self._last_waiters <= 1
+            and batch is self._pending.batches[0]
+            and not self._commit_lock.locked()
+            and self._active.state is SegmentState.OPEN
+            and batch.end_lsn <= self._active.limit
+            and all(map(self._pool.is_up, self._active.disks))
+        )
+
+    async def _lead(self, batch: Batch) -> None:
+        """Commit the oldest batch in this task; what comes after it, and what is left when this is cancelled, is up to
+        ``run``."""
+        self._commit_lock.acquire_nowait()
+        try:
+            await self._commit_oldest()
+        finally:
+            self._commit_lock.release()
+            if self._durable_lsn < batch.end_lsn:
+                self._demand(batch.end_lsn)
 
     def _demand(self, lsn: Lsn) -> None:
         if lsn > self._demanded_lsn:
@@ -316,6 +351,7 @@ class Log:
         Ends when the log is closed. A failing disk raises nothing here.
         """
         async with trio.open_nursery() as nursery:
+            self._is_running = True
             nursery.start_soon(self._commit_when_due)
             nursery.start_soon(self._demand_in_time)
             nursery.start_soon(self._keep_up)
@@ -425,6 +461,7 @@ class Log:
                 self._active.happen(SegmentEvent.CLOSE)
         self._failing.clear()
         self._pending.drop_taken()
+        self._last_waiters = batch.waiters
         batch.done.set()
 
     async def _write_frames(self, frames: Sequence[PendingFrame]) -> bool:

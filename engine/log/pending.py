@@ -68,15 +68,16 @@ class PendingFrame:
 
 
 class Batch:
-    """Frames that are committed together. ``done`` is set when their fate is decided."""
+    """Frames that are committed together. ``done`` is set when their fate is decided; ``waiters`` wait for that."""
 
-    __slots__ = ("done", "end_lsn", "frames", "lsn")
+    __slots__ = ("done", "end_lsn", "frames", "lsn", "waiters")
 
     def __init__(self, lsn: Lsn) -> None:
         self.lsn = lsn
         self.end_lsn = lsn
         self.frames: list[PendingFrame] = []
         self.done = trio.Event()
+        self.waiters = 0
 
 
 class Pending:

@@ -16,7 +16,7 @@ import trio
 
 from siltstone.engine.disk import kernel
 from siltstone.engine.disk.fanout import LocalFanout
-from siltstone.engine.disk.local import LocalDisk, format_disk
+from siltstone.engine.disk.local import AT_ONCE_BYTES_MAX, LocalDisk, format_disk
 from siltstone.engine.disk.open_files import OPEN_FILES_MAX, OpenFile, OpenFiles
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
@@ -94,6 +94,35 @@ def test_what_is_in_the_page_cache_is_read_without_a_thread(tmp_path: Path) -> N
         assert disk.read_nowait("a", 0, 1) is None
 
     run(tmp_path, body)
+
+
+def test_small_appends_to_a_log_in_memory_take_no_thread() -> None:
+    memory = folder_in_memory()
+    if memory is None:
+        pytest.skip("no tmpfs")
+
+    async def body(disk: LocalDisk) -> None:
+        def threads() -> set[str]:
+            return {thread.name for thread in threading.enumerate() if "-log" in thread.name}
+
+        async def append(name: str, offset: int, data: bytes) -> DiskError | None:
+            (result,) = await LocalFanout().write_durable([DiskWrite(disk, name, offset, [data])], Lane.LOG)
+            return result
+
+        await disk.create("log/a", 1 << 20)
+        await disk.write("log/a", 0, [b"opens it"])
+        before = threads()
+        assert await append("log/a", 4096, b"x" * 4096) is None
+        assert threads() == before
+        assert await disk.read("log/a", 4095, 3) == b"\0xx"
+        # A file that is not open may have to be looked for, and much takes long: not in the loop.
+        assert isinstance(await append("log/b", 0, b"x"), FileMissing)
+        assert await append("log/a", 0, b"y" * (AT_ONCE_BYTES_MAX + 1)) is None
+        assert threads() > before
+        assert await disk.read("log/a", 0, 2) == b"yy"
+
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        run(Path(folder), body)
 
 
 def test_a_removed_directory_is_disk_missing_without_waiting_for_a_probe(tmp_path: Path) -> None:

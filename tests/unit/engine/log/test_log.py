@@ -95,6 +95,31 @@ def test_tasks_that_wait_together_share_a_flush() -> None:
     run_with_log(make_sim_pool(3), body)
 
 
+def test_who_waits_alone_commits_without_the_task_that_commits_for_many() -> None:
+    class Steps(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.names: set[str] = set()
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.names.add(task.name.rsplit(".")[-1])
+
+    async def body(log: Log) -> None:
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        for _ in range(10):
+            end = log.append_nowait(1, [], b"b")
+            await log.wait_durable(end)
+            assert log.durable_lsn == end
+        assert "_commit_when_due" not in steps.names
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(log.wait_durable, log.append_nowait(1, [], b"b"))
+                await trio.lowlevel.checkpoint()
+        assert "_commit_when_due" in steps.names
+
+    run_with_log(make_sim_pool(3), body)
+
+
 def test_what_nobody_waits_for_is_durable_within_the_commit_interval() -> None:
     async def body(log: Log) -> None:
         for _ in range(5):
@@ -254,6 +279,25 @@ def test_with_too_few_disks_waiters_wait_until_one_returns() -> None:
 
     run_with_log(sim, body)
     assert bodies_after(crash(sim)) == [b"patient"]
+
+
+def test_a_commit_whose_only_waiter_goes_away_is_still_carried_out() -> None:
+    sim = make_sim_pool(3)
+
+    async def body(log: Log) -> None:
+        for disk in sim.disks[:2]:
+            disk.disappear()
+        end = log.append_nowait(1, [], b"left alone")
+        with trio.move_on_after(5):
+            await log.wait_durable(end)
+        assert log.durable_lsn < end
+        sim.disks[0].return_()
+        await sim.pool.probe()
+        await trio.sleep(0.1)  # less than the commit interval: it had been asked for
+        assert log.durable_lsn == end
+
+    run_with_log(sim, body)
+    assert bodies_after(crash(sim)) == [b"left alone"]
 
 
 def test_closing_with_too_few_disks_fails_and_tells_the_waiters() -> None:

@@ -17,6 +17,7 @@ from siltstone.core.object_types import (
     Conditions,
     Deleted,
     Edit,
+    Expiry,
     ObjectInfo,
     PutAttributes,
     Versioning,
@@ -26,7 +27,7 @@ from siltstone.core.object_types import (
 from siltstone.core.orphans import Orphans
 from siltstone.core.places import Start
 from siltstone.core.types import AttributesChanged, Change, EntryChanged
-from siltstone.errors import DeletedObject, IsDeleteMarker, NoSuchVersion, NotADirectory, NotFound
+from siltstone.errors import DeletedObject, IsDeleteMarker, NoSuchVersion, NotADirectory, NotFound, PreconditionFailed
 from siltstone.meta import inodes, keys, names, objects, versions
 from siltstone.meta.directories import DirectoryIndex, find_directory
 from siltstone.meta.records import InodeFlag, Object, Version
@@ -155,6 +156,44 @@ class KeyChange:
                 inode = inodes.get_inode(transaction, ino)
                 found = object_info(self._key, ino, inode, objects.get_object(transaction, ino, inode))
         conditions.check_deletion(found, is_marked=version is not None)
+
+    def check_expiry(self, current: Place | None, version_id: str | None, expiry: Expiry) -> None:
+        """Raise PreconditionFailed unless the version that is to expire is as it was when that was decided."""
+        if not self._is_still(current, version_id, expiry):
+            raise PreconditionFailed("what was to expire has changed")
+
+    def _is_still(self, current: Place | None, version_id: str | None, expiry: Expiry) -> bool:
+        transaction, spot = self._transaction, None
+        if not self._missing:
+            spot = find_spot(transaction, self._near, self._path)
+        if expiry.is_current and expiry.ino:
+            return current is not None and expiry.is_still(self._info(current.ino))
+        if spot is None or version_id is None:
+            return False
+        found = versions.find(transaction, spot.directory, spot.name, version_id)
+        if found is None or found[1].ino != expiry.ino:
+            return False
+        if current is not None:
+            record = objects.get_object(transaction, current.ino, current.inode)
+            if version_of(record) == version_id:
+                return False  # the null version, which a program has written over
+        if expiry.ino and not expiry.is_still(self._info(expiry.ino)):
+            return False
+        newer = 0
+        records = versions.all_of(transaction, spot.directory, spot.name)
+        if expiry.is_current:
+            return current is None and next(records)[0] == found[0] and next(records, None) is None
+        if current is None and next(records)[0] == found[0]:
+            return False  # it is the newest by now
+        for order, _ in records:
+            if newer >= expiry.newer or order <= found[0]:
+                break
+            newer += 1
+        return newer >= expiry.newer
+
+    def _info(self, ino: Ino) -> ObjectInfo:
+        inode = inodes.get_inode(self._transaction, ino)
+        return object_info(self._key, ino, inode, objects.get_object(self._transaction, ino, inode))
 
     # --- changes ---------------------------------------------------------------------------------------------------
 

@@ -162,6 +162,27 @@ def object_record(attributes: PutAttributes) -> Object:
     )
 
 
+class Expiry(msgspec.Struct, frozen=True, kw_only=True):
+    """A version as it was when it was decided that it is to expire; it goes only if it still is. ``ino`` 0: a delete
+    marker. ``is_current``: it is the key's newest, and of a delete marker also that there is nothing else. ``newer``:
+    so many newer versions that are not current there must be. ``bucket``, ``serial``: of which bucket's configuration
+    the rule is, as of which change."""
+
+    ino: Ino
+    modified_ns: int
+    etag: str
+    tags: dict[str, str]
+    is_current: bool
+    newer: int = 0
+    bucket: Ino = Ino(0)
+    serial: int = 0
+
+    def is_still(self, found: ObjectInfo) -> bool:
+        """Whether an object is that version, unchanged."""
+        now = (found.ino, found.modified_ns, found.etag, found.tags)
+        return now == (self.ino, self.modified_ns, self.etag, self.tags)
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """What must hold of the object that a write replaces, or a copy reads. ETags without quotes, or "*"."""
 
@@ -172,6 +193,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     if_size: int | None = None
     if_modified_at_ns: int | None = None
     """Its time to the second."""
+    expiry: Expiry | None = None
+    """Only of a delete."""
 
     def check_deletion(self, found: ObjectInfo | None, *, is_marked: bool) -> None:
         """The same before a delete: what is not there may be deleted under any condition, what is behind a delete
@@ -227,11 +250,13 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class ListedVersion(msgspec.Struct, frozen=True):
-    """A version in a listing; ``is_marker``: a delete marker, of which ``info`` has key, version, owner and time."""
+    """A version in a listing; ``is_marker``: a delete marker, of which ``info`` has key, version, owner and time.
+    ``replaced_ns``: of what is not the latest, when its successor was made."""
 
     info: ObjectInfo
     is_latest: bool
     is_marker: bool = False
+    replaced_ns: int = 0
 
 
 class VersionListing(msgspec.Struct, frozen=True):

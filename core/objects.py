@@ -33,6 +33,7 @@ from siltstone.core.object_types import (
     Conditions,
     Deleted,
     Edit,
+    Expiry,
     Listing,
     ObjectInfo,
     PutAttributes,
@@ -44,7 +45,7 @@ from siltstone.core.places import FindStart, Moved, Places, PlacesHere, Start, f
 from siltstone.core.types import EntryChanged
 from siltstone.core.version_listing import list_versions
 from siltstone.core.volume import Volume
-from siltstone.errors import BucketChanged, Conflict, DirectoryNotEmpty, InvalidArgument
+from siltstone.errors import BucketChanged, Conflict, DirectoryNotEmpty, InvalidArgument, PreconditionFailed
 from siltstone.meta import inodes, names, objects
 from siltstone.meta.buckets import (
     bucket_serial,
@@ -372,7 +373,10 @@ class Objects:
         def change(transaction: Transaction, start: Start) -> Changed | None:
             it = self._change(transaction, start, key, path, now_ns)
             place = it.current()
-            if conditions is not NO_CONDITIONS:
+            if conditions.expiry is not None:
+                _check_serial(transaction, start, conditions.expiry)
+                it.check_expiry(place, version_id, conditions.expiry)
+            elif conditions is not NO_CONDITIONS:
                 it.check_deletion(place, version_id, conditions)
             if version_id is None:
                 return it.delete(place, versioning, owner)
@@ -585,6 +589,13 @@ class Objects:
 
 def _from_start(transaction: Transaction, *, change: Callable[[Transaction, Start], T], start: FindStart) -> T:
     return change(transaction, start(transaction))
+
+
+def _check_serial(reader: Reader, start: Start, expiry: Expiry) -> None:
+    """Raise PreconditionFailed unless the rule by which something is to expire is still one of the bucket's."""
+    serial = start.serial or bucket_serial(reader, start.bucket)
+    if (start.bucket, serial) != (expiry.bucket, expiry.serial):
+        raise PreconditionFailed("the rules have changed")
 
 
 def source_attributes(source: ObjectInfo, versioning: Versioning) -> PutAttributes:

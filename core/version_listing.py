@@ -170,11 +170,13 @@ def _versions_at(reader: Reader, seen: Seen, spot: _Spot, after: str | None) -> 
     is_latest = True
     hides_null = False
     below = ORDER_MAX
+    made_ns = 0  # of the one before, which replaced the one that comes
     if spot.current:
         inode = inodes.get_inode(reader, spot.current)
         record = objects.get_object(reader, spot.current, inode)
         info = object_info(spot.key, spot.current, seen(spot.current, inode), record)
         hides_null = not info.version_id
+        made_ns = versions.order_of(info.version_id) or inode.ctime_ns
         if after is None:
             yield ListedVersion(info, True)
         elif after == info.version_id:
@@ -182,11 +184,14 @@ def _versions_at(reader: Reader, seen: Seen, spot: _Spot, after: str | None) -> 
         is_latest = False
     if after is not None:
         order = versions.order_of(after) if after else versions.null_order(reader, spot.directory, spot.name)
-        below = ORDER_MAX if order is None else order
+        if order is not None:
+            below = made_ns = order
         is_latest = False
-    for _, version in versions.all_of(reader, spot.directory, spot.name, below=below):
+    for order, version in versions.all_of(reader, spot.directory, spot.name, below=below):
         if version.version_id or not hides_null:
-            yield ListedVersion(_info(reader, spot.key, version), is_latest, is_marker=not version.ino)
+            info = _info(reader, spot.key, version)
+            yield ListedVersion(info, is_latest, not version.ino, 0 if is_latest else made_ns)
+            made_ns = order
         is_latest = False
 
 

@@ -61,6 +61,9 @@ _ACTIONS: dict[Operation, str] = {
     Operation.PUT_PUBLIC_ACCESS_BLOCK: "s3:PutBucketPublicAccessBlock",
     Operation.DELETE_PUBLIC_ACCESS_BLOCK: "s3:PutBucketPublicAccessBlock",
     Operation.DELETE_BUCKET_OWNERSHIP_CONTROLS: "s3:PutBucketOwnershipControls",
+    Operation.GET_BUCKET_LIFECYCLE: "s3:GetLifecycleConfiguration",
+    Operation.PUT_BUCKET_LIFECYCLE: "s3:PutLifecycleConfiguration",
+    Operation.DELETE_BUCKET_LIFECYCLE: "s3:PutLifecycleConfiguration",
     Operation.GET_BUCKET_NOTIFICATION: "s3:GetBucketNotification",
     Operation.PUT_BUCKET_NOTIFICATION: "s3:PutBucketNotification",
 }

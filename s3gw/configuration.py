@@ -13,6 +13,7 @@ import msgspec
 from siltstone.core.object_types import NO_DOCUMENTS, BucketInfo
 from siltstone.s3gw.acl import PRIVATE, Grants
 from siltstone.s3gw.cors import CorsRule, parse_cors
+from siltstone.s3gw.lifecycle_rules import Rule, parse_rules
 from siltstone.s3gw.policy import Policy, parse_bucket_policy
 from siltstone.s3gw.store import Store
 from siltstone.s3gw.xml import parse
@@ -25,6 +26,7 @@ CORS = "cors"
 ENCRYPTION = "encryption"
 NOTIFICATION = "notification"
 LOGGING = "logging"
+LIFECYCLE = "lifecycle"
 
 CONFIGURATIONS_MAX = 1024
 
@@ -84,9 +86,19 @@ class Configuration:
         return () if text is None else parse_cors(parse(text))
 
     @cached_property
+    def lifecycle(self) -> tuple[Rule, ...]:
+        """What is to go when."""
+        text = self.documents.get(LIFECYCLE)
+        return () if text is None else parse_rules(parse(text), _has_ids)
+
+    @cached_property
     def encrypts(self) -> bool:
         """Whether what comes without a word on it is encrypted with the server's key."""
         return self.documents.get(ENCRYPTION) is not None
+
+
+def _has_ids() -> str:
+    raise AssertionError("a rule was stored without an ID")
 
 
 class Configurations:

@@ -92,6 +92,7 @@ CODES: dict[str, Code] = {
     ),
     "NoSuchBucket": Code(404, "The specified bucket does not exist."),
     "NoSuchKey": Code(404, "The specified key does not exist."),
+    "NoSuchLifecycleConfiguration": Code(404, "The lifecycle configuration does not exist"),
     "NoSuchObjectLockConfiguration": Code(404, "The specified object does not have an ObjectLock configuration."),
     "NoSuchTagSet": Code(404, "There is no tag set associated with the bucket."),
     "ObjectLockConfigurationNotFoundError": Code(404, "Object Lock configuration does not exist for this bucket."),

@@ -13,6 +13,7 @@ from siltstone.s3gw import (
     attributes,
     bucket_documents,
     buckets,
+    lifecycle,
     listing,
     lock,
     multipart,
@@ -31,6 +32,7 @@ from siltstone.s3gw.dates import SECOND_NS, http_date
 from siltstone.s3gw.encryption import ServerKey
 from siltstone.s3gw.errors import S3Error, error_document, s3_error
 from siltstone.s3gw.head import RequestHead
+from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
 from siltstone.s3gw.reply import Header, Reply
 from siltstone.s3gw.request import Door, Request
 from siltstone.s3gw.router import Operation, route, target_of
@@ -98,6 +100,9 @@ HANDLERS: dict[Operation, Handler] = {
     Operation.GET_BUCKET_ENCRYPTION: bucket_documents.get_encryption,
     Operation.PUT_BUCKET_ENCRYPTION: bucket_documents.put_encryption,
     Operation.DELETE_BUCKET_ENCRYPTION: bucket_documents.delete_encryption,
+    Operation.GET_BUCKET_LIFECYCLE: lifecycle.get_lifecycle,
+    Operation.PUT_BUCKET_LIFECYCLE: lifecycle.put_lifecycle,
+    Operation.DELETE_BUCKET_LIFECYCLE: lifecycle.delete_lifecycle,
     Operation.GET_BUCKET_NOTIFICATION: bucket_documents.get_notification,
     Operation.PUT_BUCKET_NOTIFICATION: bucket_documents.put_notification,
     Operation.GET_BUCKET_LOGGING: bucket_documents.get_logging,
@@ -150,11 +155,23 @@ class Gateway:
         users: Users = NO_USERS,
         server: ServerKey = NO_USERS,
         is_secure: bool = False,
+        calendar: Calendar = REAL_DAYS,
     ) -> None:
         self._verifier = Verifier(lookup, region)
         configurations = Configurations(store)
         self._door = Door(
-            store, Budget(), workers, clock, region, users, configurations, self._verifier, server, random, is_secure
+            store,
+            Budget(),
+            workers,
+            clock,
+            region,
+            users,
+            configurations,
+            self._verifier,
+            server,
+            random,
+            is_secure,
+            calendar,
         )
         self._clock = clock
         self._domain = domain.lower()

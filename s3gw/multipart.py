@@ -30,6 +30,7 @@ from siltstone.s3gw.dates import iso_date
 from siltstone.s3gw.encryption import COPY_SOURCE, SealingWriter, key_of, shown
 from siltstone.s3gw.encryption import reply_headers as encryption_headers
 from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.lifecycle import abortion_headers, expiration_headers
 from siltstone.s3gw.listing import raw
 from siltstone.s3gw.lock import lock_of_headers
 from siltstone.s3gw.objects import (
@@ -58,7 +59,7 @@ from siltstone.s3gw.request import (
 )
 from siltstone.s3gw.router import Target
 from siltstone.s3gw.sealed import plain_size
-from siltstone.s3gw.tagging import tags_of_header
+from siltstone.s3gw.tags import tags_of_header
 from siltstone.s3gw.versions import made_headers
 from siltstone.s3gw.xml import Element, Node, encode_key
 
@@ -95,6 +96,7 @@ async def create_multipart_upload(request: Request) -> Reply:
         lock=lock_of_headers(headers, state, request.clock.now_ns()),
     )
     told: list[Header] = encryption_headers(sealing)
+    told += await abortion_headers(request, bucket, request.clock.now_ns())
     if algorithm:
         told += [("x-amz-checksum-algorithm", algorithm), ("x-amz-checksum-type", kind)]
     return xml_reply(
@@ -250,6 +252,7 @@ async def complete_multipart_upload(request: Request) -> Reply:
     ]
     children += checksum_elements(info.checksums, info.checksum_type)
     told = [*made_headers(info.version_id), *encryption_headers(info.sealing)]
+    told += await expiration_headers(request, bucket, info)
     return xml_reply("CompleteMultipartUploadResult", children, told)
 
 

@@ -36,6 +36,7 @@ from siltstone.s3gw.encryption import (
 )
 from siltstone.s3gw.encryption import reply_headers as encryption_headers
 from siltstone.s3gw.errors import S3Error, s3_error
+from siltstone.s3gw.lifecycle import expiration_headers
 from siltstone.s3gw.lock import Lock, lock_headers, lock_of_headers, may_bypass
 from siltstone.s3gw.ranges import parse_range
 from siltstone.s3gw.reply import Header, ObjectStream, Reply, xml_reply
@@ -55,7 +56,7 @@ from siltstone.s3gw.request import (
 )
 from siltstone.s3gw.router import Operation, Target
 from siltstone.s3gw.store import ObjectReader, Writer
-from siltstone.s3gw.tagging import tags_of_header
+from siltstone.s3gw.tags import tags_of_header
 from siltstone.s3gw.transfer import receive
 from siltstone.s3gw.versions import NULL, made_headers, named_version, version_headers, version_wanted
 from siltstone.s3gw.xml import Element
@@ -79,13 +80,17 @@ assert PUT_BYTES_MAX <= FILE_BYTES_MAX
 async def put_object(request: Request) -> Reply:
     """PutObject."""
     check_size(request.body.size)
-    info = await store_object(request)
+    bucket, info = await store_object(request)
     told = [("ETag", f'"{info.etag}"'), *checksum_headers(info.checksums, info.checksum_type)]
+    told += await expiration_headers(request, bucket, info)
     return Reply(200, [*told, *made_headers(info.version_id), *encryption_headers(info.sealing)])
 
 
-async def store_object(request: Request, *, size_min: int = 0, size_max: int = PUT_BYTES_MAX) -> ObjectInfo:
-    """Let the request's body be an object. Raises EntityTooSmall, EntityTooLarge beside all that PUT may raise."""
+async def store_object(
+    request: Request, *, size_min: int = 0, size_max: int = PUT_BYTES_MAX
+) -> tuple[BucketInfo, ObjectInfo]:
+    """Let the request's body be an object; its bucket, and the object. Raises EntityTooSmall, EntityTooLarge beside
+    all that PUT may raise."""
     bucket = await request.bucket()
     check_key(request.key)
     headers = request.headers
@@ -128,7 +133,7 @@ async def store_object(request: Request, *, size_min: int = 0, size_max: int = P
     except BaseException:
         await abort(writer)
         raise
-    return info
+    return bucket, info
 
 
 def _as_decided(
@@ -222,6 +227,7 @@ async def copy_object(request: Request) -> Reply:
         told.append(("x-amz-copy-source-version-id", source_version or NULL))
     result: list[Element] = [("LastModified", iso_date(info.modified_ns)), ("ETag", f'"{info.etag}"')]
     result += checksum_elements(info.checksums, info.checksum_type)
+    told += await expiration_headers(request, bucket, info)
     return xml_reply("CopyObjectResult", result, [*told, *encryption_headers(info.sealing)])
 
 
@@ -343,6 +349,8 @@ async def get_object(request: Request) -> Reply:
             stream = ObjectStream(reader, selection.start + len(first), selection.end, request.budget)
         headers = _object_headers(request, info, selection, overrides)
         headers += version_headers(info.version_id, await _versioning(request, bucket))
+        if version is None:
+            headers += await expiration_headers(request, bucket, info)
         return Reply(selection.status, headers, first, content_length=length, stream=stream)
     finally:
         if stream is None:
@@ -369,6 +377,8 @@ async def head_object(request: Request) -> Reply:
     selection = _select(request, info)
     headers = _object_headers(request, info, selection, overrides)
     headers += version_headers(info.version_id, await _versioning(request, bucket))
+    if version is None:
+        headers += await expiration_headers(request, bucket, info)
     return Reply(selection.status, headers, content_length=selection.end - selection.start)
 
 

@@ -42,7 +42,7 @@ async def post_object(request: Request) -> Reply:
         payload=UNSIGNED_PAYLOAD,
         body=form.file,
     )
-    info = await store_object(put, size_min=sizes.least, size_max=min(sizes.most, PUT_BYTES_MAX))
+    _, info = await store_object(put, size_min=sizes.least, size_max=min(sizes.most, PUT_BYTES_MAX))
     headers: list[Header] = [("ETag", f'"{info.etag}"')]
     url = fields.get("success_action_redirect") or fields.get("redirect")
     if url and url.isprintable():

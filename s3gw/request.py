@@ -20,6 +20,7 @@ from siltstone.s3gw.configuration import PREFERRED, Configuration, Configuration
 from siltstone.s3gw.dates import SECOND_NS, iso_date, parse_http_date, parse_iso_date
 from siltstone.s3gw.encryption import Sealed, ServerKey, wanted
 from siltstone.s3gw.errors import S3Error
+from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
 from siltstone.s3gw.router import Operation, Target, parse_copy_source
 from siltstone.s3gw.sigv4 import Identity, Verifier
 from siltstone.s3gw.store import Store
@@ -52,7 +53,7 @@ EXPECTED_OWNER = "x-amz-expected-bucket-owner"
 
 
 class Door(NamedTuple):
-    """What all requests share. ``is_secure``: connections are encrypted."""
+    """What all requests share. ``is_secure``: connections are encrypted. ``calendar``: of lifecycle rules."""
 
     store: Store
     budget: Budget
@@ -65,6 +66,7 @@ class Door(NamedTuple):
     server: ServerKey
     random: Random
     is_secure: bool = False
+    calendar: Calendar = REAL_DAYS
 
 
 class Request(NamedTuple):

@@ -75,6 +75,9 @@ class Operation(enum.Enum):
     GET_BUCKET_ENCRYPTION = "GetBucketEncryption"
     PUT_BUCKET_ENCRYPTION = "PutBucketEncryption"
     DELETE_BUCKET_ENCRYPTION = "DeleteBucketEncryption"
+    GET_BUCKET_LIFECYCLE = "GetBucketLifecycleConfiguration"
+    PUT_BUCKET_LIFECYCLE = "PutBucketLifecycleConfiguration"
+    DELETE_BUCKET_LIFECYCLE = "DeleteBucketLifecycle"
     GET_BUCKET_NOTIFICATION = "GetBucketNotificationConfiguration"
     PUT_BUCKET_NOTIFICATION = "PutBucketNotificationConfiguration"
     GET_BUCKET_LOGGING = "GetBucketLogging"
@@ -150,6 +153,9 @@ _BY_SUBRESOURCE: dict[tuple[str, str, str], Operation] = {
     ("GET", _BUCKET, "encryption"): Operation.GET_BUCKET_ENCRYPTION,
     ("PUT", _BUCKET, "encryption"): Operation.PUT_BUCKET_ENCRYPTION,
     ("DELETE", _BUCKET, "encryption"): Operation.DELETE_BUCKET_ENCRYPTION,
+    ("GET", _BUCKET, "lifecycle"): Operation.GET_BUCKET_LIFECYCLE,
+    ("PUT", _BUCKET, "lifecycle"): Operation.PUT_BUCKET_LIFECYCLE,
+    ("DELETE", _BUCKET, "lifecycle"): Operation.DELETE_BUCKET_LIFECYCLE,
     ("GET", _BUCKET, "notification"): Operation.GET_BUCKET_NOTIFICATION,
     ("PUT", _BUCKET, "notification"): Operation.PUT_BUCKET_NOTIFICATION,
     ("GET", _BUCKET, "logging"): Operation.GET_BUCKET_LOGGING,

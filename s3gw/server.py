@@ -16,6 +16,7 @@ from siltstone.s3gw.acl import Users
 from siltstone.s3gw.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
 from siltstone.s3gw.encryption import ServerKey
 from siltstone.s3gw.gateway import NO_USERS, Gateway
+from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
 from siltstone.s3gw.sigv4 import Lookup
 from siltstone.s3gw.store import Store
 
@@ -46,13 +47,15 @@ async def serve_s3(
     domain: str = "",
     users: Users = NO_USERS,
     server: ServerKey = NO_USERS,
+    calendar: Calendar = REAL_DAYS,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     grace_seconds: float = GRACE_SECONDS,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve S3 until cancelled; reports (host, port) when connections are taken.
 
-    ``shares_port``: other processes listen there as well, and the kernel deals out the connections.
+    ``shares_port``: other processes listen there as well, and the kernel deals out the connections. ``calendar``: how
+    long the days of lifecycle rules are.
 
     When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get
     ``grace_seconds``. Raises Refused when the address cannot be listened at.
@@ -67,6 +70,7 @@ async def serve_s3(
         domain=domain,
         users=users,
         server=server,
+        calendar=calendar,
     )
     listeners = await listen(host, port, shares_port=shares_port)
     door = _Door(gateway, timeouts)

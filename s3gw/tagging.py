@@ -1,9 +1,8 @@
-"""Tags of objects and buckets: handlers, and the rules for what a tag is."""
+"""Handlers for tags of objects and buckets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -12,43 +11,9 @@ from siltstone.s3gw.bucket_state import TAGGING, bucket_state
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.reply import Reply, xml_reply
 from siltstone.s3gw.request import Request
+from siltstone.s3gw.tags import BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, tags_of_nodes
 from siltstone.s3gw.versions import version_headers, version_wanted
-from siltstone.s3gw.xml import Element, Node
-
-OBJECT_TAGS_MAX = 10
-BUCKET_TAGS_MAX = 50
-KEY_CHARACTERS_MAX = 128
-VALUE_CHARACTERS_MAX = 256
-
-
-def tags_of_header(headers: Mapping[str, str]) -> dict[str, str]:
-    """The tags that x-amz-tagging gives a new object. Raises InvalidTag, InvalidArgument."""
-    text = headers.get("x-amz-tagging", "")
-    if not text:
-        return {}
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True)
-    except ValueError:
-        raise S3Error(
-            "InvalidArgument", "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded."
-        ) from None
-    return _checked(pairs, OBJECT_TAGS_MAX)
-
-
-def _checked(pairs: list[tuple[str, str]], limit: int) -> dict[str, str]:
-    tags = dict(pairs)
-    if len(tags) != len(pairs):
-        raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key")
-    if len(tags) > limit:
-        raise S3Error("InvalidTag" if limit == OBJECT_TAGS_MAX else "BadRequest", f"There can be {limit} tags at most")
-    for key, value in tags.items():
-        if not 1 <= len(key) <= KEY_CHARACTERS_MAX:
-            raise S3Error("InvalidTag", "The TagKey you have provided is invalid")
-        if len(value) > VALUE_CHARACTERS_MAX:
-            raise S3Error("InvalidTag", "The TagValue you have provided is invalid")
-        if key.startswith("aws:"):
-            raise S3Error("InvalidTag", "System tags cannot be added/updated by requester")
-    return tags
+from siltstone.s3gw.xml import Element
 
 
 async def _tags_in(request: Request, limit: int) -> dict[str, str]:
@@ -57,14 +22,7 @@ async def _tags_in(request: Request, limit: int) -> dict[str, str]:
     tag_set = document.child("TagSet")
     if document.name != "Tagging" or tag_set is None:
         raise S3Error("MalformedXML")
-    return _checked([_pair(node) for node in tag_set.all("Tag")], limit)
-
-
-def _pair(node: Node) -> tuple[str, str]:
-    key, value = node.text_of("Key"), node.text_of("Value")
-    if key is None or value is None:
-        raise S3Error("MalformedXML")
-    return key, value
+    return tags_of_nodes(tag_set.all("Tag"), limit)
 
 
 def _tag_set(tags: Mapping[str, str]) -> list[Element]:

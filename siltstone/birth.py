@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import trio
 
-from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.config import DAY_SECONDS, DiskConfig, VolumeConfig
 from siltstone.disk_directories import check_apart, existing, room_for_disk
 from siltstone.errors import ConfigInvalid, Unavailable
 from siltstone.geometry import DISK_BYTES_MIN, Code, code_for, log_replicas_for, sizes_for
@@ -63,6 +63,7 @@ def plan_volume(
     bytes_max: int,
     few_disks_allowed: bool,
     shards: int = 1,
+    lifecycle_day: float = DAY_SECONDS,
 ) -> Plan:
     """Settings for a new volume; looks at the directories and changes nothing. Raises ConfigInvalid."""
     paths = [Path(os.path.abspath(disk)) for disk in disks]
@@ -102,6 +103,7 @@ def plan_volume(
         chunk_bytes=sizes.chunk_bytes,
         log_bytes_high=sizes.log_bytes_high,
         log_bytes_low=sizes.log_bytes_low,
+        lifecycle_day=lifecycle_day,
         shards=shards,
         partition_owners=even_map(shards).settings["partition_owners"] if shards > 1 else "",
     )

@@ -23,6 +23,7 @@ from siltstone.commands import (
     import_,
     init,
     key,
+    lifecycle,
     meta,
     mount,
     rebuild,
@@ -52,6 +53,7 @@ COMMANDS = (
     settle,
     rebuild,
     scrub,
+    lifecycle,
     fsck,
     stop,
 )

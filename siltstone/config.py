@@ -42,6 +42,9 @@ class DiskConfig(msgspec.Struct, frozen=True, kw_only=True):
     role: str = "member"
 
 
+DAY_SECONDS = 24 * 3600.0
+
+
 class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a volume. Sizes in bytes, times in seconds."""
 
@@ -74,6 +77,10 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """From the end of one pass of scrubbing to the next; 0: never by itself."""
     scrub_bytes_per_second: int = 64 * MIB
     """How fast the passes in the background may read, of all disks together; 0: without limit."""
+    lifecycle_day: float = DAY_SECONDS
+    """How long a day of lifecycle rules is; anything but a day is for tests."""
+    lifecycle_per_second: int = 1000
+    """How many versions lifecycle rules delete in a second, at most; ten times as many are looked at."""
     snapshot_bytes_min: int = 16 * MIB
     """A full snapshot of the metadata is not taken for fewer bytes of increments than this."""
 
@@ -128,6 +135,11 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid("rebuild_grace and rebuild_bytes_per_second must not be negative")
         if self.scrub_interval < 0 or self.scrub_bytes_per_second < 0:
             raise ConfigInvalid("scrub_interval and scrub_bytes_per_second must not be negative")
+        if not 1 <= self.lifecycle_day <= DAY_SECONDS or self.lifecycle_per_second < 1:
+            raise ConfigInvalid(
+                f"lifecycle_day {self.lifecycle_day:g}: want 1 to {DAY_SECONDS:g} seconds; "
+                f"lifecycle_per_second {self.lifecycle_per_second}: want 1 or more"
+            )
         if self.serial < 0 or self.snapshot_bytes_min < 0:
             raise ConfigInvalid("serial and snapshot_bytes_min must not be negative")
         if self.log_bytes_low >= self.log_bytes_high:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
+import msgspec
 import trio
 
 from siltstone.config import check_s3_workers
@@ -32,6 +33,7 @@ from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import ServedMount, serve_mount
 from siltstone.fuse.options import MountOptions, parse_options
 from siltstone.home import Home
+from siltstone.lifecycle import calendar_of, lifecycle_of
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS, LoopDelay
 from siltstone.mounts import source_of
 from siltstone.near_front import NearFront
@@ -117,6 +119,10 @@ class Daemon:
         self._delay = delay
         self._objects = ObjectStore(owner.volume)
         self._mounts_here = False
+        self._inner = Door("lifecycle")
+        """What carries out lifecycle rules comes in as the S3 door does, and is not shown as a door."""
+        self._inner.store = SwitchingObjects(self._objects)
+        self.lifecycle = lifecycle_of(owner.config, self._inner.store, owner.clock)
         owner.ground.doors = self
 
     async def open_mount(self, directory: str, options: str = "") -> Door:
@@ -159,6 +165,7 @@ class Daemon:
                     "doors": [door.status() for door in self.doors],
                     "loop_delay_ms": self._delay.statistics(),
                 }
+                status["lifecycle"] = msgspec.to_builtins(self.lifecycle.status)
                 return status
             case "mount":
                 door = await self.open_mount(_text(arguments, "directory"), _text(arguments, "options", ""))
@@ -173,6 +180,9 @@ class Daemon:
                 return {"pid": os.getpid()}
             case "closed":
                 return await self._wait_closed(_text(arguments, "directory"))
+            case "lifecycle":
+                await self.lifecycle.make_pass()
+                return self.lifecycle.status
             case "stop":
                 self.stopping.set()
                 return {"pid": os.getpid()}
@@ -233,6 +243,7 @@ class Daemon:
                 owner.keys.lookup,
                 users=owner.keys,
                 server=owner.keys,
+                calendar=calendar_of(owner.config),
                 host=host,
                 port=port,
                 clock=owner.clock,
@@ -243,21 +254,33 @@ class Daemon:
         finally:
             await self._end_front(door)
 
+    async def carry_out_rules(self) -> None:
+        """Carry out lifecycle rules, for ever."""
+        inner, owner = self._inner, self._owner
+        assert inner.store is not None
+        try:
+            async with owner.resizer.turn:  # meanwhile no shard comes or goes
+                if owner.config.shards > 1:
+                    inner.store.use((await self._front_of(inner)).objects)
+            await self.lifecycle.run()
+        finally:
+            await self._end_front(inner)
+
     # --- doors and shards ------------------------------------------------------------------------------------------
 
     async def follow_shards(self) -> None:
         """See Ground."""
-        for door in self.doors:
+        for door in self._all_doors():
             if door.front is not None:
                 door.front.tree.follow_shards()
-        for door in list(self.doors):
+        for door in self._all_doors():
             if door.front is not None:
                 await door.front.tree.wait_heard()
 
     async def use_shards(self) -> None:
         """See Ground."""
         turns: list[Turn | None] = []
-        for door in list(self.doors):
+        for door in self._all_doors():
             if door.is_here:
                 await self._front_of(door)
                 turns.append(door.use_shards())
@@ -265,7 +288,10 @@ class Daemon:
 
     async def use_volume(self) -> None:
         """See Ground."""
-        await _wait_over([door.use_volume(self._owner) for door in self.doors])
+        await _wait_over([door.use_volume(self._owner) for door in self._all_doors()])
+
+    def _all_doors(self) -> list[Door]:
+        return [*self.doors, self._inner]
 
     async def _front_of(self, door: Door) -> NearFront:
         """The way to all shards, which have answered."""
@@ -366,6 +392,7 @@ async def _serve_doors(
             nursery.start_soon(delay.run)
             daemon = Daemon(owner, nursery, delay, stopping)
             await _open_doors(daemon, wanted, announce)
+            nursery.start_soon(daemon.carry_out_rules)
             await nursery.start(serve_control, owner.home, daemon.perform)
             all_ready()
             await stopping.wait()

@@ -18,15 +18,20 @@ import trio
 
 from siltstone.control import NoOwner, request
 from siltstone.core.cloning import ClonesHere, ClonesOverShards, clone_path
+from siltstone.core.object_store import ObjectStore
 from siltstone.core.opening import ONLY_SHARD
 from siltstone.core.scrub_report import sum_of_reports
+from siltstone.core.sharded_objects import ShardedObjects
 from siltstone.core.types import Progress
+from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import InvalidArgument, Unavailable
 from siltstone.failure import expected
 from siltstone.home import Home
 from siltstone.keys import KeyRing
+from siltstone.lifecycle import lifecycle_of
 from siltstone.membership import Membership
 from siltstone.owner import Owner, open_owner
+from siltstone.s3gw.store import Store
 from siltstone.sharded_tree import sharded_tree
 
 REMAINS_LOOK_SECONDS = 1.0
@@ -186,6 +191,20 @@ async def _clone(owner: Owner, arguments: Arguments, report: Report) -> object:
         return await clone_path(tree, ClonesOverShards(caller.call, tree), source, target, report)
 
 
+async def _lifecycle(owner: Owner, arguments: Arguments, report: Report) -> object:
+    """For as long as nobody else has the volume. A daemon has its own who does it."""
+    if owner.config.shards == 1:
+        return await _carry_out_rules(owner, ObjectStore(owner.volume))
+    async with sharded_tree(owner.home, owner.shards.partitions, owner.clock) as (caller, tree):
+        return await _carry_out_rules(owner, ShardedObjects(caller, tree, owner.shards.partitions, SystemRandom()))
+
+
+async def _carry_out_rules(owner: Owner, store: Store) -> object:
+    lifecycle = lifecycle_of(owner.config, store, owner.clock)
+    await lifecycle.make_pass()
+    return lifecycle.status
+
+
 async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> object:
     placer = owner.shards.placer
     assert placer is not None
@@ -245,6 +264,7 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "fsck": _fsck,
     "rebuild": _rebuild,
     "clone": _clone,
+    "lifecycle": _lifecycle,
     "meta_spread": _meta_spread,
     "meta_auto": _meta_auto,
     "disk_list": _disk_list,

@@ -16,6 +16,7 @@ from siltstone.child import serve_child
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.home import Home
 from siltstone.keys import FollowedKeys
+from siltstone.lifecycle import calendar_of
 from siltstone.meta.shards.map import MapView, map_of
 from siltstone.sharded_s3 import serve_sharded_s3
 
@@ -27,7 +28,8 @@ def main(arguments: list[str]) -> int:
 
 
 async def _serve(home: Home, host: str, port: int, stopping: trio.Event) -> None:
-    partitions = MapView(map_of(home.load_config()))
+    config = home.load_config()
+    partitions = MapView(map_of(config))
     keys = FollowedKeys(home.keys_file)
     async with trio.open_nursery() as nursery:
         serve_door = partial(
@@ -41,6 +43,7 @@ async def _serve(home: Home, host: str, port: int, stopping: trio.Event) -> None
             clock=SystemClock(),
             random=SystemRandom(),
             workers=TrioWorkers(),
+            calendar=calendar_of(config),
         )
         await nursery.start(serve_door)
         gc.collect()

@@ -14,6 +14,7 @@ from siltstone.home import Home
 from siltstone.keys import FollowedKeys, KeyRing
 from siltstone.meta.shards.map import MapView
 from siltstone.ports import Clock, Random, Workers
+from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
 from siltstone.s3gw.server import serve_s3
 from siltstone.shard_service import link_to
 
@@ -32,6 +33,7 @@ async def serve_sharded_s3(
     clock: Clock,
     random: Random,
     workers: Workers,
+    calendar: Calendar = REAL_DAYS,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """``serve_s3`` over all shards, that of this process included."""
@@ -57,6 +59,7 @@ async def serve_sharded_s3(
                 keys.lookup,
                 users=keys,
                 server=keys,
+                calendar=calendar,
                 host=host,
                 port=port,
                 shares_port=shares_port,

@@ -9,6 +9,7 @@ import trio
 
 from siltstone.birth import Plan, check_answers, make_volume, plan_volume
 from siltstone.commands.parser import Subparsers, add_command, add_home
+from siltstone.config import DAY_SECONDS
 from siltstone.geometry import parse_code, parse_size
 from siltstone.home import Home
 from siltstone.progress import format_bytes
@@ -39,6 +40,13 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--shards", metavar="N", type=int, default=1, help="processes to spread the metadata over (default: 1)"
     )
+    parser.add_argument(
+        "--lifecycle-day",
+        metavar="SECONDS",
+        type=float,
+        default=DAY_SECONDS,
+        help="for tests: how long a day of lifecycle rules is (default: a day)",
+    )
     parser.add_argument("--force-single", action="store_true", help="allow one or two disks")
 
 
@@ -55,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         bytes_max=bytes_max,
         few_disks_allowed=options.force_single,
         shards=options.shards,
+        lifecycle_day=options.lifecycle_day,
     )
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)

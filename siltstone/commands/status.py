@@ -72,6 +72,8 @@ def describe(status: dict[str, Any]) -> list[str]:
             f"{moves['target']}, {format_bytes(moves['done_bytes'])} of {format_bytes(moves['total_bytes'])} at "
             f"{format_bytes(moves['bytes_per_second'])}/s, {left} left"
         )
+    if status.get("lifecycle", {}).get("passes"):
+        lines.append(_describe_lifecycle(status["lifecycle"], time.time_ns()))
     if "doors" in process:
         delay = process["loop_delay_ms"]
         lines.append(
@@ -84,6 +86,16 @@ def describe(status: dict[str, Any]) -> list[str]:
     else:
         lines.append("process    none; `siltstone mount` or `siltstone serve` starts one")
     return lines + [f"warning    {warning}" for warning in volume["warnings"]]
+
+
+def _describe_lifecycle(lifecycle: dict[str, Any], now_ns: int) -> str:
+    """What lifecycle rules have done since the process began."""
+    hours = max(0, now_ns - lifecycle["last_pass_ns"]) / 3.6e12
+    gone = lifecycle["expired"] + lifecycle["noncurrent_expired"] + lifecycle["markers_removed"]
+    return (
+        f"lifecycle  last pass {hours:.1f} h ago; {gone:,} objects, versions and markers deleted, "
+        f"{lifecycle['uploads_aborted']:,} uploads aborted, {lifecycle['locked']:,} locked"
+    )
 
 
 def _describe_worker(worker: dict[str, Any]) -> str:

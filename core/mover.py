@@ -294,7 +294,7 @@ class Mover:
         for disk_id in filter(move.targets.__contains__, takers):
             has_room = room.get((disk_id, move.size, move.kind))
             if has_room is None:
-                has_room = await self._slabs.has_room(
+                has_room = await self._slabs.disk_room.has_room(
                     disk_id, move.size, use_reserve=use_reserve, use_held_back=use_held_back
                 )
                 room[disk_id, move.size, move.kind] = has_room
@@ -368,7 +368,7 @@ class Mover:
         planned = plan_level(
             {disk_id: units.on(disk_id) for disk_id in capacities},
             # One without room is as full as it can be, whatever else fills it (the log, snapshots): it is level.
-            new=set(filter(self._slabs.takes_chunk, new)),
+            new=set(filter(self._slabs.disk_room.takes_chunk, new)),
             capacities=capacities,
             chunk_bytes=self._slabs.chunk_bytes,
             is_movable=lambda slab_id: self._slabs.recorded(slab_id) is not None,

@@ -132,7 +132,7 @@ async def open_volume(
         workers=workers,
         reserve_bytes=RESERVE_CHUNKS * max(config.chunk_bytes, config.segment_bytes),
     )
-    stripes.slabs.share_reserve(config.shards)
+    stripes.slabs.disk_room.share_reserve(config.shards)
     gone = get_moved(store, partition_of(ROOT_INO))
     if _has_root(config, shard) and gone is None and store.get(keys.inode(ROOT_INO)) is None:
         raise Corrupt("the metadata has no root directory: this is not a volume, or its set-up was cut short")

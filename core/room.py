@@ -100,7 +100,7 @@ class Room:
         best = 0
         for count in range(segments, -1, -1):
             holds = (ledger.log.open_bytes_left + count * segment_bytes) * PAYLOAD_PERCENT // 100 - ledger.ahead_bytes
-            fits = slabs.settle_free_bytes(files=count * ledger.log.replicas, file_bytes=segment_bytes)
+            fits = slabs.disk_room.settle_free_bytes(files=count * ledger.log.replicas, file_bytes=segment_bytes)
             fits -= on_the_way + margin
             if count == segments and fits >= holds:
                 return max(0, fits)
@@ -145,7 +145,7 @@ class Room:
             self.measure()
             quiet = quiet + MEASURE_SECONDS if self._ledger.store.last_lsn == seen_lsn else 0.0
             try:
-                if short := self._ledger.stripes.slabs.short_disks():
+                if short := self._ledger.stripes.slabs.disk_room.short_disks():
                     await self._ledger.log.delete_free_files(short)
                 if quiet >= PUNCH_IDLE_SECONDS or self._is_scarce() or self._disk_returned:
                     quiet = 0.0

@@ -330,7 +330,7 @@ class Snapshots:
         missing = expected * (BASES - len(fulls))
         size = max(0, self.files.copies * (expected + missing + max(0, increments)) - self._unfinished_bytes)
         disks = len(self._ledger.pool.placeable())
-        self._ledger.stripes.slabs.hold_back(-(-size // disks) if disks else 0)
+        self._ledger.stripes.slabs.disk_room.hold_back(-(-size // disks) if disks else 0)
 
     async def _drop(self) -> None:
         """Delete what is not needed, once what is kept instead was read from every disk and is whole there."""

@@ -524,7 +524,7 @@ class Volume:
 
     def share_room(self, shards: int) -> None:
         """So many shards share the disks from now on: leave the reserve of all of them free."""
-        self.ledger.stripes.slabs.share_reserve(shards)
+        self.ledger.stripes.slabs.disk_room.share_reserve(shards)
 
     async def settle(self, progress: ProgressListener | None = None) -> None:
         """Move everything that is in the log now into stripes and let the log's segments go."""

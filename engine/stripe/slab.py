@@ -135,8 +135,6 @@ class SlabState:
         """A batch with the slab's record was committed."""
         self.is_suspect = False
         """A write failed here although the disk answers: other slabs are tried first."""
-        self.indexed = 0
-        """The largest free run, as it stands in the index of rooms."""
         self.is_closed = False
         """No stripe is placed here: one of its units is being moved."""
         self.is_shunned = False

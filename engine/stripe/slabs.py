@@ -1,56 +1,43 @@
-"""The slabs of a volume: where there is room, and how a slab comes and goes.
+"""The slabs of a volume: which there are, whose their rows are, and how a slab comes and goes.
 
-Rows change hands in plain methods, so taking and giving back are atomic between tasks; only the making of files waits.
-The record of a slab is written by whoever commits the first stripe in it.
+Rows change hands in plain methods, so taking (row_placer.py) and giving back are atomic between tasks; only the making
+of files waits. The record of a slab is written by whoever commits the first stripe in it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
-from heapq import nlargest
+from collections.abc import Iterable, Iterator
 
 import trio
 
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.allocate import RowAllocator, allocator_of
 from siltstone.engine.stripe.chunk_files import ChunkFiles
+from siltstone.engine.stripe.disk_room import DiskRoom
 from siltstone.engine.stripe.layout import (
     Slab,
     Stripe,
     parity_row_of,
     spare_rows_of,
-    unit_bytes_for,
 )
+from siltstone.engine.stripe.rooms import Rooms
 from siltstone.engine.stripe.slab import (
     Backing,
     Placement,
     Rows,
     SlabPhase,
     SlabState,
-    take_backed_placement,
-    take_placement,
 )
 from siltstone.engine.stripe.space import SpaceCount
 from siltstone.engine.stripe.unit_index import UnitIndex
 from siltstone.engine.stripe.unit_moves import UnitMoves
-from siltstone.errors import Corrupt, DiskError, NoSpace, TooFewDisks
+from siltstone.errors import Corrupt, DiskError, TooFewDisks
 from siltstone.limits import (
     RESERVE_CHUNKS,
-    RESERVE_CHUNKS_FOR_LOG,
-    RESERVE_CHUNKS_FOR_SETTLE,
     ROW_BYTES,
     UNIT_BYTES_MAX,
 )
 from siltstone.types import DiskId, SlabId, StripeId, row_of, slab_of
-
-BACKED_SLABS_MAX = 64
-"""Slabs whose rows are looked at one by one for some that need no room on the disks."""
-
-
-AMPLE_CHUNKS = 8
-"""So many chunks more than is needed nobody takes unseen in the second until disks are looked at again: what this
-process takes meanwhile is counted at once."""
 
 
 class Slabs:
@@ -71,18 +58,16 @@ class Slabs:
         """Length of a chunk file of parity, of new slabs; those of data are a little shorter."""
         self.spare_rows = spare_rows_of(chunk_bytes)
         """Rows of parity chunks of new slabs that are there for new parity when all others are taken."""
-        self._reserve_bytes_alone = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
-        self._reserve_bytes = self._reserve_bytes_alone
-        self._held_back_bytes = 0
+        reserve_bytes = RESERVE_CHUNKS * chunk_bytes if reserve_bytes is None else reserve_bytes
         self._slabs: dict[SlabId, SlabState] = {}
         self._next_id = SlabId(1)
-        # For each number of data units the OPEN slabs with free rows, as sorted (largest free run, slab id).
-        self._rooms: dict[int, list[tuple[int, SlabId]]] = {width: [] for width in range(1, data_units + 1)}
+        self.rooms = Rooms(self._slabs, data_units)
         layout = Slab(data_units, parity_units, chunk_bytes, (), self.spare_rows)
-        self._space = SpaceCount(pool, self._slabs, layout, reserve_bytes=self._reserve_bytes)
+        self._space = SpaceCount(pool, self._slabs, layout, reserve_bytes=reserve_bytes)
+        self.disk_room = DiskRoom(pool, self._space, chunk_bytes=chunk_bytes, reserve_bytes=reserve_bytes)
         self._files = ChunkFiles(pool)
         self.units = UnitIndex()
-        self.moves = UnitMoves(self._files, self._slabs, self.units, self._index)
+        self.moves = UnitMoves(self._files, self._slabs, self.units, self.note_changed)
         self._shunned: set[SlabId] = set()
         self.space, self.recount = self._space.space, self._space.recount
         self._creating = trio.Lock()
@@ -106,23 +91,13 @@ class Slabs:
             data_rows = _found_rows(slab.data_rows, data[slab_id])
             parity_rows = _found_rows(slab.parity_rows, parity[slab_id])
             state = self._slabs[slab_id] = SlabState(slab_id, slab, data_rows, parity_rows, SlabPhase.OPEN)
-            self._index(state)
+            self.note_changed(state)
             self.units.add(slab_id, slab)
             self._next_id = SlabId(max(self._next_id, slab_id + 1))
 
     def get(self, slab_id: SlabId) -> SlabState:
         """The state of a slab that exists."""
         return self._slabs[slab_id]
-
-    def hold_back(self, size: int) -> None:
-        """Leave so much more room free on each disk, for what is not in slabs."""
-        self._held_back_bytes = size
-        self._space.reserve_bytes = self._reserve(False)
-
-    def share_reserve(self, engines: int) -> None:
-        """So many engines take room on the same disks, and each must be able to count on its reserve."""
-        self._reserve_bytes = engines * self._reserve_bytes_alone
-        self._space.reserve_bytes = self._reserve(False)
 
     @property
     def stripe_bytes_max(self) -> int:
@@ -131,104 +106,18 @@ class Slabs:
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
-    async def place(
-        self, sizes: Sequence[int], avoid: set[SlabId], *, written: int, use_reserve: bool
-    ) -> list[list[Placement]]:
-        """Take rows for runs of so many data bytes, on disks that are all up; makes slabs when there is no room.
-
-        Widest first: slabs of full width, new ones, then narrower ones. A run is cut only where no slab has so many
-        neighbouring rows. Slabs in ``avoid`` are left out. With ``use_reserve`` less may be left free, which is for
-        what makes room (settle, relocation). The caller gives the rows back or commits stripes there. Raises
-        TooFewDisks, or NoSpace with nothing taken.
-        """
-        placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
-        if placed is None and await self.punch_free({Backing.UNKNOWN}):
-            # Nobody knows whether rows found free at open take room. Once punched they do, and that room is free.
-            placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
-        if placed is None:
-            placed = self._place_backed(sizes, avoid, written)
-        if placed is None:
-            raise NoSpace(
-                f"no room for {sum(sizes)} bytes: no slab on healthy disks has it, and a new one would leave less than "
-                f"{self._reserve(use_reserve)} bytes on a disk; delete something or add disks"
-            )
-        return placed
-
-    async def _place(
-        self, sizes: Sequence[int], avoid: set[SlabId], written: int, *, use_reserve: bool
-    ) -> list[list[Placement]] | None:
-        while True:
-            placed: list[list[Placement]] = [[] for _ in sizes]
-            try:
-                for size, placements in zip(sizes, placed, strict=True):
-                    if not await self._place_run(size, placements, avoid, written, use_reserve=use_reserve):
-                        self._give_back_all(placed)
-                        return None
-                denied = await self._without_room(placed, use_reserve=use_reserve)
-            except BaseException:
-                self._give_back_all(placed)
-                raise
-            if not denied:
-                return placed
-            self._give_back_all(placed)
-            avoid |= denied
-
-    def _place_backed(self, sizes: Sequence[int], avoid: set[SlabId], written: int) -> list[list[Placement]] | None:
-        """Take rows that need no room on the disks, wherever they are: what is left when all others do, for want of it.
-
-        Looks at rows one by one, so only at the slabs that have most.
-        """
-        placed: list[list[Placement]] = [[] for _ in sizes]
-        open_slabs = (state for state in self.open_slabs() if state.indexed and state.slab_id not in avoid)
-        of_use = (state for state in open_slabs if state.backed_free and self._is_placeable(state.slab))
-        states = nlargest(BACKED_SLABS_MAX, of_use, key=lambda state: (state.slab.data_units, state.backed_free))
-        for size, placements in zip(sizes, placed, strict=True):
-            left = size
-            while left:
-                found = next(filter(None, (take_backed_placement(state, left, written) for state in states)), None)
-                if found is None:
-                    self._give_back_all(placed)
-                    return None
-                placements.append(found)
-                self._index(found.state)
-                left -= found.stripe.data_bytes
-        return placed
-
-    async def _place_run(
-        self, size: int, placements: list[Placement], avoid: set[SlabId], written: int, *, use_reserve: bool
-    ) -> bool:
-        """Take rows for one run: whole if that can be, else in pieces. False when there are too few."""
-        width_max = self.width_now()
-        for is_last_resort in (False, True):
-            for width in range(width_max, 0, -1):
-                rows = unit_bytes_for(size, width) // ROW_BYTES
-                state = self._with_room(rows, width, avoid, is_last_resort=is_last_resort)
-                while state is None and not is_last_resort and await self._create(width, use_reserve=use_reserve):
-                    state = self._with_room(rows, width, avoid, is_last_resort=is_last_resort)
-                if state is None:
-                    state = self._roomiest(width, avoid, is_last_resort=is_last_resort)
-                while state is not None:
-                    piece = min(size, state.largest * width * ROW_BYTES)
-                    placements.append(take_placement(state, piece, unit_bytes_for(piece, width), written))
-                    self._index(state)
-                    size -= piece
-                    if not size:
-                        return True
-                    state = self._roomiest(width, avoid, is_last_resort=is_last_resort)
-        return False
-
     def give_back(self, stripe_id: StripeId, stripe: Stripe) -> None:
         """Make the rows of a stripe free: from now on others may be written there."""
         state = self._slabs[slab_of(stripe_id)]
         state.give_back(stripe_id, stripe)
-        self._index(state)
+        self.note_changed(state)
 
     def takes_fills(self, slab_id: SlabId) -> bool:
         """Whether holes in a slab may be filled now: all its disks are in full service."""
         state = self._slabs.get(slab_id)
         if state is None or state.phase is not SlabPhase.OPEN or state.is_closed or state.is_shunned:
             return False
-        return self._is_placeable(state.slab)
+        return self.is_placeable(state.slab)
 
     def take_parity(self, slab_id: SlabId, rows: int) -> int | None:
         """Take rows of the parity chunks alone, for new parity of a stripe; None when there are none, or when the slab
@@ -237,7 +126,7 @@ class Slabs:
             return None
         state = self._slabs[slab_id]
         row = state.parity.allocator.take(rows)
-        self._index(state)
+        self.note_changed(state)
         return row
 
     def note_parity_written(self, slab_id: SlabId, row: int, rows: int) -> None:
@@ -265,7 +154,7 @@ class Slabs:
         """Make rows of the parity chunks free."""
         state = self._slabs[slab_id]
         state.parity.allocator.give_back(row, rows)
-        self._index(state)
+        self.note_changed(state)
 
     def abandon(self, stripe_id: StripeId, stripe: Stripe) -> None:
         """Make rows free that were taken for a stripe which was never committed."""
@@ -280,66 +169,17 @@ class Slabs:
             state.is_recorded = True
             self.units.note(state.slab_id)
 
-    def _give_back_all(self, placed: Iterable[Iterable[Placement]]) -> None:
-        for placements in placed:
-            for placement in placements:
-                self.abandon(placement.stripe_id, placement.stripe)
-
-    def _with_room(self, rows: int, width: int, avoid: set[SlabId], *, is_last_resort: bool) -> SlabState | None:
-        """The slab whose longest run is the shortest one that is long enough."""
-        rooms = self._rooms[width]
-        for index in range(bisect_left(rooms, (rows, SlabId(-1))), len(rooms)):
-            state = self._slabs[rooms[index][1]]
-            if self._takes_stripes(state, avoid, is_last_resort=is_last_resort):
-                return state
-        return None
-
-    def _roomiest(self, width: int, avoid: set[SlabId], *, is_last_resort: bool) -> SlabState | None:
-        """The slab with the longest run."""
-        for _, slab_id in reversed(self._rooms[width]):
-            state = self._slabs[slab_id]
-            if self._takes_stripes(state, avoid, is_last_resort=is_last_resort):
-                return state
-        return None
-
-    def _takes_stripes(self, state: SlabState, avoid: set[SlabId], *, is_last_resort: bool) -> bool:
-        is_avoided = state.slab_id in avoid or (state.is_suspect and not is_last_resort)
-        return not is_avoided and self._is_placeable(state.slab)
-
-    def _is_placeable(self, slab: Slab) -> bool:
+    def is_placeable(self, slab: Slab) -> bool:
+        """Whether new stripes may go to all disks of a slab."""
         return all(map(self._pool.is_placeable, slab.disks))
 
-    def _index(self, state: SlabState) -> None:
+    def note_changed(self, state: SlabState) -> None:
         """Keep the index of rooms, and the totals, in step with a slab whose rows or phase changed."""
         self._space.note(state.slab_id)
         largest = state.largest if state.phase is SlabPhase.OPEN and not state.is_closed and not state.is_shunned else 0
         if state.slab.parity_units != self._parity_units or state.slab.data_units > self.data_units:
             largest = 0  # a code that is not written any more
-        if largest == state.indexed:
-            return
-        if state.indexed:
-            rooms = self._rooms[state.slab.data_units]
-            del rooms[bisect_left(rooms, (state.indexed, state.slab_id))]
-        if largest:
-            insort(self._rooms[state.slab.data_units], (largest, state.slab_id))
-        state.indexed = largest
-
-    async def _without_room(self, placed: Iterable[Iterable[Placement]], *, use_reserve: bool) -> set[SlabId]:
-        """The slabs whose rows cannot be written without eating into the reserve; rows with blocks behind them always
-        can. With ``use_reserve`` much of it may be eaten, the room for the next snapshot included: see
-        RESERVE_CHUNKS_FOR_SETTLE."""
-        reserve = self._settle_reserve() if use_reserve else self._reserve(False)
-        unbacked: dict[SlabId, dict[DiskId, int]] = {}
-        for placements in placed:
-            for placement in placements:
-                sizes = unbacked.setdefault(placement.state.slab_id, {})
-                for disk_id in placement.unbacked_disks():
-                    sizes[disk_id] = sizes.get(disk_id, 0) + placement.stripe.unit_bytes
-        without: set[SlabId] = set()
-        for slab_id, sizes in unbacked.items():
-            if sizes and len(await self._disks_with_room(sizes, max(sizes.values()), reserve)) < len(sizes):
-                without.add(slab_id)
-        return without
+        self.rooms.note(state, largest)
 
     # --- slabs come -----------------------------------------------------------------------------------------------
 
@@ -357,26 +197,7 @@ class Slabs:
             )
         return width
 
-    def _reserve(self, use_reserve: bool) -> int:
-        reserve = self._reserve_bytes * RESERVE_CHUNKS_FOR_LOG // RESERVE_CHUNKS if use_reserve else self._reserve_bytes
-        return reserve + self._held_back_bytes
-
-    def _settle_reserve(self) -> int:
-        return self._reserve_bytes * RESERVE_CHUNKS_FOR_SETTLE // RESERVE_CHUNKS
-
-    def settle_free_bytes(self, *, files: int, file_bytes: int) -> int:
-        """What settling could write to stripes if so many files of ``file_bytes`` had been made on the disks that have
-        most free; the part of the reserve that it may use included."""
-        return self._space.writable_bytes(
-            self._settle_reserve(), self._reserve(True), files=files, file_bytes=file_bytes
-        )
-
-    def short_disks(self) -> list[DiskId]:
-        """Disks that have less free than what settle and relocation leave for the log when they make a slab."""
-        reserve = self._reserve_bytes * RESERVE_CHUNKS_FOR_LOG // RESERVE_CHUNKS
-        return [disk_id for disk_id, free_bytes in self._space.free_by_disk().items() if free_bytes < reserve]
-
-    async def _create(self, width: int, *, use_reserve: bool) -> bool:
+    async def create(self, width: int, *, use_reserve: bool) -> bool:
         """Make a slab of ``width`` data units; False when too few disks have room for a chunk and the reserve.
 
         One at a time: whoever waited meanwhile returns True without making another, and looks for rows again.
@@ -392,7 +213,8 @@ class Slabs:
                 if len(up) < units:
                     return False
                 candidates = self._pool.choose(len(up), exclude=tuple(failed))
-                disks = await self._disks_with_room(candidates, self.chunk_bytes, self._reserve(use_reserve))
+                reserve = self.disk_room.reserve(use_reserve)
+                disks = await self.disk_room.disks_with_room(candidates, self.chunk_bytes, reserve)
                 if len(disks) < units:
                     return False
                 slab = Slab(width, self._parity_units, self.chunk_bytes, tuple(disks[:units]), self.spare_rows)
@@ -421,35 +243,8 @@ class Slabs:
                     self._pool.note_taken(disk_id, -slab.file_bytes(unit))
                 return errors
         state.enter(SlabPhase.OPEN)
-        self._index(state)
+        self.note_changed(state)
         return []
-
-    async def _disks_with_room(self, candidates: Iterable[DiskId], size: int, reserve: int) -> list[DiskId]:
-        """Those of the candidates, in order, that can each take ``size`` bytes and keep ``reserve``.
-
-        Disks on one device share its room: each of them counts with what it takes and with its own reserve. Where
-        there is much more room than that, as the pool saw it last, the disks are not asked: each call is a thread's.
-        """
-        candidates = list(candidates)
-        known = self._space.free_by_disk()
-        ample = reserve + size + AMPLE_CHUNKS * self.chunk_bytes
-        if all(known.get(disk_id, 0) >= ample for disk_id in candidates):
-            return candidates
-        spaces = {}
-        for disk_id in candidates:
-            try:
-                spaces[disk_id] = await self._pool.disk(disk_id).space()
-            except DiskError as error:
-                self._pool.report(error)
-        needed: dict[int, int] = {}
-        for space in spaces.values():
-            needed[space.device] = needed.get(space.device, 0) + reserve
-        found: list[DiskId] = []
-        for disk_id, space in spaces.items():
-            if space.free_bytes >= needed[space.device] + size:
-                needed[space.device] += size
-                found.append(disk_id)
-        return found
 
     async def damaged_chunks(self) -> list[tuple[SlabId, int]]:
         """Chunk files, by slab and unit, that are missing or short on disks that are up."""
@@ -487,7 +282,7 @@ class Slabs:
         state = self._slabs[slab_id]
         state.is_shunned = is_shunned
         (self._shunned.add if is_shunned else self._shunned.discard)(slab_id)
-        self._index(state)
+        self.note_changed(state)
 
     def shunned(self) -> list[SlabId]:
         """The slabs in which no stripe is placed any more."""
@@ -512,18 +307,6 @@ class Slabs:
         """Every slab that holds stripes or may."""
         return (state for state in self._slabs.values() if state.phase is SlabPhase.OPEN)
 
-    async def has_room(
-        self, disk_id: DiskId, size: int, *, use_reserve: bool = False, use_held_back: bool = False
-    ) -> bool:
-        """Whether a disk can take a file of ``size`` bytes and keep the reserve; with ``use_reserve`` only what the log
-        needs of it, and nothing for settle; with ``use_held_back`` nothing of what is held back besides."""
-        reserve = self._reserve(use_reserve) - (self._held_back_bytes if use_held_back else 0)
-        return bool(await self._disks_with_room([disk_id], size, reserve))
-
-    def takes_chunk(self, disk_id: DiskId) -> bool:
-        """Whether a disk, as the pool saw it last, has room for a chunk file above the reserve."""
-        return self._space.free_by_disk().get(disk_id, 0) >= self.chunk_bytes + self._reserve(False)
-
     # --- slabs go -------------------------------------------------------------------------------------------------
 
     def take_empty(self, keep: int) -> list[SlabId]:
@@ -533,14 +316,14 @@ class Slabs:
         that still holds something.
         """
         empty = [state for state in self._slabs.values() if self._is_empty(state)]
-        of_use = [state for state in empty if self._is_placeable(state.slab)]
+        of_use = [state for state in empty if self.is_placeable(state.slab)]
         # What stays is what new stripes want: wide, and healthy.
         of_use.sort(key=lambda state: (not state.is_suspect, state.slab.data_units, -state.slab_id))
         kept = of_use[max(0, len(of_use) - keep) :]
         retired = [state for state in empty if state not in kept]
         for state in retired:
             state.enter(SlabPhase.RETIRED)
-            self._index(state)
+            self.note_changed(state)
             self.units.note(state.slab_id)
         return [state.slab_id for state in retired]
 
@@ -597,13 +380,13 @@ class Slabs:
             if state.phase is not SlabPhase.OPEN or not rows.allocator.is_free(start, count):
                 continue  # it was taken, or the slab retired, while others were punched
             rows.allocator.take_at(start, count)
-            self._index(state)
+            self.note_changed(state)
             is_backed = rows.is_backed(start, count)
             with trio.CancelScope(shield=True):
                 punched += await self._files.punch(state.slab_id, state.slab, units, start, count, is_backed=is_backed)
             rows.set_backing(start, count, Backing.PUNCHED)
             rows.allocator.give_back(start, count)
-            self._index(state)
+            self.note_changed(state)
             await trio.lowlevel.checkpoint()
         return punched
 

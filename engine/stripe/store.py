@@ -19,6 +19,7 @@ from siltstone.engine.stripe.fill import StripeFiller
 from siltstone.engine.stripe.layout import Slab, Stripe, checksums_bytes, chunk_name, unit_offset
 from siltstone.engine.stripe.moving import CopiedUnits, UnitCopier
 from siltstone.engine.stripe.reader import PlacedRun, StripeAddress, StripeReader
+from siltstone.engine.stripe.row_placer import RowPlacer
 from siltstone.engine.stripe.scrub import Checked, Digests, StripeScrub
 from siltstone.engine.stripe.slab import Backing, Placement
 from siltstone.engine.stripe.slabs import Slabs
@@ -132,6 +133,7 @@ class StripeStore:
             chunk_bytes=chunk_bytes,
             reserve_bytes=reserve_bytes,
         )
+        self._placer = RowPlacer(pool, self._slabs)
         self._reader = StripeReader(pool, workers)
         self.filler = StripeFiller(pool, self._slabs, self._reader)
         self._scrub = StripeScrub(pool, workers, self._reader)
@@ -201,7 +203,7 @@ class StripeStore:
     ) -> tuple[list[_Part], list[DiskError]]:
         """Place, encode and write; returns the parts that are still to be written, and what failed."""
         sizes = [part.size for part in todo]
-        placed = await self._slabs.place(sizes, failed_slabs, written=written, use_reserve=use_reserve)
+        placed = await self._placer.place(sizes, failed_slabs, written=written, use_reserve=use_reserve)
         writing: list[_Writing] = []
         for part, placements in zip(todo, placed, strict=True):
             at = part.offset

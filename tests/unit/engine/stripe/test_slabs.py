@@ -406,14 +406,14 @@ def test_a_chunk_file_takes_room_that_is_held_back_only_where_that_is_said() -> 
         rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
         slabs, disk = rig.store.slabs, rig.disks[0]
         free = (await disk.space()).free_bytes
-        slabs.hold_back(free - 4 * CHUNK)
-        assert await slabs.has_room(disk.disk_id, CHUNK)
-        slabs.hold_back(free - 3 * CHUNK)
-        assert not await slabs.has_room(disk.disk_id, CHUNK)
-        assert await slabs.has_room(disk.disk_id, CHUNK, use_reserve=True)
-        slabs.hold_back(free - 2 * CHUNK)
-        assert not await slabs.has_room(disk.disk_id, CHUNK, use_reserve=True)
-        assert await slabs.has_room(disk.disk_id, CHUNK, use_reserve=True, use_held_back=True)
+        slabs.disk_room.hold_back(free - 4 * CHUNK)
+        assert await slabs.disk_room.has_room(disk.disk_id, CHUNK)
+        slabs.disk_room.hold_back(free - 3 * CHUNK)
+        assert not await slabs.disk_room.has_room(disk.disk_id, CHUNK)
+        assert await slabs.disk_room.has_room(disk.disk_id, CHUNK, use_reserve=True)
+        slabs.disk_room.hold_back(free - 2 * CHUNK)
+        assert not await slabs.disk_room.has_room(disk.disk_id, CHUNK, use_reserve=True)
+        assert await slabs.disk_room.has_room(disk.disk_id, CHUNK, use_reserve=True, use_held_back=True)
 
     trio.run(main)
 

@@ -131,7 +131,7 @@ def test_what_is_not_there_yet_says_so() -> None:
     async def body(door: Door, client: Client) -> None:
         for method, path, query in (
             ("GET", "/bucket", "website"),
-            ("PUT", "/bucket", "lifecycle"),
+            ("PUT", "/bucket", "inventory"),
             ("PUT", "/bucket/k", "restore"),
         ):
             answer = await client.request(method, path, query)

@@ -104,6 +104,7 @@ def test_who_waits_alone_commits_without_the_task_that_commits_for_many() -> Non
             self.names.add(task.name.rsplit(".")[-1])
 
     async def body(log: Log) -> None:
+        await trio.testing.wait_all_tasks_blocked()  # all have begun
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
         for _ in range(10):

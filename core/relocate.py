@@ -102,7 +102,7 @@ class Relocator:
             await self._ledger.clock.sleep(HURRIED_SECONDS if self._ledger.waiting_for_room else LOOK_SECONDS)
             try:
                 async with self._lock:
-                    self._ledger.worn.look()
+                    self._ledger.worn.look(briefly=not self._ledger.is_cramped)
                     await self._ledger.wait_changes_go()
                     self._splitter.free_dead_rows()
                     self._earn()

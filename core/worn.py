@@ -2,11 +2,12 @@
 
 Nobody scans for them while the volume works: a batch that takes a part of a stripe reports it, and what was worn before
 this life is found by one walk over the references, in slices, after opening. A stripe is looked at again whenever it
-is reported, so an entry is never older than the last change of its stripe; entries cost about 250 bytes.
+is reported, at once by who is about to use it, otherwise some at a time; entries cost about 250 bytes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -28,6 +29,9 @@ CLASSES = 16
 
 SLICE_STRIPES = 128
 """Stripes that the walk looks at between two checkpoints: about two milliseconds."""
+
+BRIEF_REFERENCES = 256
+"""After so many references a brief look ends; the stripe at which that happens is looked at whole."""
 
 
 class Worn(NamedTuple):
@@ -97,11 +101,18 @@ class WornStripes:
         self._unseen.pop(stripe_id, None)
         self._drop(stripe_id)
 
-    def look(self) -> None:
-        """Look at what was noted. Plain, and bounded by what wears out between two calls."""
+    def look(self, *, briefly: bool = False) -> None:
+        """Look at what was noted. Plain, and bounded by what wears out between two calls.
+
+        ``briefly``: for some milliseconds at the most, while nobody needs to know exactly: a stripe that is overwritten
+        at random places has a thousand references, and is noted with every write.
+        """
+        left = BRIEF_REFERENCES if briefly else sys.maxsize
         for stripe_id in list(islice(self._unseen, 4 * SLICE_STRIPES)):
             del self._unseen[stripe_id]
-            self._look_at(stripe_id)
+            left -= self._look_at(stripe_id)
+            if left < 0:
+                return
 
     async def complete(self) -> None:
         """Look at every stripe once."""
@@ -146,17 +157,18 @@ class WornStripes:
             if following is not None:
                 heads[best] = self._worn[following]
 
-    def _look_at(self, stripe_id: StripeId) -> None:
+    def _look_at(self, stripe_id: StripeId) -> int:
+        """Look at one stripe; returns how many references it has."""
         self._drop(stripe_id)
         stripe = space.get_stripe(self._reader, stripe_id)
         slab = space.get_slab(self._reader, slab_of(stripe_id))
         if stripe is None or slab is None:
-            return
+            return 0
         capacity = slab.data_units * stripe.unit_bytes
         use = use_of(self._reader, stripe_id, capacity)
         dead_bytes = sum(end - start for start, end in use.dead)
         if not use.references or dead_bytes < DEAD_BYTES_MIN:
-            return
+            return len(use.references)
         groups = groups_of(stripe, slab.data_units, use.dead)
         holes = sum(group.hole_bytes for group in groups if group.kind is not GroupKind.LIVING)
         has_dead_rows = any(group.kind is GroupKind.DEAD for group in groups)
@@ -166,6 +178,7 @@ class WornStripes:
         if has_dead_rows:
             self._with_dead_rows[stripe_id] = None
         self._count(worn, 1)
+        return len(use.references)
 
     def _drop(self, stripe_id: StripeId) -> None:
         worn = self._worn.pop(stripe_id, None)

@@ -18,7 +18,7 @@ from siltstone.core.fsck import fsck
 from siltstone.core.packing import Movable
 from siltstone.core.reader import Reader
 from siltstone.core.volume import Volume
-from siltstone.core.worn import DEAD_BYTES_MIN, use_of
+from siltstone.core.worn import DEAD_BYTES_MIN, WornStripes, use_of
 from siltstone.engine.stripe.store import Tier
 from siltstone.limits import KIB, MIB, SLOT_BYTES
 from siltstone.meta import space
@@ -90,6 +90,26 @@ def test_what_is_rewritten_to_the_same_rows_while_it_is_carried_keeps_its_new_by
                     break
             blocked.set()
         assert await volume.read(ino, 0, size) == bytes([value]) * size
+
+    run(body)
+
+
+def test_a_brief_look_leaves_stripes_for_the_next_ones() -> None:
+    async def body(world: SimVolume, volume: Volume) -> None:
+        ino = await write(volume, b"a", bytes(3 * MIB))
+        for offset in range(0, 3 * MIB, 8 * KIB):
+            await volume.write(ino, offset, b"x" * 4096)
+        await volume.flush(ino)
+        worn = WornStripes(volume.ledger.store)
+        for stripe_id, _ in space.stripes(volume.ledger.store):
+            worn.note(stripe_id)
+        found = []
+        for _ in range(10):
+            worn.look(briefly=True)
+            found.append(worn.dead_bytes)
+        assert 0 < found[0] < found[-1]
+        worn.look()
+        assert worn.dead_bytes == found[-1] >= 1.5 * MIB
 
     run(body)
 

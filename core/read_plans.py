@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
+import trio
 
 from siltstone.core.ledger import Ledger
 from siltstone.core.reclaim import ReadFence
@@ -72,6 +73,7 @@ class Leases:
         self._clock = clock
         self._held: dict[int, _Lease] = {}
         self._last = 0
+        self._granted = trio.Event()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -81,6 +83,7 @@ class Leases:
         until_ns = self._clock.monotonic_ns() + round(LEASE_SECONDS * 1e9)
         self._last += 1
         self._held[self._last] = _Lease(client, self._fence.enter(leased=True), until_ns)
+        self._granted.set()
         return self._last
 
     def end(self, client: object, numbers: Iterable[int]) -> None:
@@ -102,6 +105,9 @@ class Leases:
     async def run(self) -> None:
         """End leases whose time is over, for ever."""
         while True:
+            if not self._held:
+                self._granted = trio.Event()
+                await self._granted.wait()
             await self._clock.sleep(LEASE_SECONDS / 8)
             now_ns = self._clock.monotonic_ns()
             for number in [number for number, lease in self._held.items() if lease.until_ns <= now_ns]:

@@ -138,6 +138,8 @@ class WriteBack:
         self._slots = trio.CapacityLimiter(STRIPES_IN_FLIGHT_MAX)
         self._nursery: trio.Nursery | None = None
         self.files: dict[Ino, OpenFile] = {}
+        self._tracked = trio.Event()
+        """Set when there are some."""
         self.dirty_bytes = 0
         """Bytes in memory that no batch holds yet, in flight or not."""
         self.in_flight_bytes = 0
@@ -286,6 +288,9 @@ class WriteBack:
         """
         clock = self._ledger.clock
         while True:
+            if not self.files:
+                self._tracked = trio.Event()
+                await self._tracked.wait()
             await clock.sleep(commit_interval / 8)
             limit = clock.monotonic_ns() - int(commit_interval * 1e9 / 4)
             for file in list(self.files.values()):
@@ -539,6 +544,7 @@ class WriteBack:
             raise NotPermitted(f"inode {ino} is an object that is locked")
         file = self.files[ino] = OpenFile(ino, inode, self._ledger.clock.now_ns())
         file.changed_ns = self._ledger.clock.monotonic_ns()
+        self._tracked.set()
         return file
 
     async def _lock(self, ino: Ino) -> OpenFile:

@@ -383,7 +383,8 @@ class Volume:
                 return
             if replaced is not None:
                 self._let_go(replaced)
-                if replaced.dies and new_parent == ROOT_INO:
+                was_bucket = renamed.replaced_inode is not None and renamed.replaced_inode.is_directory
+                if replaced.dies and new_parent == ROOT_INO and was_bucket:
                     self.upload_cleaner.wake()
             if renamed.exchanged is not None:
                 self._subscribers.publish(origin, EntryChanged(parent, name, renamed.exchanged, False))

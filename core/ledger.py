@@ -145,6 +145,8 @@ class Ledger:
         """What the log may still take in so that all of it can be settled (docs/invariants.md, R1)."""
         self._admitted_bytes = 0
         """What was admitted since room was measured."""
+        self._measured_ns = clock.monotonic_ns()
+        self._measured_releases = 0
         self._large_writers = trio.Lock()
         self._ahead_bytes = 0
         self._easy_bytes = 0
@@ -359,6 +361,7 @@ class Ledger:
         self.settle_room_bytes = to_settle
         self._admitted_bytes = 0
         self._easy_bytes = 0
+        self._measured_ns, self._measured_releases = self.clock.monotonic_ns(), self.reclaimer.releases
 
     @property
     def available_bytes(self) -> int:
@@ -394,7 +397,7 @@ class Ledger:
                     return
                 with trio.move_on_after(ROOM_LOOK_SECONDS):
                     await self.reclaimer.released.wait()
-                self.measure_room()
+                self._measure_if_needed()
                 now = room()
                 if now >= wanted:
                     return
@@ -402,6 +405,12 @@ class Ledger:
                     best, grown_ns = now, self.clock.monotonic_ns()
         finally:
             self.waiting_for_room -= 1
+
+    def _measure_if_needed(self) -> None:
+        """Look how much room there is, unless somebody has and nothing came free since: many may wait for the same."""
+        is_recent = self.clock.monotonic_ns() - self._measured_ns < ROOM_LOOK_SECONDS * 1e9 / 2
+        if not is_recent or self.reclaimer.releases != self._measured_releases:
+            self.measure_room()
 
     @property
     def is_cramped(self) -> bool:

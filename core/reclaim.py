@@ -78,6 +78,8 @@ class Reclaimer:
         self._idle.set()
         self.released = trio.Event()
         """Set, and made anew, whenever something was released."""
+        self.releases = 0
+        """How often that was."""
         self.hurried = trio.Event()
         """The same, whenever somebody cannot wait for that."""
 
@@ -111,6 +113,7 @@ class Reclaimer:
                 # Nothing awaits between the release and the removal: a cancelled run never releases twice.
                 freed.release()
                 self._queue.popleft()
+                self.releases += 1
                 self.released.set()
                 self.released = trio.Event()
             self._idle.set()

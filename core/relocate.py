@@ -19,7 +19,7 @@ from siltstone.core.ledger import Ledger
 from siltstone.core.mover import Mover
 from siltstone.core.packing import Movable, in_order_of_locality
 from siltstone.core.split import Splitter
-from siltstone.core.worn import use_of
+from siltstone.core.worn import DEAD_SHARE_MIN, use_of
 from siltstone.engine.stripe.layout import Slab
 from siltstone.engine.stripe.store import Tier
 from siltstone.errors import NoSpace, SiltstoneError
@@ -31,10 +31,10 @@ from siltstone.types import SlabId, StripeId, make_stripe_id, slab_of
 LOOK_SECONDS = 0.25
 
 HURRIED_SECONDS = 0.01
-"""The same while writers wait for room."""
+"""The same while writers wait for room, and there was something to move,"""
 
-DEAD_SHARE_MIN = 8
-"""A stripe is worth moving when at least one part in so many of it is dead."""
+FUTILE_SECONDS = 0.1
+"""or where there was nothing: each look is at all that is worn."""
 
 BLOCKED_NS = 500_000_000
 """After a move that found no room, nothing is tried for so long."""
@@ -98,8 +98,11 @@ class Relocator:
     async def run(self) -> None:
         """Relocate what should be, for ever."""
         await self._ledger.worn.complete()
+        is_futile = False
         while True:
-            await self._ledger.clock.sleep(HURRIED_SECONDS if self._ledger.waiting_for_room else LOOK_SECONDS)
+            hurried_seconds = FUTILE_SECONDS if is_futile else HURRIED_SECONDS
+            await self._ledger.clock.sleep(hurried_seconds if self._ledger.waiting_for_room else LOOK_SECONDS)
+            is_futile = True
             try:
                 async with self._lock:
                     self._ledger.worn.look(briefly=not self._ledger.is_cramped)
@@ -107,7 +110,7 @@ class Relocator:
                     self._splitter.free_dead_rows()
                     self._earn()
                     if self._tokens > 0:
-                        await self._step()
+                        is_futile = not await self._step()
                 self.last_error = ""
             except NoSpace:
                 # Nothing can be moved without any room; deletes and other moves make some.
@@ -127,16 +130,18 @@ class Relocator:
         if self._ledger.waiting_for_room:
             self._tokens = max(self._tokens, 1.0)  # users would wait for the tokens as well
 
-    async def _step(self) -> None:
+    async def _step(self) -> bool:
+        """Move something; False if nothing was."""
         if self._ledger.clock.monotonic_ns() < self._blocked_until_ns:
-            return
-        if not await self._rewiden() and (self._ledger.is_cramped or self._ledger.waiting_for_room):
-            await self._relocate()
+            return False
+        if await self._rewiden():
+            return True
+        return (self._ledger.is_cramped or self._ledger.waiting_for_room > 0) and await self._relocate()
 
     # --- making room -----------------------------------------------------------------------------------------------
 
-    async def _relocate(self) -> None:
-        """Empty the stripes that gain most.
+    async def _relocate(self) -> bool:
+        """Empty the stripes that gain most; False if there was nothing to gain.
 
         What is in the log must still find room while victims and copies both are there: so much is moved at once as
         fits twice into the room for users, and a little where they have none.
@@ -148,8 +153,6 @@ class Relocator:
         size = emptied = 0
         try:
             for worn in self._ledger.worn.victims(self._ledger.now_s()):
-                if worn.dead_bytes * DEAD_SHARE_MIN < worn.capacity:
-                    continue
                 slab_id = slab_of(worn.stripe_id)
                 if not self._ledger.stripes.takes_fills(slab_id):
                     continue  # a disk of it is away: its rows would be of no use, and the copies take some that are
@@ -170,7 +173,7 @@ class Relocator:
             row_bytes = self._ledger.stripes.row_bytes
             gain = emptied - -(-size // row_bytes) * row_bytes
             if gain * DEAD_SHARE_MIN < emptied:
-                return  # as many rows would be written as become free
+                return False  # as many rows would be written as become free
             await self._ledger.admit()
             self._tokens -= size
             is_needed = self._ledger.waiting_for_room > 0 or self._ledger.room_bytes == 0
@@ -179,6 +182,7 @@ class Relocator:
             )
             self.relocated_bytes += carried.moved_bytes
             self.victims += len(victims)
+            return carried.moved_bytes > 0
         finally:
             for slab_id in claimed:
                 self._ledger.release_claim(slab_id)

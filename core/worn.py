@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from itertools import islice
 from typing import NamedTuple
 
@@ -27,11 +28,17 @@ DEAD_BYTES_MIN = 1024
 CLASSES = 16
 """Worn stripes are kept apart by the share that is dead, in so many steps."""
 
+DEAD_SHARE_MIN = 8
+"""A stripe is worth moving when at least one part in so many of it is dead."""
+
 SLICE_STRIPES = 128
 """Stripes that the walk looks at between two checkpoints: about two milliseconds."""
 
 BRIEF_REFERENCES = 256
 """After so many references a brief look ends; the stripe at which that happens is looked at whole."""
+
+
+assert CLASSES % DEAD_SHARE_MIN == 0, "a class is worth moving as a whole, or not at all"
 
 
 class Worn(NamedTuple):
@@ -142,20 +149,27 @@ class WornStripes:
 
     def victims(self, now: int) -> Iterator[Worn]:
         """Worn stripes in the order of what moving the rest gains: (1 - u) * age / (1 + u), u being the living share
-        (M. Rosenblum, J. Ousterhout, "The design and implementation of a log-structured file system", 1992).
+        (M. Rosenblum, J. Ousterhout, "The design and implementation of a log-structured file system", 1992). Those of
+        which less than one part in DEAD_SHARE_MIN is dead, very many in a full pool, are not looked at.
 
         Of each class of dead share the one that is worn longest stands for the others.
         """
-        queues = [iter(found) for found in self._classes]
-        heads = {
-            index: self._worn[first] for index, queue in enumerate(queues) if (first := next(queue, None)) is not None
-        }
+        first = CLASSES // DEAD_SHARE_MIN
+        queues = [iter(found) for found in (*self._classes[first:CLASSES], *self._classes[CLASSES + first :])]
+        heads: list[tuple[float, int, Worn]] = []  # what is gained, negative; the queue; its first
+
+        def push(index: int) -> None:
+            stripe_id = next(queues[index], None)
+            if stripe_id is not None:
+                worn = self._worn[stripe_id]
+                heappush(heads, (-_gain(worn, now), index, worn))
+
+        for index in range(len(queues)):
+            push(index)
         while heads:
-            best = max(heads, key=lambda index: _gain(heads[index], now))
-            yield heads.pop(best)
-            following = next(queues[best], None)
-            if following is not None:
-                heads[best] = self._worn[following]
+            _, index, worn = heappop(heads)
+            yield worn
+            push(index)
 
     def _look_at(self, stripe_id: StripeId) -> int:
         """Look at one stripe; returns how many references it has."""

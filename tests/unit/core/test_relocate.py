@@ -18,7 +18,7 @@ from siltstone.core.fsck import fsck
 from siltstone.core.packing import Movable
 from siltstone.core.reader import Reader
 from siltstone.core.volume import Volume
-from siltstone.core.worn import DEAD_BYTES_MIN, WornStripes, use_of
+from siltstone.core.worn import DEAD_BYTES_MIN, DEAD_SHARE_MIN, WornStripes, use_of
 from siltstone.engine.stripe.store import Tier
 from siltstone.limits import KIB, MIB, SLOT_BYTES
 from siltstone.meta import space
@@ -148,8 +148,12 @@ def test_the_index_of_worn_stripes_is_what_a_look_at_everything_finds(seed: int)
             assert all(not any(used[start:end]) for start, end in use.dead)
             if dead >= DEAD_BYTES_MIN:
                 expected[stripe_id] = dead
-        found = {item.stripe_id: item.dead_bytes for item in worn.victims(volume.ledger.now_s())}
-        assert found == expected
+        known = [*worn.short(), *worn.long()]
+        found = {item.stripe_id: item.dead_bytes for item in known}
+        assert len(known) == len(found) and found == expected
+        victims = list(worn.victims(volume.ledger.now_s()))
+        assert len(victims) == len(set(victims))
+        assert set(victims) == {item for item in known if item.dead_bytes * DEAD_SHARE_MIN >= item.capacity}
         assert worn.dead_bytes == sum(expected.values())
         shares = [item.dead_bytes * 16 // item.capacity for item in worn.short()]
         assert shares == sorted(shares, reverse=True)

@@ -28,7 +28,7 @@ from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.store import Run, StripeStore, Tier, WrittenStripe
 from siltstone.errors import DiskError
 from siltstone.limits import CHUNK_BYTES_DEFAULT, KIB, MIB
-from siltstone.ports import DiskRead, DiskWrite, Lane, Reading
+from siltstone.ports import DiskPunch, DiskRead, DiskWrite, Lane, Reading
 from siltstone.types import DiskId
 
 
@@ -38,6 +38,10 @@ class NullFanout:
     async def write_durable(self, writes: Sequence[DiskWrite], lane: Lane) -> list[DiskError | None]:
         """Do nothing."""
         return [None] * len(writes)
+
+    async def punch(self, punches: Sequence[DiskPunch]) -> list[DiskError | None]:
+        """Do nothing."""
+        return [None] * len(punches)
 
     def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> Reading:
         """Never called."""

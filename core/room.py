@@ -18,8 +18,8 @@ HURRIED_SECONDS = 0.1
 """How often room is measured while writers wait for some."""
 
 PUNCH_IDLE_SECONDS = 10.0
-"""Freed rows are punched when nothing was committed for this long: rows that were written before are much faster to
-write again than punched ones."""
+"""Freed rows are punched when nothing was committed for this long, and else only as many as disks are short of room:
+rows that were written before are much faster to write again than punched ones."""
 
 RECLAIM_SHARE = 128
 """One part in so many of the pool is for relocation alone: it cannot make room without any."""
@@ -35,9 +35,6 @@ room then, has to put somewhere what it moves."""
 
 PAYLOAD_PERCENT = 75
 """Of a segment of small changes; the rest is their metadata."""
-
-SCARCE_SHARE = 8
-"""They are punched without waiting when less than this fraction (1 / SCARCE_SHARE) of the pool is free."""
 
 HOLES_OF_USE_PERCENT = 90
 """So much of the dead places of living stripes is counted on: some lie on slabs that take no writes now, or are gaps
@@ -79,13 +76,21 @@ class Room:
 
         The files of the log count as they are, not what is in them: they come and go without any change of what fits.
         """
-        log, slabs, room = self._ledger.log, self._ledger.stripes.slabs, self._ledger.stripes.space()
-        data_share = Fraction(slabs.data_units, slabs.data_units + slabs.parity_units)
+        log, room = self._ledger.log, self._ledger.stripes.space()
+        data_share, share = self._data_share(), self._log_share()
         files = int(log.file_bytes * data_share)
-        at_most = int(self._log_bytes_high * log.replicas * data_share)
-        share = min(at_most, room.usable_total_bytes // LOG_SHARE_MAX)
         left = room.usable_free_bytes - room.usable_total_bytes // RECLAIM_SHARE - max(0, share - files)
         return left, max(0, files - max(share, int(log.idle_file_bytes * data_share)))
+
+    def _data_share(self) -> Fraction:
+        """Of the room of disks, what stripes of full width would hold of users."""
+        slabs = self._ledger.stripes.slabs
+        return Fraction(slabs.data_units, slabs.data_units + slabs.parity_units)
+
+    def _log_share(self) -> int:
+        """What the files of the log have for themselves, in bytes that users could write there instead."""
+        at_most = int(self._log_bytes_high * self._ledger.log.replicas * self._data_share())
+        return min(at_most, self._ledger.stripes.space().usable_total_bytes // LOG_SHARE_MAX)
 
     def _left_for_log(self, on_the_way: int) -> int:
         """How much more the log may take in so that all of it can be settled (R1).
@@ -147,27 +152,38 @@ class Room:
             try:
                 if short := self._ledger.stripes.slabs.disk_room.short_disks():
                     await self._ledger.log.delete_free_files(short)
-                if quiet >= PUNCH_IDLE_SECONDS or self._is_scarce() or self._disk_returned:
+                missing = self._missing_bytes()
+                if quiet >= PUNCH_IDLE_SECONDS or self._disk_returned:
                     quiet = 0.0
-                    await self._give_back()
-                    self.last_error = ""
+                    await self._give_back(None)
+                elif missing:
+                    await self._give_back(missing)
+                self.last_error = ""
             except SiltstoneError as error:
                 self.last_error = str(error)
             seen_lsn = self._ledger.store.last_lsn
 
-    def _is_scarce(self) -> bool:
-        space_now = self._ledger.stripes.space()
-        return space_now.usable_free_bytes < space_now.usable_total_bytes // SCARCE_SHARE
+    def _missing_bytes(self) -> int:
+        """How much more room the disks should have: free rows are of no use to the log, to snapshots, or to who wants
+        many neighbouring ones."""
+        log, slabs = self._ledger.log, self._ledger.stripes.slabs
+        share = int(self._log_share() / self._data_share())
+        files = max(0, share - log.file_bytes) // log.segment_bytes
+        return slabs.disk_room.missing_bytes(files=files, file_bytes=log.segment_bytes)
 
     def _note_disk(self, _disk_id: DiskId, is_up: bool) -> None:
         self._disk_returned = self._disk_returned or is_up
 
-    async def _give_back(self) -> None:
+    async def _give_back(self, bytes_max: int | None) -> None:
+        """Delete slabs in which nothing is stored, and punch free rows, about so many bytes of them at most."""
         if self._disk_returned:
             # It may hold chunk files of slabs that were deleted while it was away.
             self._disk_returned = False
             await self._ledger.stripes.collect_strays()
-        await self._ledger.stripes.punch_released()
+        await self._drop_empty()
+        await self._ledger.stripes.punch_released(bytes_max)
+
+    async def _drop_empty(self) -> None:
         empty = self._ledger.stripes.take_empty_slabs(keep=EMPTY_SLABS_KEPT)
         if not empty:
             return

@@ -8,14 +8,14 @@ found out.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import trio
 
 from siltstone.engine.pace import Pace
 from siltstone.errors import DiskError, DiskFull, DiskHung, DiskMissing, FileMissing
-from siltstone.ports import Clock, Disk, DiskSpace, DiskWrite, Fanout, Lane, Random
+from siltstone.ports import Clock, Disk, DiskPunch, DiskSpace, DiskWrite, Fanout, Lane, Random
 from siltstone.types import Buffer, DiskId
 
 PROBE_SECONDS = 1.0
@@ -352,10 +352,21 @@ class Pool:
             return []
         with trio.CancelScope(shield=True):
             errors = await self._fanout.write_durable(writes, Lane.BULK)
+        self._report_all(errors)
+        return errors
+
+    async def punch(self, punches: Sequence[DiskPunch]) -> list[DiskError | None]:
+        """Give back the room of places in files, and take note of what fails; in order, None or the error. Cannot be
+        cut short."""
+        with trio.CancelScope(shield=True):
+            errors = await self._fanout.punch(punches)
+        self._report_all(errors)
+        return errors
+
+    def _report_all(self, errors: Iterable[DiskError | None]) -> None:
         for error in errors:
             if error is not None:
                 self.report(error)
-        return errors
 
     async def probe(self) -> None:
         """Look at every disk once, side by side: after it, states and free space are fresh."""

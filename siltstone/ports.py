@@ -159,6 +159,14 @@ class DiskRead(NamedTuple):
     size: int
 
 
+class DiskPunch(NamedTuple):
+    """Places of one file, as (offset, size), whose room a disk is to get back."""
+
+    disk: Disk
+    name: str
+    ranges: Sequence[tuple[int, int]]
+
+
 class Reading(Protocol):
     """Reads under way on several disks, whose answers come in any order. Who has enough does not wait for the rest."""
 
@@ -180,6 +188,10 @@ class Fanout(Protocol):
 
     async def write_durable(self, writes: Sequence[DiskWrite], lane: Lane) -> list[DiskError | None]:
         """Write and flush each; the result has, in order, None or what that disk raised. Raises nothing itself."""
+
+    async def punch(self, punches: Sequence[DiskPunch]) -> list[DiskError | None]:
+        """Give back the space of each; they read as zeros. The result is that of ``write_durable``, but not durable
+        before a flush."""
 
     def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> Reading:
         """Begin to read each, without waiting."""

@@ -272,13 +272,17 @@ class DiskDirectory:
             raise DiskError(self.disk_id, "read", name, f"short file: {len(data)} of {size} bytes at {offset}")
         return data
 
-    def punch(self, name: str, offset: int, size: int) -> None:
-        """Zero a range and give its room back; raises OSError, DiskError."""
+    def punch(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
+        """Zero ranges of a file, as (offset, size), and give their room back; raises OSError, DiskError."""
         file = self.pin(name)
         try:
             before = os.fstat(file.fd).st_blocks
-            kernel.punch_hole(file.fd, offset, size)
-            self._take_room((os.fstat(file.fd).st_blocks - before) * 512)
+            try:
+                for offset, size in ranges:
+                    kernel.punch_hole(file.fd, offset, size)
+                    note_step()
+            finally:
+                self._take_room((os.fstat(file.fd).st_blocks - before) * 512)
             self.check_current(file)
         finally:
             self.files.unpin(file)

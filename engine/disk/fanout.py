@@ -15,9 +15,9 @@ from siltstone.engine.disk.completion import Completion
 from siltstone.engine.disk.local import LocalDisk
 from siltstone.engine.disk.reading import LocalReading
 from siltstone.errors import DiskError
-from siltstone.ports import DiskRead, DiskWrite, Lane
+from siltstone.ports import DiskPunch, DiskRead, DiskWrite, Lane
 
-AnyOperation = TypeVar("AnyOperation", DiskRead, DiskWrite)
+AnyOperation = TypeVar("AnyOperation", DiskPunch, DiskRead, DiskWrite)
 
 
 class LocalFanout:
@@ -29,23 +29,30 @@ class LocalFanout:
         if not writes:
             return []
         # All is checked before anything starts: from then on this task must wait.
+        assert all(write.offset >= 0 for write in writes)
         by_disk = _by_disk(writes)
         completion: Completion[DiskError | BaseException | None] = Completion(len(writes))
         for disk, jobs in by_disk.items():
             disk.submit_writes(completion, jobs, lane)
-        results: list[DiskError | None] = []
-        for result in await completion.wait():
-            if result is not None and not isinstance(result, DiskError):
-                raise result
-            results.append(result)
-        return results
+        return _errors(await completion.wait())
+
+    async def punch(self, punches: Sequence[DiskPunch]) -> list[DiskError | None]:
+        """Give back the space of each; None or the error of each, in order."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not punches:
+            return []
+        by_disk = _by_disk(punches)
+        completion: Completion[DiskError | BaseException | None] = Completion(len(punches))
+        for disk, jobs in by_disk.items():
+            disk.submit_punches(completion, jobs)
+        return _errors(await completion.wait())
 
     async def read(self, reads: Sequence[DiskRead], lane: Lane) -> list[bytes | DiskError]:
         """Read each; the bytes or the error of each, in order. Reads have threads of their own in either lane."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if not reads:
             return []
-        assert all(read.size >= 0 for read in reads)
+        assert all(read.offset >= 0 and read.size >= 0 for read in reads)
         by_disk = _by_disk(reads)
         completion: Completion[bytes | DiskError | BaseException] = Completion(len(reads))
         for disk, jobs in by_disk.items():
@@ -59,12 +66,22 @@ class LocalFanout:
 
     def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> LocalReading:
         """Begin to read each; nobody has to wait for the end."""
-        assert all(read.size >= 0 for read in reads)
+        assert all(read.offset >= 0 and read.size >= 0 for read in reads)
         by_disk = _by_disk(reads)
         reading = LocalReading(len(reads))
         for disk, jobs in by_disk.items():
             disk.submit_reads(reading, jobs)
         return reading
+
+
+def _errors(results: Sequence[DiskError | BaseException | None]) -> list[DiskError | None]:
+    """The results of threads; raises what is no error of a disk."""
+    errors: list[DiskError | None] = []
+    for result in results:
+        if result is not None and not isinstance(result, DiskError):
+            raise result
+        errors.append(result)
+    return errors
 
 
 def _by_disk(operations: Sequence[AnyOperation]) -> dict[LocalDisk, list[tuple[int, AnyOperation]]]:
@@ -74,6 +91,5 @@ def _by_disk(operations: Sequence[AnyOperation]) -> dict[LocalDisk, list[tuple[i
         disk = operation.disk
         assert isinstance(disk, LocalDisk)
         assert not disk.is_closed
-        assert operation.offset >= 0
         by_disk.setdefault(disk, []).append((index, operation))
     return by_disk

@@ -25,7 +25,7 @@ from siltstone.engine.disk.threads import DiskThreads
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
 from siltstone.errors import ConfigInvalid, DiskError, DiskHung
 from siltstone.limits import DISK_TIMEOUT_SECONDS
-from siltstone.ports import DiskRead, DiskSpace, DiskWrite, FileEntry, Lane
+from siltstone.ports import DiskPunch, DiskRead, DiskSpace, DiskWrite, FileEntry, Lane
 from siltstone.types import Buffer, DiskId
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ class LocalDisk:
     async def punch(self, name: str, offset: int, size: int) -> None:
         """Give back the room of a range; it reads as zeros. Not durable before a flush."""
         assert offset >= 0 and size >= 0
-        await self._call(self._threads.bulk, "punch", name, lambda: self._directory.punch(name, offset, size))
+        await self._call(self._threads.bulk, "punch", name, lambda: self._directory.punch(name, [(offset, size)]))
 
     async def replace(self, name: str, data: Buffer) -> None:
         """Write a small file whole; durable on return."""
@@ -219,6 +219,17 @@ class LocalDisk:
                 job.carry_out_whole()
         else:
             self._threads.log.submit(*jobs)
+
+    def submit_punches(
+        self, answers: Answers[DiskError | BaseException | None], punches: Sequence[tuple[int, DiskPunch]]
+    ) -> None:
+        """Start to punch files, each of which gives an answer under its index. Never raises."""
+        directory = self._directory
+        jobs = [
+            Call(directory, answers, index, "punch", name, partial(directory.punch, name, ranges))
+            for index, (_, name, ranges) in punches
+        ]
+        self._threads.bulk.submit(*jobs)
 
     def submit_reads(
         self, answers: Answers[bytes | DiskError | BaseException], reads: Sequence[tuple[int, DiskRead]]

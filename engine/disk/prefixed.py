@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from siltstone.errors import DiskError
-from siltstone.ports import Disk, DiskRead, DiskSpace, DiskWrite, Fanout, FileEntry, Lane, Reading
+from siltstone.ports import Disk, DiskPunch, DiskRead, DiskSpace, DiskWrite, Fanout, FileEntry, Lane, Reading
 from siltstone.types import Buffer, DiskId
 
 
@@ -102,6 +102,14 @@ class PrefixedFanout:
             assert isinstance(disk, PrefixedDisk)
             real.append(DiskWrite(disk.disk, disk.real_name(name), offset, buffers))
         return await self._fanout.write_durable(real, lane)
+
+    async def punch(self, punches: Sequence[DiskPunch]) -> list[DiskError | None]:
+        """Give back the space of each; None or the error of each, in order."""
+        real = []
+        for disk, name, ranges in punches:
+            assert isinstance(disk, PrefixedDisk)
+            real.append(DiskPunch(disk.disk, disk.real_name(name), ranges))
+        return await self._fanout.punch(real)
 
     def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> Reading:
         """Begin to read each."""

@@ -1,4 +1,4 @@
-"""The chunk files of slabs on the disks: made, made whole, punched and deleted.
+"""The chunk files of slabs on the disks: made, made whole and deleted.
 
 What a disk fails at is told to the pool. A file that cannot be deleted is a stray: ``found_on`` finds it later.
 """
@@ -78,22 +78,6 @@ class ChunkFiles:
             return None
         parsed = ((parse_chunk_name(entry.name), entry.size) for entry in entries)
         return [ChunkFile(*name, size) for name, size in parsed if name is not None]
-
-    async def punch(self, slab_id: SlabId, slab: Slab, units: range, row: int, rows: int, *, is_backed: bool) -> int:
-        """Give back the blocks behind rows of some units, which surely have some if ``is_backed``; bytes punched."""
-        punched = 0
-        for unit in units:
-            try:
-                disk = self._pool.disk(slab.disks[unit])
-                await disk.punch(chunk_name(slab_id, unit), row * ROW_BYTES, rows * ROW_BYTES)
-                if is_backed:
-                    self._pool.note_taken(slab.disks[unit], -rows * ROW_BYTES)
-                punched += rows * ROW_BYTES
-            except DiskMissing:
-                continue
-            except DiskError as error:
-                self._pool.report(error)
-        return punched
 
     async def delete_all(self, slab_id: SlabId, slab: Slab) -> list[int]:
         """Delete all files of a slab; the units whose files are gone."""

@@ -28,6 +28,8 @@ class DiskRoom:
         self._reserve_bytes_alone = reserve_bytes
         self._reserve_bytes = reserve_bytes
         self._held_back_bytes = 0
+        self._refused_bytes = 0
+        """What somebody wanted on a disk beyond that, and was refused since ``missing_bytes`` was asked."""
 
     def hold_back(self, size: int) -> None:
         """Leave so much more room free on each disk, for what is not in slabs."""
@@ -66,9 +68,22 @@ class DiskRoom:
         reserve = self._reserve_for_log()
         return [disk_id for disk_id, free_bytes in self._space.free_by_disk().items() if free_bytes < reserve]
 
+    def missing_bytes(self, *, files: int, file_bytes: int) -> int:
+        """What all disks together have less free than they should: the reserve, room for so many files of
+        ``file_bytes`` in even parts beside what settling leaves free, and room for what was refused since the last
+        call. As the pool saw it last."""
+        free = self._space.free_by_disk()
+        wanted, self._refused_bytes = self.reserve(False) + self._refused_bytes, 0
+        if free:
+            wanted = max(wanted, self._reserve_for_settle() + -(-files // len(free)) * file_bytes)
+        return sum(max(0, wanted - free_bytes) for free_bytes in free.values())
+
     def takes_chunk(self, disk_id: DiskId) -> bool:
         """Whether a disk, as the pool saw it last, has room for a chunk file above the reserve."""
-        return self._space.free_by_disk().get(disk_id, 0) >= self._chunk_bytes + self.reserve(False)
+        takes = self._space.free_by_disk().get(disk_id, 0) >= self._chunk_bytes + self.reserve(False)
+        if not takes:
+            self._refused_bytes = max(self._refused_bytes, self._chunk_bytes)
+        return takes
 
     async def has_room(
         self, disk_id: DiskId, size: int, *, use_reserve: bool = False, use_held_back: bool = False
@@ -103,4 +118,6 @@ class DiskRoom:
             if space.free_bytes >= needed[space.device] + size:
                 needed[space.device] += size
                 found.append(disk_id)
+        if len(found) < len(spaces):
+            self._refused_bytes = max(self._refused_bytes, size)
         return found

@@ -11,7 +11,6 @@ from itertools import islice
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.layout import unit_bytes_for
 from siltstone.engine.stripe.slab import (
-    Backing,
     Placement,
     SlabState,
     take_backed_placement,
@@ -44,8 +43,10 @@ class RowPlacer:
         TooFewDisks, or NoSpace with nothing taken.
         """
         placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
-        if placed is None and await self._slabs.punch_free({Backing.UNKNOWN}):
-            # Nobody knows whether rows found free at open take room. Once punched they do, and that room is free.
+        if placed is None and (self._slabs.puncher.is_punching or self._slabs.puncher.has_unknown):
+            # Nobody knows whether rows found free at open take room. Once punched they do, and that room is free. Rows
+            # that were being punched are free again as well.
+            await self._slabs.puncher.punch_unknown()
             placed = await self._place(sizes, set(avoid), written, use_reserve=use_reserve)
         if placed is None:
             placed = self._place_backed(sizes, avoid, written)

@@ -20,6 +20,7 @@ from siltstone.engine.stripe.layout import (
     parity_row_of,
     spare_rows_of,
 )
+from siltstone.engine.stripe.punching import Puncher
 from siltstone.engine.stripe.rooms import Rooms
 from siltstone.engine.stripe.slab import (
     Backing,
@@ -68,6 +69,8 @@ class Slabs:
         self._files = ChunkFiles(pool)
         self.units = UnitIndex()
         self.moves = UnitMoves(self._files, self._slabs, self.units, self.note_changed)
+        self.puncher = Puncher(pool, self._slabs, self.note_changed)
+        self._empty: dict[SlabId, None] = {}
         self._shunned: set[SlabId] = set()
         self.space, self.recount = self._space.space, self._space.recount
         self._creating = trio.Lock()
@@ -92,6 +95,7 @@ class Slabs:
             parity_rows = _found_rows(slab.parity_rows, parity[slab_id])
             state = self._slabs[slab_id] = SlabState(slab_id, slab, data_rows, parity_rows, SlabPhase.OPEN)
             self.note_changed(state)
+            self.puncher.note_opened(slab_id)
             self.units.add(slab_id, slab)
             self._next_id = SlabId(max(self._next_id, slab_id + 1))
 
@@ -110,6 +114,7 @@ class Slabs:
         """Make the rows of a stripe free: from now on others may be written there."""
         state = self._slabs[slab_of(stripe_id)]
         state.give_back(stripe_id, stripe)
+        self.puncher.note_free(state.slab_id)
         self.note_changed(state)
 
     def takes_fills(self, slab_id: SlabId) -> bool:
@@ -154,6 +159,7 @@ class Slabs:
         """Make rows of the parity chunks free."""
         state = self._slabs[slab_id]
         state.parity.allocator.give_back(row, rows)
+        self.puncher.note_free(slab_id)
         self.note_changed(state)
 
     def abandon(self, stripe_id: StripeId, stripe: Stripe) -> None:
@@ -180,6 +186,10 @@ class Slabs:
         if state.slab.parity_units != self._parity_units or state.slab.data_units > self.data_units:
             largest = 0  # a code that is not written any more
         self.rooms.note(state, largest)
+        if state.phase is SlabPhase.OPEN and state.is_empty:
+            self._empty[state.slab_id] = None
+        else:
+            self._empty.pop(state.slab_id, None)
 
     # --- slabs come -----------------------------------------------------------------------------------------------
 
@@ -315,7 +325,7 @@ class Slabs:
         Those with a disk that takes nothing new all go: nobody would write there, and a lost disk would count as one
         that still holds something.
         """
-        empty = [state for state in self._slabs.values() if self._is_empty(state)]
+        empty = [state for state in map(self._slabs.__getitem__, self._empty) if not state.is_closed]
         of_use = [state for state in empty if self.is_placeable(state.slab)]
         # What stays is what new stripes want: wide, and healthy.
         of_use.sort(key=lambda state: (not state.is_suspect, state.slab.data_units, -state.slab_id))
@@ -326,9 +336,6 @@ class Slabs:
             self.note_changed(state)
             self.units.note(state.slab_id)
         return [state.slab_id for state in retired]
-
-    def _is_empty(self, state: SlabState) -> bool:
-        return state.phase is SlabPhase.OPEN and state.is_empty and not state.is_closed
 
     async def drop(self, slab_id: SlabId) -> None:
         """Delete the chunk files of a slab from ``take_empty``, whose record is durably gone.
@@ -348,6 +355,8 @@ class Slabs:
         state = self._slabs.pop(slab_id)
         self._space.note(slab_id)
         self._shunned.discard(slab_id)
+        self._empty.pop(slab_id, None)
+        self.puncher.forget(slab_id)
         self.units.remove(slab_id, state.slab)
 
     async def collect_strays(self) -> int:
@@ -361,34 +370,6 @@ class Slabs:
                 if state is None or not _belongs(state, unit, disk_id):
                     count += await self._files.delete(slab_id, unit, disk_id)
         return count
-
-    async def punch_free(self, backings: set[Backing]) -> int:
-        """Give back the blocks behind free rows that have one of these backings (see ``free_runs``); raw bytes punched.
-
-        The rows are held while they are punched, so that nothing is written there meanwhile.
-        """
-        punched = 0
-        for state in list(self.open_slabs()):
-            data = range(state.slab.data_units)
-            punched += await self._punch_rows(state, state.data, data, backings)
-            punched += await self._punch_rows(state, state.parity, range(len(data), state.units), backings)
-        return punched
-
-    async def _punch_rows(self, state: SlabState, rows: Rows, units: range, backings: set[Backing]) -> int:
-        punched = 0
-        for start, count in rows.free_runs(backings):
-            if state.phase is not SlabPhase.OPEN or not rows.allocator.is_free(start, count):
-                continue  # it was taken, or the slab retired, while others were punched
-            rows.allocator.take_at(start, count)
-            self.note_changed(state)
-            is_backed = rows.is_backed(start, count)
-            with trio.CancelScope(shield=True):
-                punched += await self._files.punch(state.slab_id, state.slab, units, start, count, is_backed=is_backed)
-            rows.set_backing(start, count, Backing.PUNCHED)
-            rows.allocator.give_back(start, count)
-            self.note_changed(state)
-            await trio.lowlevel.checkpoint()
-        return punched
 
 
 def _belongs(state: SlabState, unit: int, disk_id: DiskId) -> bool:

@@ -21,7 +21,7 @@ from siltstone.engine.stripe.moving import CopiedUnits, UnitCopier
 from siltstone.engine.stripe.reader import PlacedRun, StripeAddress, StripeReader
 from siltstone.engine.stripe.row_placer import RowPlacer
 from siltstone.engine.stripe.scrub import Checked, Digests, StripeScrub
-from siltstone.engine.stripe.slab import Backing, Placement
+from siltstone.engine.stripe.slab import Placement
 from siltstone.engine.stripe.slabs import Slabs
 from siltstone.engine.stripe.space import StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
@@ -397,9 +397,10 @@ class StripeStore:
         returns, too."""
         return await self._slabs.collect_strays()
 
-    async def punch_released(self) -> int:
-        """Give the disks back the blocks of rows that are free; raw bytes punched."""
-        return await self._slabs.punch_free({Backing.PRESENT, Backing.UNKNOWN})
+    async def punch_released(self, bytes_max: int | None = None) -> int:
+        """Give the disks back the blocks of rows that are free, about ``bytes_max`` of them at the most; raw bytes
+        punched."""
+        return await self._slabs.puncher.punch(bytes_max)
 
     def take_empty_slabs(self, *, keep: int = 1) -> list[SlabId]:
         """Retire the slabs that hold nothing, but ``keep`` of them. The caller deletes their records, waits until that

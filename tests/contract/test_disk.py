@@ -18,7 +18,7 @@ from siltstone.engine.disk.parts import part_folder
 from siltstone.engine.disk.prefixed import PrefixedDisk, PrefixedFanout
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME, Superblock, pack_superblock
 from siltstone.errors import DiskError, DiskFull, DiskMissing, FileMissing
-from siltstone.ports import Disk, DiskRead, DiskWrite, Fanout, FileEntry, Lane
+from siltstone.ports import Disk, DiskPunch, DiskRead, DiskWrite, Fanout, FileEntry, Lane
 from siltstone.types import DiskId
 from sim.clock import autojump
 from sim.disk import SimDisk
@@ -328,6 +328,27 @@ def test_a_punched_range_reads_as_zeros_and_gives_room_back(bench: Bench) -> Non
         assert (await disk.space()).free_bytes >= before.free_bytes + 44 * KIB
         await disk.punch("a", 100 * KIB, 1024 * KIB)
         assert await disk.list("a") == [FileEntry("a", 128 * KIB)]
+
+    run(bench, body)
+
+
+def test_places_of_several_files_are_punched_together_and_one_that_is_not_there_spares_the_others(bench: Bench) -> None:
+    async def body(disk: Disk) -> None:
+        for each, name in ((disk, "a"), (bench.other, "b")):
+            await each.create(name, 128 * KIB)
+            await each.write(name, 0, [b"\xff" * 128 * KIB])
+        before = await disk.space()
+        places = [(0, 16 * KIB), (32 * KIB, 16 * KIB)]
+        missing, *errors = await bench.fanout.punch(
+            [DiskPunch(disk, "c", places), DiskPunch(disk, "a", places), DiskPunch(bench.other, "b", places[1:])]
+        )
+        assert isinstance(missing, FileMissing)
+        assert errors == [None, None]
+        kept = b"\xff" * 16 * KIB
+        assert await disk.read("a", 0, 64 * KIB) == bytes(16 * KIB) + kept + bytes(16 * KIB) + kept
+        assert await bench.other.read("b", 0, 64 * KIB) == kept + kept + bytes(16 * KIB) + kept
+        assert (await disk.space()).free_bytes == before.free_bytes + 32 * KIB
+        assert await bench.fanout.punch([]) == []
 
     run(bench, body)
 

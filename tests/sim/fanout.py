@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from siltstone.errors import DiskError
-from siltstone.ports import DiskRead, DiskWrite, Lane
+from siltstone.ports import DiskPunch, DiskRead, DiskWrite, Lane
 
 
 class SimReading:
@@ -68,6 +68,7 @@ class SimFanout:
     def __init__(self) -> None:
         self.writes = 0
         self.reads = 0
+        self.punches = 0
 
     async def write_durable(self, writes: Sequence[DiskWrite], lane: Lane) -> list[DiskError | None]:
         """Write and flush each."""
@@ -86,6 +87,25 @@ class SimFanout:
             async with trio.open_nursery() as nursery:
                 for index, write in enumerate(writes):
                     nursery.start_soon(carry_out, index, write)
+        return results
+
+    async def punch(self, punches: Sequence[DiskPunch]) -> list[DiskError | None]:
+        """Punch each, place by place."""
+        await trio.lowlevel.checkpoint()
+        self.punches += len(punches)
+        results: list[DiskError | None] = [None] * len(punches)
+
+        async def carry_out(index: int, punch: DiskPunch) -> None:
+            try:
+                for offset, size in punch.ranges:
+                    await punch.disk.punch(punch.name, offset, size)
+            except DiskError as error:
+                results[index] = error
+
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for index, punch in enumerate(punches):
+                    nursery.start_soon(carry_out, index, punch)
         return results
 
     def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> SimReading:

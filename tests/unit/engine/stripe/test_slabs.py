@@ -380,6 +380,46 @@ def test_punching_gives_room_back_and_leaves_live_stripes_alone(seed: int) -> No
     trio.run(main)
 
 
+def test_rows_of_many_stripes_are_punched_together_and_only_as_many_as_are_asked_for() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK)
+        await rig.write_runs([2 * ROW_BYTES] * 256)
+        for stripe_id in sorted(rig.live)[::2]:
+            rig.release(stripe_id)
+        slabs = rig.store.space().slabs
+        assert slabs == 8
+        calls = rig.sim.fanout.punches
+        assert await rig.store.punch_released(1) == CHUNK * 3 // 2, "one slab"
+        assert rig.sim.fanout.punches == calls + 3, "a call for each of its files"
+        assert await rig.store.punch_released() == (slabs - 1) * CHUNK * 3 // 2
+        assert not rig.store.slabs.puncher.has_idle
+        rig.release(max(rig.live))
+        calls = rig.sim.fanout.punches
+        assert await rig.store.punch_released() == 3 * ROW_BYTES
+        assert rig.sim.fanout.punches == calls + 3, "slabs in which nothing came free are not looked at"
+        await rig.check_all()
+
+    trio.run(main)
+
+
+def test_a_write_waits_for_rows_that_are_being_punched() -> None:
+    async def main() -> None:
+        rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
+        with pytest.raises(NoSpace):
+            while True:
+                await rig.write(CHUNK)
+        for stripe_id in list(rig.live)[:2]:
+            rig.release(stripe_id)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.store.punch_released)
+            while not rig.store.slabs.puncher.is_punching:
+                await trio.lowlevel.checkpoint()
+            await rig.write(CHUNK)
+        await rig.check_all()
+
+    trio.run(main)
+
+
 def test_punched_rows_are_not_written_into_the_reserve() -> None:
     async def main() -> None:
         rig = StripeRig(2, 1, 3, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)

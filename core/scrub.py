@@ -136,7 +136,7 @@ class Scrubber:
             done_bytes=done,
             total_bytes=total,
             bytes_per_second=round(rate, 1),
-            seconds_left=round(max(0, total - done) / rate, 1) if rate else 0.0,
+            seconds_left=round(max(0, total - done) / rate, 1) if rate else None,
             report=None if record is None else report_of(record),
             last_error=self.last_error,
         )

@@ -59,14 +59,15 @@ class ScrubReport(msgspec.Struct, frozen=True, kw_only=True):
 class ScrubStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where scrubbing stands. ``report`` is of the pass under way, or of the last; None before the first.
 
-    ``bytes_per_second``: since the pass began or went on; ``seconds_left`` follows from it.
+    ``bytes_per_second``: since the pass began or went on; ``seconds_left`` follows from it, and is None
+    as long as nothing was read.
     """
 
     is_running: bool
     done_bytes: int
     total_bytes: int
     bytes_per_second: float
-    seconds_left: float
+    seconds_left: float | None
     report: ScrubReport | None
     last_error: str
 

@@ -155,7 +155,7 @@ def _scrub(parts: Sequence[ScrubStatus]) -> ScrubStatus:
     return ScrubStatus(
         is_running=any(part.is_running for part in parts),
         **_summed(parts, ["done_bytes", "total_bytes", "bytes_per_second"]),
-        seconds_left=max(part.seconds_left for part in parts),
+        seconds_left=max((part.seconds_left for part in parts if part.seconds_left is not None), default=None),
         report=sum_of_reports(reports) if reports else None,
         last_error="; ".join(dict.fromkeys(part.last_error for part in parts if part.last_error)),
     )

@@ -66,14 +66,14 @@ def describe(status: dict[str, Any]) -> list[str]:
         lines += describe_shards(status["meta"])
     moves = volume["moves"]
     if moves["kind"]:
-        left = "-" if moves["seconds_left"] is None else f"{moves['seconds_left']:.0f} s"
         lines.append(
             f"moving     {moves['kind']}: {moves['units_left']} chunk files from disk {moves['source']} to disk "
-            f"{moves['target']}, {format_bytes(moves['done_bytes'])} of {format_bytes(moves['total_bytes'])} at "
-            f"{format_bytes(moves['bytes_per_second'])}/s, {left} left"
+            f"{moves['target']}, {_describe_progress(moves)}"
         )
     if status.get("lifecycle", {}).get("passes"):
         lines.append(_describe_lifecycle(status["lifecycle"], time.time_ns()))
+    if volume["scrub"]["is_running"]:
+        lines.append(f"scrubbing  {_describe_progress(volume['scrub'])}")
     if "doors" in process:
         delay = process["loop_delay_ms"]
         lines.append(
@@ -95,6 +95,15 @@ def _describe_lifecycle(lifecycle: dict[str, Any], now_ns: int) -> str:
     return (
         f"lifecycle  last pass {hours:.1f} h ago; {gone:,} objects, versions and markers deleted, "
         f"{lifecycle['uploads_aborted']:,} uploads aborted, {lifecycle['locked']:,} locked"
+    )
+
+
+def _describe_progress(work: dict[str, Any]) -> str:
+    """How far something is, how fast, and when it will be over."""
+    left = "-" if work["seconds_left"] is None else f"{work['seconds_left']:.0f} s"
+    return (
+        f"{format_bytes(work['done_bytes'])} of {format_bytes(work['total_bytes'])} at "
+        f"{format_bytes(work['bytes_per_second'])}/s, {left} left"
     )
 
 

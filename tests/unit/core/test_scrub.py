@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from siltstone.config import VolumeConfig
 from siltstone.core.fsck import fsck
-from siltstone.core.scrub_report import ScrubbedDisk, ScrubReport
+from siltstone.core.scrub_report import ScrubbedDisk, ScrubReport, ScrubStatus
 from siltstone.core.types import Progress
 from siltstone.core.volume import Volume
 from siltstone.engine.format.superblock import SUPERBLOCK_NAME
@@ -415,8 +415,21 @@ def test_a_pass_that_a_crash_broke_off_goes_on_where_it_was() -> None:
             late[0].rot(late[1], late[2])
         try:
             async with world.opened() as volume:
-                with trio.move_on_after(40):
-                    await volume.scrub(bytes_per_second=256 * KIB)
+                assert volume.scrubber.status().seconds_left is None, "nobody knows how long a pass would take"
+                seen: list[ScrubStatus] = []
+
+                async def look() -> None:
+                    await trio.sleep(20)
+                    seen.append(volume.scrubber.status())
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(look)
+                    with trio.move_on_after(40):
+                        await volume.scrub(bytes_per_second=256 * KIB)
+                (status,) = seen
+                assert status.is_running
+                left = (status.total_bytes - status.done_bytes) / status.bytes_per_second
+                assert status.seconds_left == pytest.approx(left, abs=0.1)
                 await volume.sync()
                 broken_off = volume.scrubber.status().report
                 assert broken_off is not None

@@ -223,7 +223,7 @@ _CLONE_CHANGES = ("clone_entries", "clone_file", "link_clone", "name_clone")
 METHODS = (
     {name: method_of(Volume, name) for name in _LOOKS + _BYTES}
     | {name: method_of(Volume, name, is_once=True) for name in _CHANGES + _XATTR_CHANGES}
-    | {"plan_read": method_of(ReadPlans, "plan_read")}
+    | {name: method_of(ReadPlans, name) for name in ("plan_read", "read_object")}
     | {name: method_of(ShardObjects, name) for name in _OBJECT_LOOKS + _OBJECT_BYTES}
     | {name: method_of(ShardObjects, name, is_once=True) for name in _OBJECT_CHANGES}
     | {"begin_clone": method_of(ShardClones, "begin_clone")}

@@ -15,6 +15,7 @@ import trio
 
 from siltstone.core.disk_access import DiskAccess
 from siltstone.core.read_plans import LEASE_SECONDS, PLAN_BYTES_MAX, PlannedRun, ReadPlan
+from siltstone.core.readings import Reading
 from siltstone.core.volume import READ_BYTES_MAX
 from siltstone.engine.direct import RunPart, UnitRun, part_around
 from siltstone.engine.disk.parts import part_folder
@@ -104,8 +105,9 @@ class _Plan:
 class FarFile:
     """A file that is read, mostly from front to back. To be closed."""
 
-    def __init__(self, ino: Ino, files: FarFiles) -> None:
+    def __init__(self, ino: Ino, files: FarFiles, reading: Reading | None = None) -> None:
         self._ino = ino
+        self._reading = reading
         self._files = files
         self._plan: _Plan | None = None
         self._next = 0
@@ -121,7 +123,7 @@ class FarFile:
         plan = self._plan_for(offset, size)
         if plan is None:
             if size < LARGE_BYTES and (is_first or not goes_on):
-                return await self._files.through_shard(self._ino, offset, size)
+                return await self._through_shard(offset, size)
             async with self._asking:  # who reads beside us may bring a plan that is ours as well
                 plan = self._plan_for(offset, size)
                 if plan is None:
@@ -137,7 +139,7 @@ class FarFile:
         finally:
             plan.readers -= 1
             plan.left()
-        return await self._files.through_shard(self._ino, offset, size) if data is None else data
+        return await self._through_shard(offset, size) if data is None else data
 
     def close(self) -> None:
         """Its plan is not to be used for further reads."""
@@ -145,6 +147,9 @@ class FarFile:
         if self._plan is not None:
             self._plan.end()
             self._plan = None
+
+    async def _through_shard(self, offset: int, size: int) -> bytes:
+        return await self._files.through_shard(self._ino, offset, size, self._reading)
 
     def _plan_for(self, offset: int, size: int) -> _Plan | None:
         plan = self._plan
@@ -156,7 +161,7 @@ class FarFile:
     async def _ask(self, offset: int, size: int, ahead: int) -> _Plan | bytes:
         """A plan that holds a range, or its bytes."""
         until_ns = self._files.clock.monotonic_ns() + round(PLAN_SECONDS * 1e9)
-        answer = await self._files.ask(self._ino, offset, size, ahead)
+        answer = await self._files.ask(self._ino, offset, size, ahead, self._reading)
         if not answer.lease:
             return answer.data
         if self._plan is not None:
@@ -180,9 +185,9 @@ class FarFiles:
         self._ended: dict[ShardId, list[int]] = {}
         self._to_tell = trio.Event()
 
-    def open(self, ino: Ino) -> FarFile:
-        """A file to be read, as one version of it."""
-        return FarFile(ino, self)
+    def open(self, ino: Ino, reading: Reading | None = None) -> FarFile:
+        """A file to be read; as the object that was opened, where ``reading`` says which."""
+        return FarFile(ino, self, reading)
 
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
         """See Volume.read. What is known of the file is kept for the next read, until it is forgotten."""
@@ -222,16 +227,20 @@ class FarFiles:
 
     # --- for files ------------------------------------------------------------------------------------------------
 
-    async def through_shard(self, ino: Ino, offset: int, size: int) -> bytes:
+    async def through_shard(self, ino: Ino, offset: int, size: int, reading: Reading | None = None) -> bytes:
         """Bytes that the shard reads."""
-        data: bytes = await self._calls.call("read", ino, offset, size)
+        data: bytes
+        if reading is None:
+            data = await self._calls.call("read", ino, offset, size)
+        else:
+            data = await self._calls.call("read_object", ino, offset, size, reading)
         return data
 
-    async def ask(self, ino: Ino, offset: int, size: int, ahead: int) -> ReadPlan:
+    async def ask(self, ino: Ino, offset: int, size: int, ahead: int, reading: Reading | None) -> ReadPlan:
         """A plan for a range, or its bytes."""
         if self._disks is None:
-            return ReadPlan(await self.through_shard(ino, offset, size))
-        answer: ReadPlan = await self._calls.call("plan_read", ino, offset, size, ahead)
+            return ReadPlan(await self.through_shard(ino, offset, size, reading))
+        answer: ReadPlan = await self._calls.call("plan_read", ino, offset, size, ahead, reading)
         return answer
 
     async def by_plan(self, plan: _Plan, offset: int, size: int) -> bytes | None:

@@ -45,7 +45,14 @@ from siltstone.core.places import FindStart, Moved, Places, PlacesHere, Start, f
 from siltstone.core.types import EntryChanged
 from siltstone.core.version_listing import list_versions
 from siltstone.core.volume import Volume
-from siltstone.errors import BucketChanged, Conflict, DirectoryNotEmpty, InvalidArgument, PreconditionFailed
+from siltstone.errors import (
+    BucketChanged,
+    Conflict,
+    DirectoryNotEmpty,
+    InvalidArgument,
+    ObjectChanged,
+    PreconditionFailed,
+)
 from siltstone.meta import inodes, names, objects
 from siltstone.meta.buckets import (
     bucket_serial,
@@ -140,23 +147,31 @@ class ObjectPut:
 
 
 class ObjectReader:
-    """An object opened for reading: this version of it, also when it is overwritten or deleted meanwhile."""
+    """An object opened for reading: this version of it, also when it is overwritten or deleted meanwhile. To be made in
+    the turn of the loop in which ``info`` was looked up."""
 
     def __init__(self, volume: Volume, info: ObjectInfo) -> None:
         self._volume = volume
         self.info = info
         volume.orphans.hold(info.ino)
+        self._overwrites = volume.write_back.overwrites
+        self._watch = self._overwrites.watch(info.ino, info.size)
         self._closed = False
 
     async def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``; short only at the end."""
+        """Up to ``size`` bytes at ``offset``; short only at the end. Raises ObjectChanged when the mount has written to
+        the object since it was opened."""
         size = min(size, self.info.size - offset)
-        return await self._volume.read(self.info.ino, offset, size) if size > 0 else b""
+        data = await self._volume.read(self.info.ino, offset, size) if size > 0 else b""
+        if self._overwrites.is_changed(self._watch):
+            raise ObjectChanged(f"{self.info.key!r} was written to through the mount while it was read")
+        return data
 
     def close(self) -> None:
         """Let go of the version."""
         if not self._closed:
             self._closed = True
+            self._overwrites.end(self._watch)
             self._volume.orphans.let_go(self.info.ino)
 
 
@@ -258,11 +273,17 @@ class Objects:
     async def head(self, bucket: str, key: bytes, version_id: str | None = None) -> ObjectInfo:
         """The object as it is now, or a version of it. Raises NoSuchBucket, and as ``look_at`` does."""
         path = split_key(key)
-        await self.flush_key(bucket, path)
-        start = await self.places.resolve(bucket, path.directory)
-        return await self.volume.ledger.look(
-            lambda reader: look_at(reader, self.volume.directories, start(reader), key, path, version_id)
-        )
+        for _ in range(FIND_ATTEMPTS_MAX):
+            start = await self.places.resolve(bucket, path.directory)
+            info = await self.volume.ledger.look(
+                lambda reader, start=start: look_at(  # type: ignore[misc]
+                    reader, self.volume.directories, start(reader), key, path, version_id
+                )
+            )
+            if not self.volume.write_back.is_dirty(info.ino):
+                return info
+            await self.volume.flush(info.ino)  # so that size and ETag are true
+        raise Conflict(f"{key!r} is written to through the mount all the time; try again")
 
     async def list_keys(
         self, bucket: str, *, prefix: bytes = b"", delimiter: bytes = b"", start_after: bytes = b"", limit: int
@@ -399,7 +420,12 @@ class Objects:
         def change(transaction: Transaction, start: Start) -> Changed:
             return self._change(transaction, start, key, path, now_ns).edit(version_id, edit)
 
-        changed = await self.change_below(bucket, path.directory, change, self._committed)
+        def committed(changed: Changed) -> None:
+            assert changed.info is not None
+            self.volume.write_back.look_again(changed.info.ino)
+            self._committed(changed)
+
+        changed = await self.change_below(bucket, path.directory, change, committed)
         assert changed.info is not None
         await self.volume.wait_done()
         return changed.info

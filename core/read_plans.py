@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from siltstone.core.ledger import Ledger
+from siltstone.core.readings import Reading, Readings
 from siltstone.core.reclaim import ReadFence
 from siltstone.core.volume import READ_BYTES_MAX, Volume
 from siltstone.engine.direct import UnitRun
@@ -120,8 +121,9 @@ class Leases:
 class ReadPlans:
     """The side of the shard."""
 
-    def __init__(self, volume: Volume, shard: ShardId) -> None:
+    def __init__(self, volume: Volume, shard: ShardId, readings: Readings) -> None:
         self._volume = volume
+        self._readings = readings
         self._ledger: Ledger = volume.ledger
         self._shard = shard
         self.leases = Leases(self._ledger.fence, self._ledger.clock)
@@ -132,11 +134,29 @@ class ReadPlans:
             await self._ledger.reclaimer.hurried.wait()
             self.leases.end_all()
 
-    async def plan_read(self, ino: Ino, offset: int, size: int, ahead: int, *, origin: object = None) -> ReadPlan:
+    async def plan_read(
+        self,
+        ino: Ino,
+        offset: int,
+        size: int,
+        ahead: int,
+        reading: Reading | None = None,
+        *,
+        origin: object = None,
+    ) -> ReadPlan:
         """Up to ``size`` bytes at ``offset``, or where they are, and up to ``ahead`` bytes from there on. Raises as
-        Volume.read."""
+        Volume.read. ``reading``: of which opening of an object; raises ObjectChanged."""
+        if reading is not None:
+            self._readings.check(ino, reading)
         plan = self._plan(ino, offset, size, ahead, origin)
-        return ReadPlan(await self._volume.read(ino, offset, size)) if plan is None else plan
+        return ReadPlan(await self.read_object(ino, offset, size, reading)) if plan is None else plan
+
+    async def read_object(self, ino: Ino, offset: int, size: int, reading: Reading | None) -> bytes:
+        """The same bytes from here."""
+        data = await self._volume.read(ino, offset, size)
+        if reading is not None:
+            self._readings.check(ino, reading)
+        return data
 
     def _plan(self, ino: Ino, offset: int, size: int, ahead: int, client: object) -> ReadPlan | None:
         """Plain: what is looked up is of one moment, and leased in the same turn."""

@@ -36,6 +36,7 @@ from siltstone.core.calls import (
 from siltstone.core.gates import Gates
 from siltstone.core.orders import AskHow, GiveUp, How, Order, Orders
 from siltstone.core.read_plans import ReadPlan, ReadPlans
+from siltstone.core.readings import Readings
 from siltstone.core.sessions import Sessions
 from siltstone.core.shard_clones import ShardClones
 from siltstone.core.shard_objects import ShardObjects
@@ -158,7 +159,8 @@ class Shard:
         self._volume = volume
         self._shard = shard
         self.partitions = partitions
-        self._objects = ShardObjects(volume)
+        readings = Readings(volume.write_back, ledger.store, ledger.clock)
+        self._objects = ShardObjects(volume, readings)
         self._forget_peer = forget_peer
         self._gates = Gates(volume, self._objects.forget_places)
         self._bringer = Bringer(ledger, volume.carrier)
@@ -180,7 +182,7 @@ class Shard:
         volume.reader.borrow = self._node.borrowing.read
         ledger.spread(MarkedOperations(self._node))
         nursery.start_soon(self._objects.run)
-        self._plans = ReadPlans(volume, shard)
+        self._plans = ReadPlans(volume, shard, readings)
         nursery.start_soon(self._plans.run)
         nursery.start_soon(self._plans.leases.run)
         self._offers = {
@@ -304,8 +306,10 @@ class Shard:
         async with self._gates.passing(partition):
             if not self._node.owns(subject):
                 return NotMine([self.partitions().placement(partition)])
-            if method.owner is ReadPlans:  # the bytes are as near as a plan
-                return ReadPlan(await self._volume.read(subject, arguments["offset"], arguments["size"]))
+            if method.owner is ReadPlans:
+                read = (subject, arguments["offset"], arguments["size"], arguments["reading"])
+                data = await self._plans.read_object(*read)
+                return ReadPlan(data) if method.name == "plan_read" else data  # the bytes are as near as a plan
             if method.owner is not ShardObjects:
                 return await getattr(self._volume, method.name)(**arguments)
             result = await getattr(self._objects, method.name)(**arguments)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -37,10 +38,19 @@ from siltstone.core.object_types import (
 )
 from siltstone.core.objects import ObjectReader, Objects, bucket_info
 from siltstone.core.places import Moved, Start
+from siltstone.core.readings import Readings
 from siltstone.core.shard_places import ShardPlaces
 from siltstone.core.uploads import Uploads
 from siltstone.core.volume import Volume
-from siltstone.errors import BucketChanged, DeletedObject, NoSuchBucket, NoSuchUpload, NotFound, Unavailable
+from siltstone.errors import (
+    BucketChanged,
+    DeletedObject,
+    NoSuchBucket,
+    NoSuchUpload,
+    NotFound,
+    ObjectChanged,
+    Unavailable,
+)
 from siltstone.meta import inodes, names, objects
 from siltstone.meta.records import Inode
 from siltstone.meta.store.port import Reader
@@ -49,6 +59,9 @@ from siltstone.types import Ino
 
 FIRST_BYTES_MAX = 64 * 1024
 """An object of up to this size is answered with its bytes."""
+
+LOOKS_MAX = 100
+"""How often an object is looked up again because the mount wrote to it meanwhile."""
 
 HANDOVER_SECONDS = 10.0
 """So long an inode for bytes to come is kept here; by then the front-end knows of it, and says that it holds it."""
@@ -80,6 +93,8 @@ class FoundObject(msgspec.Struct, frozen=True, array_like=True):
     ino: Ino
     info: ObjectInfo | None
     body: bytes
+    reading: int = 0
+    """What the front-end reads the rest by (readings.py)."""
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True):
@@ -87,6 +102,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
 
     info: ObjectInfo
     body: bytes
+    reading: int = 0
 
 
 class Changed(msgspec.Struct, frozen=True, array_like=True):
@@ -102,8 +118,9 @@ class Changed(msgspec.Struct, frozen=True, array_like=True):
 class ShardObjects:
     """What a shard is asked for. Each method is told of where the core's own is: Objects, Uploads."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, readings: Readings) -> None:
         self._volume = volume
+        self._readings = readings
         self._ledger = volume.ledger
         self._places = ShardPlaces(volume)
         self.forget_places = self._places.forget_all
@@ -192,17 +209,27 @@ class ShardObjects:
         start, ino, info = await self._ledger.look(question, remembered=remembered)
         way = _way(start, bucket)
         await self._learn(bucket.name, start)
-        if info is not None and ino in self._volume.write_back.files:
-            await self._volume.flush(ino)
-            _, ino, info = await self._ledger.look(question, remembered=remembered)
         if info is None:
             return FoundObject(way, ino, None, b"")
-        return FoundObject(way, ino, info, await self._body(info) if with_body else b"")
+        for _ in range(LOOKS_MAX):
+            if self._is_as_told(info):
+                with suppress(ObjectChanged):
+                    return FoundObject(way, ino, info, *(await self._body(info) if with_body else (b"",)))
+            await self._volume.flush(ino)
+            _, ino, info = await self._ledger.look(question, remembered=remembered)
+            if info is None:
+                return FoundObject(way, ino, None, b"")
+        raise ObjectChanged(f"{key!r} is written to through the mount all the time; try again")
 
     async def open_object(self, ino: Ino, key: bytes, *, with_body: bool) -> Opened:
         """An object by its inode. Raises NotFound when it has no name any more."""
-        info = await self._info(ino, key)
-        return Opened(info, await self._body(info) if with_body else b"")
+        for _ in range(LOOKS_MAX):
+            info = await self._info(ino, key)
+            if self._is_as_told(info):
+                with suppress(ObjectChanged):
+                    return Opened(info, *(await self._body(info) if with_body else (b"",)))
+            await self._volume.flush(ino)
+        raise ObjectChanged(f"{key!r} is written to through the mount all the time; try again")
 
     async def list_objects(
         self, near: Ino, bucket: BucketRef, prefix: bytes, delimiter: bytes, start_after: bytes, limit: int
@@ -578,12 +605,22 @@ class ShardObjects:
             raise NotFound(f"inode {ino} is no object {key!r} any more")
         return info
 
-    async def _body(self, info: ObjectInfo) -> bytes:
-        if not 0 < info.size <= FIRST_BYTES_MAX:
-            return b""
+    def _is_as_told(self, info: ObjectInfo) -> bool:
+        """Whether an object is in this turn of the loop what was found, perhaps some turns ago."""
+        inode = inodes.find_inode(self._ledger.store, info.ino)
+        if inode is None or self._volume.write_back.is_dirty(info.ino):
+            return False
+        return info == object_info(info.key, info.ino, inode, objects.get_object(self._ledger.store, info.ino, inode))
+
+    async def _body(self, info: ObjectInfo) -> tuple[bytes, int]:
+        """A small object's bytes; of a larger one the number by which it is read. It is as it was told in this turn."""
+        if not info.size:
+            return b"", 0
+        if info.size > FIRST_BYTES_MAX:
+            return b"", self._readings.begin(info)
         reader = ObjectReader(self._volume, info)
         try:
-            return await reader.read(0, info.size)
+            return await reader.read(0, info.size), 0
         finally:
             reader.close()
 

@@ -36,6 +36,7 @@ from siltstone.core.object_types import (
     VersionListing,
 )
 from siltstone.core.objects import ObjectPut, ObjectReader
+from siltstone.core.readings import Reading
 from siltstone.core.shard_objects import BucketRef, Changed, FoundObject, Opened, Way
 from siltstone.core.sharded_volume import Calls, ShardedVolume
 from siltstone.core.uploads import PartPut
@@ -261,14 +262,14 @@ class RemotePartPut:
 class RemoteReader:
     """An object opened for reading: this version of it. ``body``: all of it, if it is small; else it is held."""
 
-    def __init__(self, store: ShardedObjects, info: ObjectInfo, body: bytes) -> None:
+    def __init__(self, store: ShardedObjects, info: ObjectInfo, body: bytes, reading: int = 0) -> None:
         self.info = info
         self._store = store
         self._body = body
         self._is_holding = len(body) < info.size
         if self._is_holding:
             store.held.hold(info.ino)
-            self._file = store.tree.files.open(info.ino)
+            self._file = store.tree.files.open(info.ino, Reading(reading, info.etag))
 
     @classmethod
     def going_on(cls, store: ShardedObjects, reader: ObjectReader) -> RemoteReader:
@@ -278,7 +279,7 @@ class RemoteReader:
         return going
 
     async def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``; short only at the end."""
+        """Up to ``size`` bytes at ``offset``; short only at the end. Raises ObjectChanged, see ObjectReader."""
         size = min(size, self.info.size - offset)
         if size <= 0:
             return b""
@@ -395,7 +396,7 @@ class ShardedObjects:
         """See Objects."""
         for _ in range(ATTEMPTS_MAX):
             opened = await self._open(bucket, key, version_id, with_body=True)
-            reader = RemoteReader(self, opened.info, opened.body)
+            reader = RemoteReader(self, opened.info, opened.body, opened.reading)
             if len(opened.body) == opened.info.size or await self._is_there(opened.info.ino):
                 return reader
             reader.close()
@@ -782,7 +783,7 @@ class ShardedObjects:
             found = await self.in_bucket(bucket, ask)
             self._learn(path, found.way)
             if found.info is not None:
-                return Opened(found.info, found.body)
+                return Opened(found.info, found.body, found.reading)
             if not found.ino:
                 raise NotFound(f"there is no key {key!r} in bucket {bucket!r}")
             try:

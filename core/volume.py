@@ -585,6 +585,7 @@ class Volume:
                     self.orphans.add(keys.orphan_ino(change.key))
                     self._wake_cleaner(keys.orphan_ino(change.key))
                 case keys.INODE:
+                    self.write_back.look_again(keys.inode_ino(change.key))
                     self._subscribers.publish(None, AttributesChanged(keys.inode_ino(change.key)))
                 case _:
                     pass

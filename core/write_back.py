@@ -21,6 +21,7 @@ import trio
 from siltstone.core.dirty import DirtyMap, Run, joined
 from siltstone.core.ledger import Ledger
 from siltstone.core.object_locks import is_locked
+from siltstone.core.overwrites import Overwrites
 from siltstone.core.reader import payload_checksums
 from siltstone.engine.stripe import store as stripe_store
 from siltstone.errors import (
@@ -88,6 +89,7 @@ class OpenFile:
         "idle",
         "in_flight",
         "ino",
+        "is_locked",
         "lock",
         "mtime_ns",
         "next_cut",
@@ -103,6 +105,8 @@ class OpenFile:
         self.ctime_ns = now_ns
         self.changed_ns = now_ns
         """When the oldest byte that is still dirty was written (monotonic)."""
+        self.is_locked = False
+        """Whether the file became an object that is locked after it was written to."""
         self.next_cut = 0
         """Dirty bytes at which it is worth looking for a full stripe again."""
         self.error: SiltstoneError | None = None
@@ -120,6 +124,11 @@ class OpenFile:
     def in_flight_overlaps(self, start: int, end: int) -> bool:
         """Whether any byte of [start, end) is on its way."""
         return any(run.offset < end and start < run.end for run in self.in_flight)
+
+    def check_unlocked(self) -> None:
+        """Raise NotPermitted for an object that is locked."""
+        if self.is_locked:
+            raise NotPermitted(f"inode {self.ino} is an object that is locked")
 
     async def wait_landed(self) -> None:
         """Return when nothing is in flight."""
@@ -140,6 +149,7 @@ class WriteBack:
         self.files: dict[Ino, OpenFile] = {}
         self._tracked = trio.Event()
         """Set when there are some."""
+        self.overwrites = Overwrites()
         self.dirty_bytes = 0
         """Bytes in memory that no batch holds yet, in flight or not."""
         self.in_flight_bytes = 0
@@ -167,6 +177,7 @@ class WriteBack:
         while self.dirty_bytes and self.dirty_bytes + size > self._dirty_bytes_max:
             await self._drain()
         await self._ledger.admit(size, logged=self._logged_part(ino, size))
+        await self._ledger.wait_unclaimed(ino)  # another shard may just have locked it
         file = self.files.get(ino) or self._track(ino)
         if not file.lock.locked():
             self._take_over(file, offset, data)
@@ -174,6 +185,7 @@ class WriteBack:
             # A flush or truncate of this file is under way: a stream of writes must not keep it from its end.
             file = await self._lock(ino)
             try:
+                await self._ledger.wait_unclaimed(ino)
                 self._take_over(file, offset, data)
             finally:
                 file.lock.release()
@@ -242,10 +254,13 @@ class WriteBack:
         """Truncate or extend a file; committed on return. Bytes past the new end are gone for good."""
         if not 0 <= size <= FILE_BYTES_MAX:
             raise FileTooLarge(f"inode {ino}: size {size} is not in 0 ... {FILE_BYTES_MAX}")
+        await self._ledger.wait_unclaimed(ino)
         file = await self._lock(ino)
         try:
             while True:
                 await file.wait_landed()
+                await self._ledger.wait_unclaimed(ino)
+                file.check_unlocked()
                 if self._cut(file, size):
                     break
                 await trio.lowlevel.checkpoint()
@@ -253,6 +268,18 @@ class WriteBack:
         finally:
             file.lock.release()
             self._forget_clean(file)
+
+    def look_again(self, ino: Ino) -> None:
+        """A batch has changed an inode otherwise: whether it is locked may be another answer now."""
+        file = self.files.get(ino)
+        inode = None if file is None else inodes.find_inode(self._ledger.store, ino)
+        if file is not None and inode is not None:
+            file.is_locked = self._is_locked(ino, inode)
+
+    def is_dirty(self, ino: Ino) -> bool:
+        """Whether any byte of a file is in no batch yet."""
+        file = self.files.get(ino)
+        return file is not None and bool(file.dirty.size or file.in_flight)
 
     def discard(self, ino: Ino) -> None:
         """Forget an inode that is being purged. What is in flight finds no inode, or goes with it, and is dropped."""
@@ -314,6 +341,7 @@ class WriteBack:
     def _take_over(self, file: OpenFile, offset: int, data: Buffer) -> None:
         """Lay ``data`` over the file. Raises what went wrong with an earlier write, and then takes nothing."""
         self._raise_error(file)
+        file.check_unlocked()
         if not len(data):
             self._forget_clean(file)
             return
@@ -321,6 +349,7 @@ class WriteBack:
             file.changed_ns = self._ledger.clock.monotonic_ns()
         before = file.dirty.size
         file.dirty.write(offset, data)
+        self.overwrites.note(file.ino, offset)
         self.dirty_bytes += file.dirty.size - before
         file.size = max(file.size, offset + len(data))
         file.mtime_ns = file.ctime_ns = self._ledger.clock.now_ns()
@@ -518,6 +547,7 @@ class WriteBack:
         """One step of a truncate: commits it when little is left to remove, otherwise removes from the end."""
         before = file.dirty.size
         file.dirty.truncate(size)
+        self.overwrites.note(file.ino, size)
         self._departures += 1
         self.dirty_bytes += file.dirty.size - before
         transaction = self._ledger.begin()
@@ -538,14 +568,18 @@ class WriteBack:
             raise IsADirectory(f"inode {ino} is a directory")
         if not inode.is_file:
             raise InvalidArgument(f"inode {ino} is not a regular file")
-        if inode.flags & InodeFlag.HAS_LOCK and is_locked(
-            objects.get_object(self._ledger.store, ino, inode), self._ledger.clock.now_ns()
-        ):
-            raise NotPermitted(f"inode {ino} is an object that is locked")
-        file = self.files[ino] = OpenFile(ino, inode, self._ledger.clock.now_ns())
+        file = OpenFile(ino, inode, self._ledger.clock.now_ns())
+        file.is_locked = self._is_locked(ino, inode)
+        file.check_unlocked()
+        self.files[ino] = file
         file.changed_ns = self._ledger.clock.monotonic_ns()
         self._tracked.set()
         return file
+
+    def _is_locked(self, ino: Ino, inode: Inode) -> bool:
+        return bool(inode.flags & InodeFlag.HAS_LOCK) and is_locked(
+            objects.get_object(self._ledger.store, ino, inode), self._ledger.clock.now_ns()
+        )
 
     async def _lock(self, ino: Ino) -> OpenFile:
         """The file, with its lock held by the caller, and still the one that ``files`` has."""

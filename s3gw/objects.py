@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -16,6 +17,7 @@ from siltstone.errors import (
     DeletedObject,
     IsDeleteMarker,
     NotFound,
+    ObjectChanged,
     PreconditionFailed,
     SiltstoneError,
 )
@@ -61,8 +63,13 @@ from siltstone.s3gw.transfer import receive
 from siltstone.s3gw.versions import NULL, made_headers, named_version, version_headers, version_wanted
 from siltstone.s3gw.xml import Element
 
+T = TypeVar("T")
+
 PUT_BYTES_MAX = 5 * 1024**3
 """A single PUT or part; longer objects are multipart, as on S3."""
+
+OPENINGS_MAX = 10
+"""How often a GET or a copy is begun again because the object is changed all the time."""
 
 DELETE_KEYS_MAX = 1000
 DELETES_AT_ONCE = 32
@@ -205,23 +212,31 @@ async def copy_object(request: Request) -> Reply:
             "This copy request is illegal because it is trying to copy an object to itself without changing the "
             "object's metadata, storage class, website redirect location or encryption attributes.",
         )
-    attributes, source_conditions = await _attributes(
-        request, source, source_version, conditions(headers, "x-amz-copy-source-"), directive, tagging
-    )
-    attributes = _as_decided(attributes, access, state, lock)
     sealed = await new_object_sealing(request, bucket)
-    copied = await _copied_anew(request, source, source_version, attributes, source_conditions, sealed)
-    info = copied or await request.store.copy(
-        source.bucket,
-        source.key,
-        bucket.name,
-        request.key,
-        attributes,
-        write_conditions(headers),
-        source_conditions,
-        source_version=source_version,
-        versioning=state.versioning,
-    )
+
+    async def copy() -> ObjectInfo:
+        found = await _attributes(request, source, source_version, directive, tagging)
+        attributes = _as_decided(found, access, state, lock)
+        only_this = Conditions(if_match=found.etag)
+        try:
+            copied = await _copied_anew(request, source, source_version, attributes, only_this, sealed)
+            return copied or await request.store.copy(
+                source.bucket,
+                source.key,
+                bucket.name,
+                request.key,
+                attributes,
+                write_conditions(headers),
+                only_this,
+                source_version=source_version,
+                versioning=state.versioning,
+            )
+        except PreconditionFailed:
+            if (await request.store.head(source.bucket, source.key, source_version)).etag == found.etag:
+                raise
+            raise ObjectChanged(f"the source {source.key!r} was changed while it was copied") from None
+
+    info = await again_if_changed(copy)
     told = made_headers(info.version_id)
     if source_version is not None:
         told.append(("x-amz-copy-source-version-id", source_version or NULL))
@@ -287,14 +302,14 @@ async def copy_bytes(
 
 
 async def _attributes(
-    request: Request, source: Target, version: str | None, wanted: Conditions, directive: str, tagging: str
-) -> tuple[PutAttributes, Conditions]:
-    """The source's digests with the request's headers, metadata and tags, as far as they replace the source's, and
-    conditions that hold the source to them."""
+    request: Request, source: Target, version: str | None, directive: str, tagging: str
+) -> PutAttributes:
+    """The source's digests with the request's headers, metadata and tags, as far as they replace the source's. Raises
+    PreconditionFailed when the source is not as the request wants it."""
     info = await request.store.head(source.bucket, source.key, version)
-    wanted.check(info)
+    conditions(request.headers, "x-amz-copy-source-").check(info)
     replaces = directive == "REPLACE"
-    attributes = PutAttributes(
+    return PutAttributes(
         etag=info.etag,
         headers=stored_headers(request.headers) if replaces else info.headers,
         metadata=user_metadata(request.headers) if replaces else info.metadata,
@@ -305,7 +320,6 @@ async def _attributes(
         part_numbers=info.part_numbers,
         sealing=info.sealing,
     )
-    return attributes, Conditions(if_match=info.etag)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -321,8 +335,21 @@ class Selection(NamedTuple):
 
 
 async def get_object(request: Request) -> Reply:
-    """GetObject. The first piece is read before the head is sent, so that an error still has a status."""
+    """GetObject. The first piece is read before the head is sent, so that an error still has a status; and where the
+    mount writes to the object meanwhile it is begun again. When it does so later the reply breaks off."""
     bucket = await request.bucket(checks_object=True)
+    return await again_if_changed(partial(_get_opened, request, bucket))
+
+
+async def again_if_changed(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What an attempt returns; begun again when the object was changed meanwhile, but not for ever."""
+    for _ in range(OPENINGS_MAX - 1):
+        with suppress(ObjectChanged):
+            return await attempt()
+    return await attempt()
+
+
+async def _get_opened(request: Request, bucket: BucketInfo) -> Reply:
     version = version_wanted(request.query)
     overrides = _overrides(request)
     with marker_told(version):

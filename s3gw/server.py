@@ -10,7 +10,7 @@ from functools import partial
 
 import trio
 
-from siltstone.errors import Refused
+from siltstone.errors import Refused, SiltstoneError
 from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.acl import Users
 from siltstone.s3gw.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
@@ -198,6 +198,8 @@ class _Door:
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await connection.run()
+        except SiltstoneError as error:
+            log.warning("a reply was broken off: %s", error)
         except Exception:
             log.exception("a connection ended in the middle of a reply")
         finally:

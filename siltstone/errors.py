@@ -64,6 +64,10 @@ class VolumeClosed(Unavailable):
     """The volume is shutting down or has stopped after a fatal error."""
 
 
+class ObjectChanged(Unavailable):
+    """The bytes of an object were changed in place while it was read: what is still to come is not what was opened."""
+
+
 class Conflict(Unavailable):
     """A transaction read what another has changed before it was committed; nothing was written, run it again.
 

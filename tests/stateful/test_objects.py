@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import NamedTuple
 
 import pytest
-import trio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from siltstone.core.fsck import fsck
-from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import CompletePart, Conditions, PutAttributes
-from siltstone.core.sharded_objects import ShardedObjects
-from siltstone.core.tree import Tree
-from siltstone.core.volume import Volume
 from siltstone.errors import (
     InvalidArgument,
     InvalidPart,
@@ -32,11 +23,7 @@ from siltstone.errors import (
 )
 from siltstone.limits import MULTIPART_PART_BYTES_MIN
 from siltstone.types import ROOT_INO
-from sim.clock import autojump
-from sim.metadata import check_metadata
-from sim.randomness import SimRandom
-from sim.shard_volumes import SimShardVolumes
-from sim.volume import SimVolume, small_config
+from sim.two_doors import AnyStore, Sim, in_simulation
 
 LONG = "a" * 260
 common = st.sampled_from(["a", "b", "a!", "a.b", "aa", "é", "z"])
@@ -50,8 +37,6 @@ prefixes = st.sampled_from(
 )
 delimiters = st.sampled_from([b"", b"/", b"a", b"!"])
 
-
-AnyStore = ObjectStore | ShardedObjects
 
 on_all = pytest.mark.parametrize("shards", [1, 3])
 
@@ -97,68 +82,6 @@ def expected_listing(found: list[bytes], prefix: bytes, delimiter: bytes) -> lis
             if line not in lines:
                 lines.append(line)
     return lines
-
-
-class Counts(NamedTuple):
-    """What there is in a volume."""
-
-    inodes: int
-    file_bytes: int
-    stripes: int
-    orphans: int
-
-
-class Sim(NamedTuple):
-    """The same volume as a mount sees it, and as it is inside."""
-
-    tree: Tree
-    volumes: Callable[[], list[Volume]]
-
-    async def counts(self) -> Counts:
-        """All shards together, when what was let go of has been purged."""
-        await trio.sleep(30)
-        found = [volume.status() for volume in self.volumes()]
-        return Counts(
-            sum(status.inodes for status in found),
-            sum(status.file_bytes for status in found),
-            sum(status.stripes for status in found),
-            sum(status.orphans for status in found),
-        )
-
-
-Body = Callable[[AnyStore, Sim], Awaitable[None]]
-
-
-def in_simulation(shards: int, body: Body, seed: int = 0) -> None:
-    """Run ``body`` on a fresh volume with a bucket, and check the volume afterwards."""
-    trio.run(_in_one_process if shards == 1 else partial(_in_shards, shards), body, seed, clock=autojump())
-
-
-async def _in_one_process(body: Body, seed: int) -> None:
-    world = SimVolume(small_config(), seed=seed)
-    await world.create()
-    async with world.opened() as volume:
-        store = ObjectStore(volume)
-        await store.create_bucket("bucket", owner="me")
-        await body(store, Sim(volume, lambda: [volume]))
-        await trio.sleep(5)
-        findings = await fsck(volume, deep=True)
-        assert not findings, "\n".join(map(str, findings))
-
-
-async def _in_shards(shards: int, body: Body, seed: int) -> None:
-    world = SimShardVolumes(shards, seed=seed)
-    await world.create()
-    async with trio.open_nursery() as nursery:
-        await world.start(nursery)
-        door, mount = world.front_end(1, nursery), world.front_end(2, nursery)
-        store = ShardedObjects(door.calls, door.tree, world.partitions, SimRandom(seed))
-        await store.create_bucket("bucket", owner="me")
-        await body(store, Sim(mount.tree, lambda: list(world.volumes.values())))
-        await world.wait_quiet()
-        problems = list(check_metadata(world.reader()))
-        assert not problems, "\n".join(map(str, problems))
-        nursery.cancel_scope.cancel()
 
 
 @on_all

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from stateful.test_objects import AnyStore, Sim, in_simulation
 
 from siltstone.core.object_types import CompletePart, Edit, PutAttributes, Versioning
 from siltstone.core.types import SetAttributes
 from siltstone.errors import DeletedObject, DirectoryNotEmpty, IsDeleteMarker, NoSuchVersion, NotFound, NotPermitted
 from siltstone.types import ROOT_INO
+from sim.two_doors import AnyStore, Sim, in_simulation
 
 on_all = pytest.mark.parametrize("shards", [1, 3])
 

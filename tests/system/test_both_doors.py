@@ -9,7 +9,9 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,3 +209,116 @@ def test_s3_readers_of_a_file_that_is_replaced_all_the_time_see_one_version_whol
     finally:
         stop.set()
         thread.join()
+
+
+class Pairs:
+    """Operations of each door on the file ``key`` of a directory that has just been made, open in the mount."""
+
+    def __init__(self, doors: Doors, number: int) -> None:
+        self.s3, self.bucket = doors.s3, doors.bucket
+        self.prefix = f"{number}/"
+        self.key = self.prefix + "key"
+        self.before, self.put, self.renamed = (bytes([serial]) * 20_000 for serial in (1, 2, 3))
+        self.patched = self.before[:5000] + b"patch" + self.before[5005:]
+        self.s3.put_object(Bucket=self.bucket, Key=self.key, Body=self.before)
+        self.s3.put_object(Bucket=self.bucket, Key=self.prefix + "source", Body=self.put)
+        self.directory = doors.directory / f"{number}"
+        self.file = self.directory / "key"
+        (self.directory / "beside").write_bytes(self.renamed)
+        self.opened = os.open(self.file, os.O_RDWR)
+        self.read: list[bytes] = []
+
+    def body(self, key: str) -> bytes:
+        """GET; boto3 compares with the checksum that it is told."""
+        found: bytes = self.s3.get_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")["Body"].read()
+        return found
+
+    def s3_calls(self) -> dict[str, Callable[[], object]]:
+        """What the S3 door is asked for."""
+        to_key, to_copy = {"Bucket": self.bucket, "Key": self.key}, {"Bucket": self.bucket, "Key": self.prefix + "copy"}
+        source = {"Bucket": self.bucket, "Key": self.prefix + "source"}
+        return {
+            "overwrite": lambda: self.s3.put_object(**to_key, Body=self.put),
+            "new": lambda: self.s3.put_object(Bucket=self.bucket, Key=self.prefix + "new", Body=self.put),
+            "delete": lambda: self.s3.delete_object(**to_key),
+            "complete": self._multipart,
+            "copy onto": lambda: self.s3.copy_object(**to_key, CopySource=source),
+            "copy of": lambda: self.s3.copy_object(**to_copy, CopySource=to_key),
+            "get": lambda: self.read.append(self.body(self.key)),
+            "head": lambda: self.s3.head_object(**to_key),
+            "list": lambda: self.s3.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix),
+        }
+
+    def mount_calls(self) -> dict[str, Callable[[], object]]:
+        """What a program does in the mount."""
+        directory, file = self.directory, self.file
+        return {
+            "write": lambda: os.pwrite(self.opened, b"patch", 5000),
+            "truncate": lambda: os.truncate(self.opened, 9000),
+            "rename over": lambda: (directory / "beside").rename(file),
+            "rename away": lambda: file.rename(directory / "away"),
+            "unlink": file.unlink,
+            "create": lambda: (directory / "made").write_bytes(b"made"),
+            "read": lambda: self.read.append(os.pread(self.opened, 30_000, 0)),
+            "open and read": lambda: self.read.append(file.read_bytes()),
+            "list": lambda: os.listdir(directory),
+            "stat": file.stat,
+        }
+
+    def check(self, s3: str, mount: str) -> None:
+        """What was read is whole, and both doors show the same now."""
+        whole = [self.before, self.put, self.renamed, self.patched, self.before[:9000]]
+        assert all(body in whole for body in self.read), "a mix was read"
+        opened = {"write": self.patched, "truncate": self.before[:9000]}.get(mount, self.before)
+        assert os.pread(self.opened, 30_000, 0) == opened
+        os.close(self.opened)
+        page = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix)
+        listed = {entry["Key"].removeprefix(self.prefix): entry for entry in page["Contents"]}
+        assert sorted(listed) == sorted(os.listdir(self.directory))
+        assert "key" in listed or s3 == "delete" or mount in ("rename away", "unlink")
+        for name, entry in listed.items():
+            if name in ("source", "beside"):
+                continue
+            body = (self.directory / name).read_bytes()
+            assert self.body(self.prefix + name) == body
+            is_digest = len(entry["ETag"]) == 34 and "-" not in entry["ETag"]
+            assert not is_digest or entry["ETag"].strip('"') == hashlib.md5(body).hexdigest()
+            assert entry["Size"] == len(body)
+
+    def _multipart(self) -> None:
+        at = {"Bucket": self.bucket, "Key": self.key}
+        at["UploadId"] = self.s3.create_multipart_upload(**at)["UploadId"]
+        part = {"PartNumber": 1, "ETag": self.s3.upload_part(**at, PartNumber=1, Body=self.put)["ETag"]}
+        self.s3.complete_multipart_upload(**at, MultipartUpload={"Parts": [part]})
+
+
+def test_every_pair_of_operations_at_the_same_time(doors: Doors, request: pytest.FixtureRequest) -> None:
+    """What may fail is what finds that the file is gone. Over shards every third pair: tests/stateful/test_two_doors.py
+    has all of them, and more orders of events."""
+    step = 1 if request.node.callspec.params["opened"] == KINDS[0] else 3
+
+    def run(call: Callable[[], object]) -> None:
+        with suppress(FileNotFoundError):
+            try:
+                call()
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in ("NoSuchKey", "404"):
+                    raise
+
+    with ThreadPoolExecutor(2) as both:
+        number = 0
+        first = Pairs(doors, number)
+        os.close(first.opened)
+        for s3 in first.s3_calls():
+            for mount in first.mount_calls():
+                number += 1
+                if number % step:
+                    continue
+                pair = Pairs(doors, number)
+                calls = (pair.s3_calls()[s3], pair.mount_calls()[mount])
+                try:
+                    list(both.map(run, calls))
+                    pair.check(s3, mount)
+                except BaseException as error:
+                    error.add_note(f"{s3} in S3, {mount} in the mount")
+                    raise

@@ -11,7 +11,7 @@ import math
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -19,6 +19,7 @@ from siltstone.s3gw.body import Framing, PlainBody, framing_of
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.head import CONTINUE, HEAD_BYTES_MAX, HEAD_END, RequestHead, parse_head, render_head
 from siltstone.s3gw.reply import Header, ObjectStream, Reply
+from siltstone.s3gw.tls import TlsSocket
 from siltstone.s3gw.transfer import side_by_side
 
 RECEIVE_BYTES = 64 * 1024
@@ -63,7 +64,7 @@ class Connection:
 
     def __init__(
         self,
-        client: socket.socket,
+        client: socket.socket | TlsSocket,
         respond: Respond,
         refuse: Refuse,
         common_headers: CommonHeaders,
@@ -71,6 +72,10 @@ class Connection:
     ) -> None:
         assert not client.getblocking()
         self._socket = client
+        self._wait_readable: Callable[[Any], Awaitable[None]] = trio.lowlevel.wait_readable
+        self._wait_writable: Callable[[Any], Awaitable[None]] = trio.lowlevel.wait_writable
+        if isinstance(client, TlsSocket):
+            self._wait_readable, self._wait_writable = TlsSocket.wait_readable, TlsSocket.wait_writable
         self._respond = respond
         self._refuse = refuse
         self._common_headers = common_headers
@@ -253,7 +258,7 @@ class Connection:
             try:
                 count = self._socket.send(view)
             except BlockingIOError:
-                await self._wait(trio.lowlevel.wait_writable)
+                await self._wait(self._wait_writable)
                 continue
             if count == len(view):
                 return
@@ -270,7 +275,7 @@ class Connection:
     async def _receive(self) -> bytes:
         """The next bytes of a head, empty when the client has left. Always a checkpoint; the deadline is set."""
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
+            await self._wait_readable(self._socket)
             try:
                 return self._socket.recv(RECEIVE_BYTES)
             except BlockingIOError:
@@ -281,9 +286,9 @@ class Connection:
             try:
                 return self._socket.recv_into(view)
             except BlockingIOError:
-                await self._wait(trio.lowlevel.wait_readable)
+                await self._wait(self._wait_readable)
 
-    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+    async def _wait(self, ready: Callable[[Any], Awaitable[None]]) -> None:
         """Wait for the client in the middle of a body or a reply, but not for ever."""
         self._scope.deadline = trio.current_time() + self._timeouts.transfer
         await ready(self._socket)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from siltstone.errors import BucketChanged, SiltstoneError
 from siltstone.ports import Clock, Random, Workers
@@ -140,7 +140,7 @@ NO_USERS = _NoUsers()
 
 
 class Gateway:
-    """Everything that requests share. ``domain``: buckets are also names under it in the host; "" for none."""
+    """Everything that requests share. ``domains``: buckets are also names under them in the host."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Gateway:
         workers: Workers,
         random: Random,
         region: str,
-        domain: str,
+        domains: Sequence[str] = (),
         users: Users = NO_USERS,
         server: ServerKey = NO_USERS,
         is_secure: bool = False,
@@ -174,7 +174,7 @@ class Gateway:
             calendar,
         )
         self._clock = clock
-        self._domain = domain.lower()
+        self._domains = tuple(domain.lower() for domain in domains)
         self._serials = itertools.count(1)
         self._serial_base = f"{clock.now_ns() // 1000 & 0xFFFFFFFFFF:010X}"
         self._date_second = -1
@@ -223,7 +223,7 @@ class Gateway:
         if head.method == "OPTIONS":
             return await self._preflight(head)
         verified = self._verifier.verify(Message(head.method, head.path, head.query, headers), self._clock.now_ns())
-        target = target_of(head.path, headers.get("host", ""), self._domain)
+        target = target_of(head.path, headers.get("host", ""), self._domains)
         query = dict(split_query(head.query)) if head.query else {}
         operation = route(head.method, target, query, headers)
         handler = HANDLERS.get(operation)
@@ -244,7 +244,7 @@ class Gateway:
     async def _rules(self, head: RequestHead) -> tuple[CorsRule, ...]:
         """The rules for browsers of the bucket that a request is about; none if there is no such bucket."""
         try:
-            target = target_of(head.path, head.headers.get("host", ""), self._domain)
+            target = target_of(head.path, head.headers.get("host", ""), self._domains)
             if not target.bucket:
                 return ()
             info = await self._door.store.bucket(target.bucket)

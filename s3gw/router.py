@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -92,6 +92,8 @@ class Target(NamedTuple):
     bucket: str
     key: bytes
 
+
+_PORT = re.compile(r":[0-9]+$")
 
 _BUCKET = "bucket"
 _OBJECT = "object"
@@ -238,12 +240,15 @@ def split_target(request_target: str) -> tuple[str, str]:
     return path, query
 
 
-def target_of(path: str, host: str, domain: str) -> Target:
-    """The bucket and key of a raw path; the bucket comes from the host when it is a name under ``domain``."""
-    if domain:
-        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-        if name.lower().endswith("." + domain):
-            return _target(name[: -len(domain) - 1].lower().encode("latin-1"), path[1:])
+def target_of(path: str, host: str, domains: Sequence[str]) -> Target:
+    """The bucket and key of a raw path; the bucket comes from the host when that is a name under one of ``domains``,
+    which are in small letters, and is itself none of them."""
+    if domains:
+        name = (host.rpartition(":")[0] if _PORT.search(host) else host).lower()
+        if name not in domains:
+            for domain in sorted(domains, key=len, reverse=True):
+                if name.endswith("." + domain):
+                    return _target(name[: -len(domain) - 1].encode("latin-1"), path[1:])
     bucket, _, key = path[1:].partition("/")
     return _target(bucket.encode("latin-1"), key)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
 import socket
+from collections.abc import Sequence
 from functools import partial
 
 import trio
@@ -19,6 +21,7 @@ from siltstone.s3gw.gateway import NO_USERS, Gateway
 from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
 from siltstone.s3gw.sigv4 import Lookup
 from siltstone.s3gw.store import Store
+from siltstone.s3gw.tls import Tls, TlsSocket
 
 log = logging.getLogger("siltstone.s3gw")
 
@@ -44,7 +47,8 @@ async def serve_s3(
     workers: Workers,
     random: Random,
     region: str = "us-east-1",
-    domain: str = "",
+    domains: Sequence[str] = (),
+    tls: Tls | None = None,
     users: Users = NO_USERS,
     server: ServerKey = NO_USERS,
     calendar: Calendar = REAL_DAYS,
@@ -54,8 +58,9 @@ async def serve_s3(
 ) -> None:
     """Serve S3 until cancelled; reports (host, port) when connections are taken.
 
-    ``shares_port``: other processes listen there as well, and the kernel deals out the connections. ``calendar``: how
-    long the days of lifecycle rules are.
+    ``shares_port``: other processes listen there as well, and the kernel deals out the connections. ``domains``:
+    buckets are also names under them in the host. ``tls``: connections are encrypted. ``calendar``: how long the days of
+    lifecycle rules are.
 
     When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get
     ``grace_seconds``. Raises Refused when the address cannot be listened at.
@@ -67,13 +72,14 @@ async def serve_s3(
         workers=workers,
         random=random,
         region=region,
-        domain=domain,
+        domains=domains,
         users=users,
         server=server,
         calendar=calendar,
+        is_secure=tls is not None,
     )
     listeners = await listen(host, port, shares_port=shares_port)
-    door = _Door(gateway, timeouts)
+    door = _Door(gateway, timeouts, tls)
     try:
         async with trio.open_nursery() as nursery:
             connections = await nursery.start(door.run)
@@ -145,8 +151,9 @@ def _refused(host: str, port: int, error: OSError) -> Refused:
 class _Door:
     """The connections that are open. They live in a scope that the cancellation of the server does not reach."""
 
-    def __init__(self, gateway: Gateway, timeouts: Timeouts) -> None:
+    def __init__(self, gateway: Gateway, timeouts: Timeouts, tls: Tls | None) -> None:
         self._gateway = gateway
+        self._tls = tls
         self._timeouts = timeouts
         self._open: set[Connection] = set()
         self._places = trio.Semaphore(CONNECTIONS_MAX)
@@ -187,22 +194,34 @@ class _Door:
 
     async def _serve(self, accepted: trio.socket.SocketType) -> None:
         client = socket.socket(fileno=accepted.detach())
-        client.setblocking(False)
         try:
-            peer = str(client.getpeername()[0])
-        except OSError:
-            peer = ""  # gone already
-        respond = partial(self._gateway.respond, peer=peer)
-        connection = Connection(client, respond, self._gateway.refuse, self._gateway.common_headers, self._timeouts)
+            client.setblocking(False)
+            with contextlib.suppress(OSError):  # gone already
+                await self._serve_client(client, str(client.getpeername()[0]))
+        finally:
+            client.close()
+            self._places.release()
+
+    async def _serve_client(self, client: socket.socket, peer: str) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        spoken: socket.socket | TlsSocket = client
+        if self._tls is not None:
+            agreed = await self._tls.accept(client)
+            if agreed is None or self._stopped.is_set():
+                return
+            spoken = agreed
+        gateway = self._gateway
+        respond = partial(gateway.respond, peer=peer)
+        connection = Connection(spoken, respond, gateway.refuse, gateway.common_headers, self._timeouts)
         self._open.add(connection)
         try:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await connection.run()
+            if isinstance(spoken, TlsSocket):
+                spoken.end()
         except SiltstoneError as error:
             log.warning("a reply was broken off: %s", error)
         except Exception:
             log.exception("a connection ended in the middle of a reply")
         finally:
             self._open.discard(connection)
-            client.close()
-            self._places.release()
+            spoken.close()

@@ -1,8 +1,8 @@
 """Processes that the owner of a volume starts, and that end with it: shards, S3 workers, mounts beside the first.
 
 A child prints ``ready``, or ``failed`` and why. It has a pipe from its owner as standard input: ``stop`` on it ends the
-child in order. The end of that input is the death of the owner: then the child leaves at once, whatever it is doing,
-for the next owner starts its own.
+child in order, other words are what a kind of child knows. The end of that input is the death of the owner: then the
+child leaves at once, whatever it is doing, for the next owner starts its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -23,6 +23,9 @@ from siltstone.failure import describe
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
 
 ORPHANED_STATUS = 3
+
+STOP = "stop"
+NO_WORDS: Mapping[str, Callable[[], object]] = {}
 
 ENDED_EARLY = "it ended before it served"
 
@@ -61,23 +64,31 @@ async def wait_ready(process: trio.Process) -> str:
 
 async def ask_to_stop(process: trio.Process) -> None:
     """Have a child end in order."""
+    await tell_child(process, STOP)
+
+
+async def tell_child(process: trio.Process, word: str) -> None:
+    """Say a word to a child: "stop", or one that it knows."""
     assert process.stdin is not None
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has just died
-        await process.stdin.send_all(b"stop\n")
+        await process.stdin.send_all(word.encode() + b"\n")
 
 
 # --- the child's side -------------------------------------------------------------------------------------------------
 
 
-def serve_child(name: str, serve: Callable[[trio.Event], Awaitable[None]]) -> int:
-    """Serve until told to stop, which sets the event; the exit status. ``name`` begins each line of the log output."""
+def serve_child(
+    name: str, serve: Callable[[trio.Event], Awaitable[None]], words: Mapping[str, Callable[[], object]] = NO_WORDS
+) -> int:
+    """Serve until told to stop, which sets the event; the exit status. ``name`` begins each line of the log output.
+    ``words``: what is called in the loop when the owner says one of them."""
     logging.basicConfig(format=f"%(asctime)s %(levelname)s {name}: %(message)s", level=logging.INFO, stream=sys.stderr)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     # Ctrl-C and a signal to the whole group are for the owner, who ends this in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     try:
-        trio.run(_serve, serve)
+        trio.run(_serve, serve, words)
     except (Exception, BaseExceptionGroup) as error:
         print("failed " + describe(error), flush=True)
         logger.error("ends: %s", describe(error), exc_info=bool(os.environ.get("SILTSTONE_TRACEBACK")))
@@ -85,19 +96,23 @@ def serve_child(name: str, serve: Callable[[trio.Event], Awaitable[None]]) -> in
     return 0
 
 
-async def _serve(serve: Callable[[trio.Event], Awaitable[None]]) -> None:
+async def _serve(serve: Callable[[trio.Event], Awaitable[None]], words: Mapping[str, Callable[[], object]]) -> None:
     stopping = trio.Event()
-    _watch_owner(trio.lowlevel.current_trio_token(), stopping)
+    _watch_owner(trio.lowlevel.current_trio_token(), {**words, STOP: stopping.set})
     await serve(stopping)
 
 
-def _watch_owner(token: trio.lowlevel.TrioToken, stopping: trio.Event) -> None:
+def _watch_owner(token: trio.lowlevel.TrioToken, words: Mapping[str, Callable[[], object]]) -> None:
     """A thread, since the loop may be busy, or stuck, when the owner dies."""
 
     def watch() -> None:
-        while os.read(0, 64):
-            with contextlib.suppress(trio.RunFinishedError):  # it is at its end by itself
-                token.run_sync_soon(stopping.set)
+        received = b""
+        while more := os.read(0, 64):
+            *said, received = (received + more).split(b"\n")
+            for word in said:
+                if (call := words.get(word.decode(errors="replace"))) is not None:
+                    with contextlib.suppress(trio.RunFinishedError):  # it is at its end by itself
+                        token.run_sync_soon(call)
         os._exit(ORPHANED_STATUS)
 
     threading.Thread(target=watch, name="owner", daemon=True).start()

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-from siltstone.config import check_s3_workers
 from siltstone.control import serve_control
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.switching_objects import SwitchingObjects
@@ -39,8 +38,10 @@ from siltstone.mounts import source_of
 from siltstone.near_front import NearFront
 from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
+from siltstone.s3_options import S3Options
 from siltstone.s3_workers import S3Workers
 from siltstone.s3gw.server import serve_s3
+from siltstone.s3gw.tls import Tls
 from siltstone.sharded_mount import TIMEOUT_SECONDS_MAX, keep_mount_process
 from siltstone.watchdog import Watchdog
 
@@ -62,6 +63,8 @@ class Door:
         self.address = ""
         self.workers: S3Workers | None = None
         """Where several processes serve it."""
+        self.tls: Tls | None = None
+        """Where S3 is encrypted."""
         self.mount: ServedMount | None = None
         """Where this process serves it."""
         self.options = MountOptions()
@@ -102,9 +105,12 @@ class Door:
         """As JSON has it."""
         workers = [] if self.workers is None else self.workers.status()
         held = None if self.mount is None else self.mount.handles
-        return {"kind": self.kind, "address": self.address, "workers": workers} | (
-            {} if held is None else {"known_inodes": held.known_count, "open_files": len(held.files)}
-        )
+        found: dict[str, Any] = {"kind": self.kind, "address": self.address, "workers": workers}
+        if held is not None:
+            found |= {"known_inodes": held.known_count, "open_files": len(held.files)}
+        if self.tls is not None:
+            found["tls"] = self.tls.status()
+        return found
 
 
 class Daemon:
@@ -141,20 +147,26 @@ class Daemon:
             serve_door = functools.partial(self._serve_mount_here, door, directory)
         return await self._open(door, serve_door, lambda started: directory)
 
-    async def open_s3(self, host: str, port: int, workers: int = 1) -> Door:
+    async def open_s3(self, options: S3Options) -> Door:
         """Serve S3, with several processes if ``workers`` is more than one; returns when the endpoint answers. Raises
-        Refused when the address is not to be had, or several processes are."""
+        Refused when the address is not to be had, or several processes are, ConfigInvalid for no certificate."""
         owner = self._owner
-        check_s3_workers(workers, owner.config)
+        options.check(owner.config)
         if owner.keys.make_server_key():
             owner.change_config(lambda config: config)
             await owner.publish()
-        if workers > 1:
-            door = Door("s3")
-            door.workers = S3Workers(owner.home, workers, owner.clock)
-            return await self._open(door, functools.partial(door.workers.serve, host, port), _url_of)
         door = Door("s3")
-        return await self._open(door, functools.partial(self._serve_s3_here, door, host, port), _url_of)
+        door.tls = options.make_tls()
+        if options.workers > 1:
+            door.workers = S3Workers(owner.home, options, owner.clock)
+            return await self._open(door, door.workers.serve, options.url)
+        return await self._open(door, functools.partial(self._serve_s3_here, door, options), options.url)
+
+    async def reload(self) -> None:
+        """Have the S3 doors read their certificates again. One that cannot be taken is logged, and changes nothing."""
+        for door in list(self.doors):
+            if door.tls is not None and door.tls.reload() and door.workers is not None:
+                await door.workers.reload()
 
     async def perform(self, operation: str, arguments: Arguments, report: Report) -> object:
         """Answer one request of the control socket."""
@@ -171,10 +183,7 @@ class Daemon:
                 door = await self.open_mount(_text(arguments, "directory"), _text(arguments, "options", ""))
                 return f"ready {door}"
             case "s3":
-                host, port, workers = _text(arguments, "host"), arguments.get("port"), arguments.get("workers", 1)
-                if not isinstance(port, int) or not isinstance(workers, int):
-                    raise InvalidArgument("want a port, and a number of workers")
-                return f"ready {await self.open_s3(host, port, workers)}"
+                return f"ready {await self.open_s3(S3Options.of_request(dict(arguments)))}"
             case "sync":
                 await self._owner.all_shards.ask("sync")
                 return {"pid": os.getpid()}
@@ -231,7 +240,7 @@ class Daemon:
             await self._end_front(door)
 
     async def _serve_s3_here(
-        self, door: Door, host: str, port: int, *, task_status: trio.TaskStatus[tuple[str, int]]
+        self, door: Door, options: S3Options, *, task_status: trio.TaskStatus[tuple[str, int]]
     ) -> None:
         owner = self._owner
         store = door.store = SwitchingObjects(self._objects)
@@ -244,8 +253,10 @@ class Daemon:
                 users=owner.keys,
                 server=owner.keys,
                 calendar=calendar_of(owner.config),
-                host=host,
-                port=port,
+                host=options.host,
+                port=options.port,
+                domains=options.domains,
+                tls=door.tls,
                 clock=owner.clock,
                 random=SystemRandom(),
                 workers=owner.workers,
@@ -348,8 +359,7 @@ class WantedDoors(NamedTuple):
     mounts: tuple[str, ...] = ()
     mount_options: str = ""
     """Of all of them."""
-    s3: tuple[str, int] | None = None
-    s3_workers: int = 1
+    s3: S3Options | None = None
 
 
 async def serve(home: Home, wanted: WantedDoors, announce: Announce, all_ready: Callable[[], None]) -> None:
@@ -367,7 +377,7 @@ async def serve(home: Home, wanted: WantedDoors, announce: Announce, all_ready: 
                 # What is there now stays: a full collection then takes 1 ms of the loop's time, not 12.
                 gc.collect()
                 gc.freeze()
-                await _serve_doors(owner, shutdown.stopping, wanted, announce, all_ready)
+                await _serve_doors(owner, shutdown, wanted, announce, all_ready)
         if shutdown.opening.cancelled_caught:
             raise Unavailable(f"told to stop while {home.path} was being opened")
 
@@ -377,13 +387,16 @@ class Shutdown:
 
     def __init__(self) -> None:
         self.stopping = trio.Event()
+        self.reload = trio.Event()
+        """Set by each SIGHUP; whoever acts on it makes another."""
         self.opening = trio.CancelScope()
         self.opened = False
 
 
 async def _serve_doors(
-    owner: Owner, stopping: trio.Event, wanted: WantedDoors, announce: Announce, all_ready: Callable[[], None]
+    owner: Owner, shutdown: Shutdown, wanted: WantedDoors, announce: Announce, all_ready: Callable[[], None]
 ) -> None:
+    stopping = shutdown.stopping
     delay = LoopDelay(owner.clock)
     what, limit = f"process {os.getpid()}, which serves {owner.home.path}", owner.config.disk_timeout
     watchdog = Watchdog(lambda: delay.beats, what=what, limit_seconds=limit)
@@ -393,6 +406,7 @@ async def _serve_doors(
             daemon = Daemon(owner, nursery, delay, stopping)
             await _open_doors(daemon, wanted, announce)
             nursery.start_soon(daemon.carry_out_rules)
+            nursery.start_soon(_reload_on_signal, daemon, shutdown)
             await nursery.start(serve_control, owner.home, daemon.perform)
             all_ready()
             await stopping.wait()
@@ -404,23 +418,33 @@ async def _serve_doors(
             nursery.cancel_scope.cancel()
 
 
+async def _reload_on_signal(daemon: Daemon, shutdown: Shutdown) -> None:
+    while True:
+        await shutdown.reload.wait()
+        shutdown.reload = trio.Event()
+        await daemon.reload()
+
+
 async def _open_doors(daemon: Daemon, wanted: WantedDoors, announce: Announce) -> None:
     for directory in wanted.mounts:
         announce(f"ready {await daemon.open_mount(directory, wanted.mount_options)}")
     if wanted.s3 is not None:
-        announce(f"ready {await daemon.open_s3(*wanted.s3, wanted.s3_workers)}")
+        announce(f"ready {await daemon.open_s3(wanted.s3)}")
     daemon.ends_with_last_door = bool(daemon.doors)
 
 
 @contextlib.asynccontextmanager
 async def _signals(home: Home, shutdown: Shutdown) -> AsyncIterator[None]:
-    """Turn SIGTERM and Ctrl-C into a shutdown, the second one into an exit at once."""
+    """Turn SIGTERM and Ctrl-C into a shutdown, the second one into an exit at once; SIGHUP is for certificates."""
 
     async def watch(*, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as arriving:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as arriving:
             task_status.started()
             signals = 0  # `stopping` may be set without one: by `siltstone stop`, or with the last door
-            async for _ in arriving:
+            async for number in arriving:
+                if number == signal.SIGHUP:
+                    shutdown.reload.set()
+                    continue
                 signals += 1
                 if signals > 1:
                     _leave_at_once(home)
@@ -448,11 +472,6 @@ async def _wait_over(turns: Iterable[Turn | None]) -> None:
     for turn in turns:
         if turn is not None:
             await turn.wait_over()
-
-
-def _url_of(started: tuple[str, int]) -> str:
-    host, port = started
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _text(arguments: Arguments, name: str, default: str | None = None) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import trio
 
 from siltstone.home import Home
 from siltstone.ports import Clock
+from siltstone.s3_options import S3Options
 from siltstone.s3gw.server import reserve
 from siltstone.supervisor import KeptProcess
 
@@ -15,26 +17,25 @@ from siltstone.supervisor import KeptProcess
 class S3Workers:
     """The workers of one door."""
 
-    def __init__(self, home: Home, count: int, clock: Clock) -> None:
+    def __init__(self, home: Home, options: S3Options, clock: Clock) -> None:
         self._home = home
-        self._count = count
+        self._options = options
         self._clock = clock
         self._processes: list[KeptProcess] = []
 
-    async def serve(
-        self, host: str, port: int, *, task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; reports (host, port) when all of them take connections.
 
         Raises Refused when the address is not to be had, Unavailable when a worker does not start.
         """
-        kept = await reserve(host, port)
+        kept = await reserve(self._options.host, self._options.port)
         try:
             address = kept[0].getsockname()
-            arguments = [str(self._home.path), host, str(address[1])]
+            options = msgspec.structs.replace(self._options, port=address[1])
+            arguments = [str(self._home.path), options.json()]
             self._processes = [
                 KeptProcess(f"s3 worker {number}", "siltstone.s3_worker", arguments, self._home, self._clock)
-                for number in range(1, self._count + 1)
+                for number in range(1, options.workers + 1)
             ]
             async with trio.open_nursery() as nursery:
                 try:
@@ -53,6 +54,11 @@ class S3Workers:
                 process.kill()
             for reserved in kept:
                 reserved.close()
+
+    async def reload(self) -> None:
+        """Have all of them read the certificate again."""
+        for process in self._processes:
+            await process.tell("reload")
 
     def status(self) -> list[dict[str, Any]]:
         """As JSON has it."""

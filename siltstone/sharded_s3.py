@@ -15,7 +15,9 @@ from siltstone.keys import FollowedKeys, KeyRing
 from siltstone.meta.shards.map import MapView
 from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
+from siltstone.s3_options import S3Options
 from siltstone.s3gw.server import serve_s3
+from siltstone.s3gw.tls import Tls
 from siltstone.shard_service import link_to
 
 HEARD_SECONDS = 10.0
@@ -26,9 +28,9 @@ async def serve_sharded_s3(
     home: Home,
     partitions: MapView,
     keys: KeyRing | FollowedKeys,
+    options: S3Options,
     *,
-    host: str,
-    port: int,
+    tls: Tls | None,
     shares_port: bool = False,
     clock: Clock,
     random: Random,
@@ -60,8 +62,10 @@ async def serve_sharded_s3(
                 users=keys,
                 server=keys,
                 calendar=calendar,
-                host=host,
-                port=port,
+                host=options.host,
+                port=options.port,
+                domains=options.domains,
+                tls=tls,
                 shares_port=shares_port,
                 clock=clock,
                 workers=workers,

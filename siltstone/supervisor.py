@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import trio
 
-from siltstone.child import ENDED_EARLY, ask_to_stop, start_child, wait_ready
+from siltstone.child import ENDED_EARLY, ask_to_stop, start_child, tell_child, wait_ready
 from siltstone.core.calls import AskLoad, Load
 from siltstone.core.orders import FarShard
 from siltstone.errors import Unavailable
@@ -117,6 +117,11 @@ class KeptProcess:
             return
         logger.error("%s: process %d does not end; it is killed", self.name, process.pid)
         self.kill()
+
+    async def tell(self, word: str) -> None:
+        """Say a word to it, if it is there; one that is started later begins with what there is then."""
+        if self._process is not None:
+            await tell_child(self._process, word)
 
     def kill(self) -> None:
         """End it at once."""

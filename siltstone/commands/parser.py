@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 from siltstone.errors import ConfigInvalid
+from siltstone.s3_options import S3Options
 
 Subparsers = Any  # argparse keeps the type of add_subparsers() private
 
@@ -37,8 +39,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
-def add_s3_workers(parser: argparse.ArgumentParser) -> None:
-    """The option --s3-workers."""
+def add_s3_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the S3 door but for its address."""
     parser.add_argument(
         "--s3-workers",
         metavar="N",
@@ -46,6 +48,35 @@ def add_s3_workers(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes that share the S3 port, for volumes of several shards (default 1: the owner's own)",
     )
+    parser.add_argument(
+        "--tls-cert", metavar="FILE", help="serve S3 by TLS, with this certificate (PEM, with its chain)"
+    )
+    parser.add_argument("--tls-key", metavar="FILE", help="the certificate's private key; SIGHUP has both read again")
+    parser.add_argument(
+        "--domain",
+        dest="domains",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="take BUCKET.NAME in a request's host for a bucket, beside paths; repeatable",
+    )
+
+
+def s3_options(options: argparse.Namespace, address: str) -> S3Options:
+    """What was said of the S3 door, which listens at an address."""
+    host, port = parse_address(address)
+    return S3Options(
+        host=host,
+        port=port,
+        workers=options.s3_workers,
+        tls_cert=_absolute(options.tls_cert),
+        tls_key=_absolute(options.tls_key),
+        domains=tuple(domain.lower().strip(".") for domain in options.domains),
+    )
+
+
+def _absolute(path: str | None) -> str:
+    return "" if path is None else os.path.abspath(path)
 
 
 def add_mount_options(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from siltstone.commands.parser import (
     add_command,
     add_home,
     add_mount_options,
-    add_s3_workers,
-    parse_address,
+    add_s3_options,
+    s3_options,
 )
 from siltstone.failure import describe
 from siltstone.fuse.options import parse_options
@@ -31,7 +31,8 @@ def add_parser(commands: Subparsers) -> None:
         run,
         summary="serve the volume in the foreground: a mount, an S3 endpoint, or both",
         text="Own the volume and serve it. Prints `ready mount DIR` and `ready s3 http://HOST:PORT` for its doors.\n"
-        "SIGTERM or Ctrl-C shut down cleanly and unmount, a second one at once. Ends by itself when the last of the\n"
+        "SIGTERM or Ctrl-C shut down cleanly and unmount, a second one at once; SIGHUP has the certificate of S3 read\n"
+        "again. Ends by itself when the last of the\n"
         "doors given here is closed; without any it waits for `siltstone mount` and `siltstone s3`.",
         example="siltstone serve ~/volume --mount ~/files --s3 127.0.0.1:9000",
     )
@@ -45,7 +46,7 @@ def add_parser(commands: Subparsers) -> None:
     )
     add_mount_options(parser)
     parser.add_argument("--s3", metavar="HOST:PORT", help="serve S3 at this address (port 0 takes a free one)")
-    add_s3_workers(parser)
+    add_s3_options(parser)
     parser.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -57,8 +58,7 @@ def run(options: argparse.Namespace) -> int:
     wanted = WantedDoors(
         mounts=tuple(os.path.abspath(directory) for directory in options.mount),
         mount_options=",".join(options.mount_options),
-        s3=None if options.s3 is None else parse_address(options.s3),
-        s3_workers=options.s3_workers,
+        s3=None if options.s3 is None else s3_options(options, options.s3),
     )
     parse_options(wanted.mount_options)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)

@@ -83,6 +83,9 @@ def describe(status: dict[str, Any]) -> list[str]:
         for door in process["doors"]:
             lines.append(f"door       {door['kind']} {door['address']}")
             lines += [f"worker     {_describe_worker(worker)}" for worker in door["workers"]]
+            if (tls := door.get("tls")) is not None:
+                lines.append(f"tls        {tls['certificate']}, expires {tls['expires']}")
+                lines += [f"tls        the files could not be read again: {tls['error']}"] if tls["error"] else []
     else:
         lines.append("process    none; `siltstone mount` or `siltstone serve` starts one")
     return lines + [f"warning    {warning}" for warning in volume["warnings"]]

@@ -270,7 +270,6 @@ async def open_door(store: Store | None = None, *, region: str = REGION) -> Asyn
         random=SimRandom(1),
         workers=InlineWorkers(),
         region=region,
-        domain="",
     )
     async with trio.open_nursery() as nursery:
         door = Door(store, clock, gateway, nursery)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class Served:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        host, _, port = self.url.partition("://")[2].rpartition(":")
         return host, int(port)
 
     def resident_bytes_max(self) -> int:
@@ -74,19 +74,20 @@ KINDS = [ONE_PROCESS, Kind("three shards", 3, 2)]
 
 
 @contextmanager
-def served(home: Path, kind: Kind = ONE_PROCESS) -> Iterator[Served]:
-    """Make a volume in ``home`` with two access keys and serve it until the end of the context."""
+def served(home: Path, kind: Kind = ONE_PROCESS, options: Sequence[str] = ()) -> Iterator[Served]:
+    """Make a volume in ``home`` with two access keys and serve it until the end of the context. ``options``: more of
+    those of `siltstone serve`."""
     _run("init", home, "--shards", str(kind.shards))
     for login, owner in ((MAIN, "main-id"), (ALT, "alt-id")):
         _run("key", "add", home, "--access", login.access, "--secret", login.secret, "--owner", owner)
-    command = _command("serve", home, "--s3", "127.0.0.1:0", "--s3-workers", str(kind.workers))
+    command = _command("serve", home, "--s3", "127.0.0.1:0", "--s3-workers", str(kind.workers), *options)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
             said = []
             for line in process.stdout:
                 said.append(line)
-                if line.startswith("ready s3 http://"):
+                if line.startswith("ready s3 "):
                     break
             assert said and said[-1].startswith("ready s3 "), said
             yield Served(said[-1].split()[2], home, process)

@@ -26,6 +26,7 @@ MAY_TOUCH_THE_WORLD = {
     "fuse/": "the socket of the front-end is the kernel's",
     "s3gw/server.py": "the sockets of the front-end",
     "s3gw/connection.py": "the socket of one client",
+    "s3gw/tls.py": "the same, encrypted, and the certificate's files",
 }
 
 

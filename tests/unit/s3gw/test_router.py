@@ -64,13 +64,13 @@ def test_each_form_of_request_is_its_operation(line: str, name: str) -> None:
     path, query = split_target(request_target)
     parameters = dict(part.partition("=")[::2] for part in query.split("&") if part)
     headers = {"x-amz-copy-source": "/a/b"} if copy else {}
-    assert route(method, target_of(path, "localhost", ""), parameters, headers) is Operation(name)
+    assert route(method, target_of(path, "localhost", ()), parameters, headers) is Operation(name)
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/"), ("PATCH", "/b"), ("TRACE", "/b/k"), ("DELETE", "/")])
 def test_what_s3_does_not_have_is_not_allowed(method: str, path: str) -> None:
     with pytest.raises(S3Error) as caught:
-        route(method, target_of(path, "h", ""), {}, {})
+        route(method, target_of(path, "h", ()), {}, {})
     assert caught.value.code == "MethodNotAllowed"
 
 
@@ -78,8 +78,8 @@ def test_what_s3_does_not_have_is_not_allowed(method: str, path: str) -> None:
 def test_any_key_comes_out_as_it_was_encoded(key: bytes, virtual: bool) -> None:
     encoded = quote_from_bytes(key)
     if virtual:
-        assert target_of("/" + encoded, "bucket.s3.local:9000", "s3.local") == Target("bucket", key)
-    assert target_of("/bucket/" + encoded, "s3.local:9000", "s3.local") == Target("bucket", key)
+        assert target_of("/" + encoded, "bucket.s3.local:9000", ("s3.local",)) == Target("bucket", key)
+    assert target_of("/bucket/" + encoded, "s3.local:9000", ("s3.local",)) == Target("bucket", key)
 
 
 def test_absolute_targets_are_read_and_others_refused() -> None:

@@ -116,7 +116,7 @@ class Room:
 
     def measure(self) -> None:
         """Look how much fits: what is free, less what is on its way there (dirty in memory, or in the log)."""
-        self._ledger.worn.look(briefly=not self._is_scarce())
+        self._ledger.worn.look(briefly=not self._ledger.is_cramped)
         in_memory = self._write_back.dirty_bytes - self._write_back.in_flight_bytes
         on_the_way = in_memory + self._ledger.totals.log_live_bytes
         holes = self._ledger.worn.hole_bytes * HOLES_OF_USE_PERCENT // 100

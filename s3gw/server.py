@@ -59,7 +59,7 @@ async def serve_s3(
     """Serve S3 until cancelled; reports (host, port) when connections are taken.
 
     ``shares_port``: other processes listen there as well, and the kernel deals out the connections. ``domains``:
-    buckets are also names under them in the host. ``tls``: connections are encrypted. ``calendar``: how long the days of
+    buckets are also names under them in the host. ``tls``: connections are encrypted. ``calendar``: how long days of
     lifecycle rules are.
 
     When cancelled, no more connections are taken, those that are idle are closed, and requests in flight get

@@ -14,8 +14,8 @@ from siltstone.home import Home
 from siltstone.keys import FollowedKeys, KeyRing
 from siltstone.meta.shards.map import MapView
 from siltstone.ports import Clock, Random, Workers
-from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
 from siltstone.s3_options import S3Options
+from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
 from siltstone.s3gw.server import serve_s3
 from siltstone.s3gw.tls import Tls
 from siltstone.shard_service import link_to

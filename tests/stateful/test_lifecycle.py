@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import trio
-from stateful.test_objects import AnyStore, Sim, in_simulation
 from stateful.test_versions import listed, put
 
 from siltstone.core.object_types import Edit, PutAttributes, Versioning, VersionListing
@@ -15,6 +14,7 @@ from siltstone.s3gw.lifecycle_rules import Calendar
 from siltstone.s3gw.lifecycle_work import Lifecycle
 from siltstone.types import ROOT_INO
 from sim.clock import SimClock
+from sim.two_doors import AnyStore, Sim, in_simulation
 
 on_all = pytest.mark.parametrize("shards", [1, 3])
 DAY = 100.0

@@ -7,6 +7,10 @@ time, in the clone and in a tree that was never cloned.
 files_per_second: of the clone. ratio_creates: the time of a clone over that of making the same files (less is better).
 ratio_first_write: a first write of 4 KiB, flushed, to a cloned file, over the same to a plain one (at most 2).
 loop_delay_ms: what others in the loop waited for while it was cloned. `seconds`: at most 5 for 100,000 files.
+The change feed: `ratio_notes`: creates with batches that say what they changed over such that do not; `ratio_watchers`:
+creates while 100 watchers on sockets get everything, over creates while nobody watches (at most 1.1).
+feed_latency_ms: from the return of a create to the arrival of its event at a watcher (at most 20).
+feed_resume_ms: reading the last thousand changes of all, and feed_all_ms: all of them.
 Ratios are of the processor time of the loop's thread, so that what else runs on the machine matters less.
 `python bench/trees.py [--quick] [--json] [--folder DIR] [--files N]`.
 """
@@ -14,12 +18,16 @@ Ratios are of the processor time of the loop's thread, so that what else runs on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +36,7 @@ import trio
 from churn import config_for
 from local.volume import opened
 
+from siltstone.control import StreamSink
 from siltstone.core.cloning import ClonesHere, clone_path
 from siltstone.core.volume import Volume
 from siltstone.limits import GIB, KIB
@@ -39,6 +48,8 @@ FILES_QUICK = 20_000
 DIRECTORY_FILES = 100
 FILE_BYTES = 4 * KIB
 SAMPLE = 2_000
+FEED_FILES = 5_000
+WATCHERS = 100
 DISK_BYTES = 8 * GIB
 
 
@@ -119,6 +130,117 @@ async def files_below(volume: Volume, name: bytes, limit: int) -> list[Ino]:
     return found[:limit]
 
 
+READER = """
+import os, selectors, sys
+waiting = selectors.DefaultSelector()
+for number in map(int, sys.argv[1:]):
+    waiting.register(number, selectors.EVENT_READ)
+while waiting.get_map():
+    for key, _ in waiting.select():
+        if not os.read(key.fd, 1 << 20):
+            waiting.unregister(key.fd)
+"""
+
+
+class TimedSink:
+    """A watcher in this process that notes when things arrive."""
+
+    def __init__(self) -> None:
+        self.arrived: list[float] = []
+        self.size = 0
+
+    def send_nowait(self, data: bytes) -> int:
+        """See core/feed.py."""
+        self.arrived += [time.monotonic()] * data.count(b'"create"')
+        self.size += len(data)
+        return len(data)
+
+    async def send_all(self, data: bytes) -> None:
+        """See core/feed.py."""
+        self.send_nowait(data)
+
+
+async def creates(volume: Volume, name: bytes, count: int) -> Taken:
+    """So many files in a directory of their own."""
+    directory = (await volume.mkdir(ROOT_INO, name, mode=0o755, uid=0, gid=0)).ino
+    watch = Stopwatch()
+    for number in range(count):
+        await volume.create(directory, b"f%d" % number, mode=0o644, uid=0, gid=0)
+        if number % 16 == 0:
+            await trio.lowlevel.checkpoint()
+    taken = watch.read()
+    await volume.sync()
+    return taken
+
+
+def start_reader(sockets: list[socket.socket]) -> subprocess.Popen[bytes]:
+    """Another process that reads all of these until they are closed."""
+    numbers = [each.fileno() for each in sockets]
+    return subprocess.Popen([sys.executable, "-c", READER, *map(str, numbers)], pass_fds=numbers)
+
+
+@contextlib.asynccontextmanager
+async def watched(volume: Volume, count: int) -> AsyncIterator[None]:
+    """So many watchers of everything, each on a socket that another process reads."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    reader = start_reader([other for _, other in pairs])
+    async with trio.open_nursery() as nursery:
+        for ours, other in pairs:
+            other.close()
+            sink = StreamSink(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+            nursery.start_soon(partial(volume.feed.watch, b"", None, sink, follow=True))
+        await trio.sleep(0.5)
+        yield
+        nursery.cancel_scope.cancel()
+    for ours, _ in pairs:
+        ours.close()
+    reader.wait()
+
+
+async def measure_feed(volume: Volume, count: int) -> dict[str, float]:
+    """What notes, watchers and going on cost."""
+    with_notes: list[float] = []
+    with_watchers: list[float] = []
+    for number in range(5):
+        plain = await creates(volume, b"plain-%d" % number, count)
+        volume.ledger.store.keeps_notes = False
+        bare = await creates(volume, b"bare-%d" % number, count)
+        volume.ledger.store.keeps_notes = True
+        async with watched(volume, WATCHERS):
+            seen = await creates(volume, b"seen-%d" % number, count)
+        with_notes.append(plain.processor_seconds / bare.processor_seconds)
+        with_watchers.append(seen.processor_seconds / plain.processor_seconds)
+    sink, made = TimedSink(), list[float]()
+    begin = volume.ledger.store.last_lsn
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(volume.feed.watch, b"", None, sink, follow=True))
+        await trio.sleep(0.1)
+        for number in range(200):
+            await volume.create(ROOT_INO, b"timed-%d" % number, mode=0o644, uid=0, gid=0)
+            made.append(time.monotonic())
+            await trio.sleep(0.011)
+        await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+    delays = sorted(1e3 * (there - here) for here, there in zip(made, sink.arrived, strict=True))
+    await creates(volume, b"many", count * 4)
+    middle = volume.ledger.store.last_lsn
+    await creates(volume, b"few", 1_000)
+    resumes: list[float] = []
+    for after in (middle, begin):
+        watch = Stopwatch()
+        await volume.feed.watch(b"", after, TimedSink(), follow=False)
+        resumes.append(1e3 * watch.read().processor_seconds)
+    return {
+        "ratio_notes": round(sorted(with_notes)[2], 3),
+        "ratio_watchers": round(sorted(with_watchers)[2], 3),
+        "feed_latency_ms_p50": round(delays[len(delays) // 2], 1),
+        "feed_latency_ms_p99": round(delays[len(delays) * 99 // 100], 1),
+        "feed_resume_ms": round(resumes[0], 1),
+        "feed_all_ms": round(resumes[1], 1),
+        "feed_all_changes": count * 4 + 1_202,
+    }
+
+
 async def measure(folder: Path, files: int) -> dict[str, float]:
     """All of it."""
     async with opened(folder, config_for(folder, DISK_BYTES)) as (volume, _):
@@ -136,6 +258,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
             taken = watch.read()
             nursery.cancel_scope.cancel()
         await volume.sync()
+        feed = await measure_feed(volume, min(FEED_FILES, files // 4))
         plain, cloned = await files_below(volume, b"plain", sample), await files_below(volume, b"clone", sample)
         ratios: list[float] = []
         for start in range(0, sample, sample // 4):
@@ -155,6 +278,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
         "loop_delay_ms_p50": round(turns.percentile(0.5), 2),
         "loop_delay_ms_p99": round(turns.percentile(0.99), 2),
         "loop_delay_ms_max": round(turns.percentile(1.0), 2),
+        **feed,
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -119,7 +119,7 @@ async def clone_path(
     Raises NotFound, NotADirectory, AlreadyExists, InvalidArgument (a tree into itself), NameTooLong, NoSpace; then
     nothing is there that was not before.
     """
-    source_names, target_names = _elements(source), _elements(target)
+    source_names, target_names = path_names(source), path_names(target)
     if not target_names:
         raise AlreadyExists("the root of the volume is there already")
     found = await _walk(tree, source_names, source)
@@ -250,8 +250,8 @@ class _TreeClone:
             self._progress(Progress(self._entries, max(self._total, self._entries), "files"))
 
 
-def _elements(path: bytes) -> list[bytes]:
-    """The names of a path."""
+def path_names(path: bytes) -> list[bytes]:
+    """The names of a path from the root on. Raises InvalidArgument for one with ``..``."""
     found = [name for name in path.split(b"/") if name not in (b"", b".")]
     if b".." in found:
         raise InvalidArgument(f"{_shown(path)}: want a path from the root of the volume, without ..")

@@ -30,6 +30,7 @@ from siltstone.core.types import AttributesChanged, Change, EntryChanged
 from siltstone.errors import DeletedObject, IsDeleteMarker, NoSuchVersion, NotADirectory, NotFound, PreconditionFailed
 from siltstone.meta import inodes, keys, names, objects, versions
 from siltstone.meta.directories import DirectoryIndex, find_directory
+from siltstone.meta.notes import OF_OBJECTS
 from siltstone.meta.records import InodeFlag, Object, Version
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
@@ -123,6 +124,7 @@ class KeyChange:
         path: KeyPath,
         now_ns: int,
     ) -> None:
+        transaction.flags |= OF_OBJECTS
         self._transaction = transaction
         self._orphans = orphans
         self._key = key
@@ -385,7 +387,7 @@ class KeyChange:
         if ino:
             inode = inodes.get_inode(transaction, ino)
             check_removable(objects.get_object(transaction, ino, inode), self._now_ns, may_bypass=may_bypass)
-            names.drop_link(transaction, ino, inode, self._now_ns)
+            names.drop_link(transaction, ino, inode, self._now_ns, place=None)
             if inode.nlink == 0:
                 self._lost.append(ino)
         versions.remove(transaction, spot.directory, spot.name, order, version)

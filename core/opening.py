@@ -123,6 +123,7 @@ async def open_volume(
     pool = Pool(disks, fanout, random, clock, roles)
     await pool.probe()
     store = Store(backing, apply_interval=config.commit_interval, limit_seconds=config.disk_timeout)
+    store.keeps_notes = config.shards == 1  # nobody could read what they say over shards
     log = await _recover_log(config, pool, clock, store)
     stripes = StripeStore(
         pool,
@@ -268,7 +269,9 @@ def _assemble(
     carrier = Carrier(ledger, reader, stripe_bytes=stripes.stripe_bytes_max)
     splitter = Splitter(ledger)
     filler = Filler(ledger, reader, splitter)
-    snapshots = Snapshots(ledger, files, log_bytes_high=log_high, bytes_min=config.snapshot_bytes_min)
+    snapshots = Snapshots(
+        ledger, files, log_bytes_high=log_high, bytes_min=config.snapshot_bytes_min, feed_window=config.feed_window
+    )
     settler = Settler(
         ledger,
         carrier,
@@ -329,6 +332,7 @@ async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) ->
     nursery.start_soon(volume.mover.run)
     nursery.start_soon(volume.relocator.run)
     nursery.start_soon(volume.snapshots.run)
+    nursery.start_soon(volume.feed.run)
     nursery.start_soon(volume.labels.run, volume.ledger.clock)
     nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
     await trio.lowlevel.checkpoint()

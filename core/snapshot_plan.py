@@ -82,9 +82,11 @@ def chain_of(usable: Iterable[Snapshot], start: Lsn) -> list[Snapshot]:
     return chain
 
 
-def plan_snapshots(snapshots: Sequence[Snapshot], usable: Sequence[Snapshot], log_start: Lsn) -> SnapshotPlan:
+def plan_snapshots(
+    snapshots: Sequence[Snapshot], usable: Sequence[Snapshot], log_start: Lsn, kept_from: Lsn | None = None
+) -> SnapshotPlan:
     """``usable``: those of the snapshots that are on enough disks and not rotten. ``log_start``: the log has everything
-    from there on."""
+    from there on. ``kept_from``: increments that end behind this are kept in any case."""
     connected = [base for base in bases_of(usable) if base.covered >= log_start][:2]
     if not connected:
         return SnapshotPlan((), Lsn(0), (), ())
@@ -98,9 +100,31 @@ def plan_snapshots(snapshots: Sequence[Snapshot], usable: Sequence[Snapshot], lo
         bases=tuple(connected),
         # What the older one needs is enough for the newer.
         covered=oldest.covered,
-        droppable=tuple(snapshot for snapshot in snapshots if _is_droppable(snapshot, connected, usable)),
+        droppable=tuple(
+            snapshot
+            for snapshot in snapshots
+            if _is_droppable(snapshot, connected, usable)
+            and (kept_from is None or not _is_sound_increment(snapshot) or snapshot.name.end <= kept_from)
+        ),
         increments=increments,
     )
+
+
+def _is_sound_increment(snapshot: Snapshot) -> bool:
+    return snapshot.name.kind is SnapshotKind.INCREMENT and not snapshot.is_rotten
+
+
+def kept_since(increments: Iterable[Snapshot], *, created_ns: int, bytes_max: int) -> Lsn | None:
+    """Where the newest increments begin that were made since a time and are no longer than that together; None if there
+    are none."""
+    start: Lsn | None = None
+    size = 0
+    for increment in sorted(increments, key=lambda item: item.name.end, reverse=True):
+        size += increment.size
+        if increment.created_ns < created_ns or size > bytes_max:
+            break
+        start = increment.name.start
+    return start
 
 
 def _is_droppable(snapshot: Snapshot, bases: Sequence[Base], usable: Sequence[Snapshot]) -> bool:

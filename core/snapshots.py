@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from siltstone.core.ledger import Ledger
-from siltstone.core.snapshot_plan import SnapshotPlan, increment_bytes_max, plan_snapshots
+from siltstone.core.snapshot_plan import SnapshotPlan, increment_bytes_max, kept_since, plan_snapshots
 from siltstone.engine.format.snapshot import SnapshotKind, SnapshotName
 from siltstone.engine.replicas import ReplicasChecked
 from siltstone.engine.snapshot.copies import Snapshot
@@ -67,6 +67,12 @@ BASES = 2
 COMPRESSION = 3
 """What is in LMDB is about so many times as long as in a snapshot, as long as no snapshot tells."""
 
+FEED_SHARE = 256
+"""Increments kept for the feed alone take at most one part in so many of the pool, each of their copies."""
+
+EXPIRY_LOOK_SECONDS = 60.0
+"""How often it is looked for increments that the feed keeps no longer."""
+
 _END = b"\xff"
 
 
@@ -105,9 +111,14 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshots:
     """Takes and keeps the snapshots of an open volume. ``bytes_min``: a full one is not worth it for less."""
 
-    def __init__(self, ledger: Ledger, files: SnapshotFiles, *, log_bytes_high: int, bytes_min: int) -> None:
+    def __init__(
+        self, ledger: Ledger, files: SnapshotFiles, *, log_bytes_high: int, bytes_min: int, feed_window: float = 0.0
+    ) -> None:
         self._ledger = ledger
         self.files = files
+        self.feed_window = feed_window
+        """So many seconds increments are kept for who reads what was changed."""
+        self._expiry_ns = 0
         self._log_bytes_high = log_bytes_high
         self._bytes_min_wanted = bytes_min
         self._measured: SnapshotName | None = None
@@ -142,7 +153,18 @@ class Snapshots:
         """What leads to the present state."""
         snapshots = self.files.snapshots
         usable = [snapshot for snapshot in snapshots if self.files.is_safe(snapshot)]
-        return plan_snapshots(snapshots, usable, self._ledger.log.unbroken_start)
+        return plan_snapshots(snapshots, usable, self._ledger.log.unbroken_start, self._kept_from())
+
+    def _kept_from(self) -> Lsn | None:
+        """Increments behind this are kept for the feed, needed or not: not where the pool is short of room."""
+        if not self.feed_window or self._ledger.is_cramped:
+            return None
+        increments = [item for item in self.files.snapshots if item.name.kind is SnapshotKind.INCREMENT]
+        return kept_since(
+            increments,
+            created_ns=self._ledger.clock.now_ns() - int(self.feed_window * 1e9),
+            bytes_max=self._ledger.stripes.space().usable_total_bytes // FEED_SHARE,
+        )
 
     @property
     def covered_lsn(self) -> Lsn:
@@ -231,7 +253,9 @@ class Snapshots:
         lsn, gathered = start, 0
         batches: list[LoggedBatch] = []
         while lsn < end:
-            for frame in await self._ledger.log.frames(lsn):
+            frames = await self._ledger.log.frames(lsn)
+            assert frames is not None, "what is not covered is kept"
+            for frame in frames:
                 batches.append(LoggedBatch(frame.end_lsn, frame.body))
                 gathered += len(frame.body)
                 lsn = frame.end_lsn
@@ -360,6 +384,9 @@ class Snapshots:
                     self._ledger.waiting_for_log = False
                     await self.take()
                     self.last_error = ""
+                if clock.monotonic_ns() >= self._expiry_ns:
+                    self._expiry_ns = clock.monotonic_ns() + int(EXPIRY_LOOK_SECONDS * 1e9)
+                    await self._drop_what_came_back()
             except NoSpace as error:
                 # What is held back for it the log may have taken (core/room.py): it is to give that back.
                 self.last_error = str(error)
@@ -372,7 +399,8 @@ class Snapshots:
             self._wake = trio.Event()
 
     async def _drop_what_came_back(self) -> None:
-        """Delete what was dropped before and is there again, after a crash or on a disk that was away."""
+        """Delete what was dropped before and is there again, after a crash or on a disk that was away; and what the
+        feed keeps no longer."""
         async with self._full_lock:
             if self.plan().droppable:
                 await self._drop()

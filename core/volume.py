@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import trio
 
+from siltstone.config import VolumeConfig
 from siltstone.core.carrier import Carrier
 from siltstone.core.dirty import read_run_into
 from siltstone.core.events import Subscribers
+from siltstone.core.feed import Feed
 from siltstone.core.ledger import Ledger
 from siltstone.core.mount_versions import keep_removed, moved
 from siltstone.core.mover import Mover
@@ -102,6 +104,7 @@ class Volume:
         """Where whole paths lead, as committed."""
         ledger.store.watch(self.directories.forget)
         self.snapshots = snapshots
+        self.feed = Feed(ledger, snapshots)
         self.labels = labels
         self.members = members
         self._checking = trio.Lock()
@@ -522,6 +525,10 @@ class Volume:
         await self.wait_seen()
 
     # --- as a whole ------------------------------------------------------------------------------------------------
+
+    def follow_settings(self, config: VolumeConfig) -> None:
+        """Settings that may change in use are these from now on."""
+        self.snapshots.feed_window = config.feed_window
 
     def share_room(self, shards: int) -> None:
         """So many shards share the disks from now on: leave the reserve of all of them free."""

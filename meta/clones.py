@@ -73,7 +73,8 @@ def copy_nameless(transaction: Transaction, source: Ino, inode: Inode, *, now_ns
     target = tally.take_ino(partition_of(source), 0)
     tally.end()
     _copy_records(transaction, source, inode, target)
-    inode.nlink = inode.size = inode.allocated_bytes = 0
+    inode.nlink = inode.size = inode.allocated_bytes = inode.parent = 0
+    inode.name = b""
     if stat.S_ISLNK(inode.mode):
         inode.size = len(inode.target)
     inode.ctime_ns = now_ns
@@ -166,7 +167,7 @@ class _PageWriter:
         target = self._tally.take_ino(partition_of(source), 0)
         self._subdirectories.append(Subdirectory(source, target, inode.size))
         _copy_records(self._transaction, source, inode, target)
-        inode.nlink, inode.size, inode.parent = 2, 0, self._target
+        inode.nlink, inode.size = 2, 0
         self._enter(name, target, inode)
 
     def _add_file(self, name: bytes, source: Ino) -> bool:
@@ -191,6 +192,7 @@ class _PageWriter:
 
     def _enter(self, name: bytes, target: Ino, inode: Inode) -> None:
         inode.ctime_ns = self._now_ns
+        inode.parent, inode.name = self._target, name
         put_inode(self._transaction, target, inode)
         self._transaction.put(keys.dentry(self._target, name), encode(Dentry(target, file_kind(inode.mode))))
         self._entries += 1
@@ -207,6 +209,7 @@ def enter_clone(transaction: Transaction, clone: Ino, parent: Ino, name: bytes) 
     if inode.nlink == 0:
         transaction.delete(keys.orphan(clone))
     inode.nlink += 1
+    inode.parent, inode.name = parent, name
     put_inode(transaction, clone, inode)
     transaction.put(keys.dentry(parent, name), encode(Dentry(clone, file_kind(inode.mode))))
     directory.size += 1

@@ -30,6 +30,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``s`` ``m`` partition, lent ino (8) offset in it (8) ino (8) file offset (8) | length (4): an extent of REMOTE bytes |
 | ``x`` ``i`` transaction (16) | Intent: what a transaction of another shard may change here; empty once it has |
 | ``x`` ``d`` transaction (16) | Decision: a transaction of this shard is committed, others may not have heard |
+| ``x`` ``f`` | the note of the last batch that has one, raw (meta/notes.py) |
 | ``x`` ``p`` partition | Moved: where a partition is that has come or gone |
 | ``x`` ``s`` partition | Staged: a partition that is on its way here |
 | ``x`` ``l`` partition | Placement: the shard that still has bytes of a partition of this one, and as of which move |
@@ -390,6 +391,7 @@ VERSION = b"v"
 XATTR = b"x"
 
 
+NOTE = b"xf"
 INTENTS = b"xi"
 DECISIONS = b"xd"
 

@@ -147,6 +147,7 @@ def create(
         gid = directory.gid
     ino = counters.take_ino(transaction, partition_of(parent))
     inode = Inode(kind | mode & PERMISSION_BITS, 1, uid, gid, len(target), rdev, now_ns, now_ns, now_ns, target=target)
+    inode.parent, inode.name = parent, name
     put_inode(transaction, ino, inode)
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
     return ino, inode
@@ -180,7 +181,7 @@ def mkdir(
         gid = directory.gid
         mode |= stat.S_ISGID
     ino = counters.take_ino(transaction, partition_for_directory(parent, name))
-    inode = Inode(mode, 2, uid, gid, 0, 0, now_ns, now_ns, now_ns, parent=parent, flags=flags)
+    inode = Inode(mode, 2, uid, gid, 0, 0, now_ns, now_ns, now_ns, parent=parent, flags=flags, name=name)
     put_inode(transaction, ino, inode)
     directory.nlink += 1
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
@@ -212,6 +213,7 @@ def link(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_ns
         transaction.delete(keys.orphan(ino))
     inode.nlink += 1
     inode.ctime_ns = now_ns
+    inode.parent, inode.name = parent, name
     put_inode(transaction, ino, inode)
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
     return inode
@@ -224,7 +226,11 @@ def detach(transaction: Transaction, parent: Ino, name: bytes, *, now_ns: int) -
     if stat.S_ISDIR(entry.kind):
         raise IsADirectory(f"{name!r} in directory {parent} is a directory")
     _leave(transaction, parent, directory, name, now_ns)
-    return Ino(entry.ino)
+    ino = Ino(entry.ino)
+    inode = get_inode(transaction, ino)
+    if forget_place(inode, parent, name):
+        put_inode(transaction, ino, inode)
+    return ino
 
 
 def attach(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_ns: int) -> None:
@@ -235,6 +241,8 @@ def attach(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_
     check_name(name)
     if transaction.get(keys.dentry(parent, name)) is not None:
         raise AlreadyExists(f"{name!r} is in directory {parent} already")
+    inode.parent, inode.name = parent, name
+    put_inode(transaction, ino, inode)
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
 
 
@@ -255,7 +263,7 @@ def adopt_directory(
         raise AlreadyExists(f"{name!r} is in directory {parent} already")
     check_room_for_subdirectory(parent, directory)
     transaction.delete(keys.orphan(ino))
-    inode.nlink, inode.parent, inode.ctime_ns = 2 + subdirectories, parent, now_ns
+    inode.nlink, inode.parent, inode.name, inode.ctime_ns = 2 + subdirectories, parent, name, now_ns
     put_inode(transaction, ino, inode)
     directory.nlink += 1
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
@@ -274,7 +282,7 @@ def take_apart(transaction: Transaction, ino: Ino, *, limit: int, now_ns: int) -
         inode = find_inode(transaction, child)
         transaction.delete(keys.dentry(ino, name))
         if inode is not None:
-            drop_link(transaction, child, inode, now_ns)
+            drop_link(transaction, child, inode, now_ns, place=(ino, name))
             lost.append((child, inode))
     directory.size -= len(entries)
     assert directory.size >= 0, f"directory {ino} counts fewer than no entries"
@@ -304,7 +312,7 @@ def unlink(transaction: Transaction, parent: Ino, name: bytes, *, now_ns: int) -
         raise IsADirectory(f"{name!r} in directory {parent} is a directory")
     ino = Ino(entry.ino)
     inode = get_inode(transaction, ino)
-    drop_link(transaction, ino, inode, now_ns)
+    drop_link(transaction, ino, inode, now_ns, place=(parent, name))
     _leave(transaction, parent, directory, name, now_ns)
     return ino, inode
 
@@ -320,7 +328,7 @@ def rmdir(transaction: Transaction, parent: Ino, name: bytes, *, now_ns: int) ->
     ino = Ino(entry.ino)
     inode = get_inode(transaction, ino)
     check_empty(transaction, ino)
-    drop_link(transaction, ino, inode, now_ns)
+    drop_link(transaction, ino, inode, now_ns, place=(parent, name))
     directory.nlink -= 1
     _leave(transaction, parent, directory, name, now_ns)
     return ino, inode
@@ -334,14 +342,29 @@ def check_empty(reader: Reader, directory: Ino) -> None:
         raise DirectoryNotEmpty(f"directory {directory} has versions of objects that were deleted")
 
 
-def drop_link(transaction: Transaction, ino: Ino, inode: Inode, now_ns: int) -> None:
-    """Count one name less of an inode; a directory loses its only one. Without names it is an orphan."""
+def drop_link(
+    transaction: Transaction, ino: Ino, inode: Inode, now_ns: int, *, place: tuple[Ino, bytes] | None
+) -> None:
+    """Count one name less of an inode; a directory loses its only one. Without names it is an orphan, and keeps the
+    last in mind. ``place``: the name, with its directory; None for one that is a version's."""
     inode.nlink = 0 if inode.is_directory else inode.nlink - 1
     assert inode.nlink >= 0, f"inode {ino} lost more names than it had"
     inode.ctime_ns = now_ns
     if inode.nlink == 0:
         mark_orphan(transaction, ino)
+        if place is not None:
+            inode.parent, inode.name = place
+    elif place is not None:
+        forget_place(inode, *place)
     put_inode(transaction, ino, inode)
+
+
+def forget_place(inode: Inode, parent: Ino, name: bytes) -> bool:
+    """An inode has lost a name: whether it was the one that it knows."""
+    is_known = (inode.parent, inode.name) == (parent, name)
+    if is_known:
+        inode.parent, inode.name = 0, b""
+    return is_known
 
 
 def _find_for_removal(transaction: Transaction, parent: Ino, name: bytes) -> tuple[Inode, Dentry]:

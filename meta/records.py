@@ -21,9 +21,10 @@ class Inode(msgspec.Struct, array_like=True, tag=1, kw_only=False):
     """One inode. Times are nanoseconds since the epoch.
 
     ``size``: bytes as stat shows it. ``allocated_bytes``: derived, the sum of the lengths of its extents (fsck
-    recomputes it). ``version`` grows with every change of the data. ``parent``: for directories the inode of the
-    directory that holds it (the root holds itself), 0 otherwise. ``flags``: see InodeFlag. ``nlink`` of a directory is
-    2 plus its subdirectories.
+    recomputes it). ``version`` grows with every change of the data. ``parent`` and ``name``: the directory that holds
+    it and the name that it has there (the root holds itself, without a name); of several names the one that it got
+    last, and 0 and empty once that is gone while others stay; of an inode without names the last that it had.
+    ``flags``: see InodeFlag. ``nlink`` of a directory is 2 plus its subdirectories.
     """
 
     mode: int
@@ -41,6 +42,8 @@ class Inode(msgspec.Struct, array_like=True, tag=1, kw_only=False):
     flags: int = 0
     target: bytes = b""
     """A symbolic link's target."""
+    name: bytes = b""
+    """Empty also in what programs wrote that did not know it."""
 
     @property
     def is_directory(self) -> bool:

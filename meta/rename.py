@@ -114,7 +114,7 @@ def _replace(transaction: Transaction, move: _Move, other: Dentry | None, now_ns
         check_room_for_subdirectory(new_parent, target)
 
     if replaced is not None and replaced_inode is not None:
-        drop_link(transaction, replaced, replaced_inode, now_ns)
+        drop_link(transaction, replaced, replaced_inode, now_ns, place=(new_parent, move.new_name))
         target.size -= 1
         target.nlink -= is_directory
     source.size -= 1
@@ -123,7 +123,7 @@ def _replace(transaction: Transaction, move: _Move, other: Dentry | None, now_ns
     target.nlink += is_directory
     transaction.delete(keys.dentry(parent, move.name))
     transaction.put(keys.dentry(new_parent, move.new_name), encode(entry))
-    _put_moved(transaction, ino, inode, new_parent, now_ns)
+    _put_moved(transaction, ino, inode, new_parent, move.new_name, now_ns)
     _put_parents(transaction, move, now_ns)
     return Renamed(ino, True, replaced, replaced_inode)
 
@@ -149,15 +149,14 @@ def _exchange(transaction: Transaction, move: _Move, other: Dentry, now_ns: int)
     move.target.nlink += grown
     transaction.put(keys.dentry(move.parent, move.name), encode(other))
     transaction.put(keys.dentry(move.new_parent, move.new_name), encode(move.entry))
-    _put_moved(transaction, ino, inode, move.new_parent, now_ns)
-    _put_moved(transaction, other_ino, other_inode, move.parent, now_ns)
+    _put_moved(transaction, ino, inode, move.new_parent, move.new_name, now_ns)
+    _put_moved(transaction, other_ino, other_inode, move.parent, move.name, now_ns)
     _put_parents(transaction, move, now_ns)
     return Renamed(ino, True, exchanged=other_ino)
 
 
-def _put_moved(transaction: Transaction, ino: Ino, inode: Inode, parent: Ino, now_ns: int) -> None:
-    if inode.is_directory:
-        inode.parent = parent
+def _put_moved(transaction: Transaction, ino: Ino, inode: Inode, parent: Ino, name: bytes, now_ns: int) -> None:
+    inode.parent, inode.name = parent, name
     inode.ctime_ns = now_ns
     put_inode(transaction, ino, inode)
 

@@ -30,10 +30,12 @@ from siltstone.commands import (
     s3,
     scrub,
     serve,
+    set_,
     settle,
     status,
     stop,
     umount,
+    watch,
 )
 from siltstone.failure import describe, leaves
 
@@ -48,6 +50,8 @@ COMMANDS = (
     status,
     df,
     clone,
+    watch,
+    set_,
     disk,
     meta,
     settle,

@@ -84,6 +84,9 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     snapshot_bytes_min: int = 16 * MIB
     """A full snapshot of the metadata is not taken for fewer bytes of increments than this."""
 
+    feed_window: float = 24 * 3600.0
+    """How long changes can be read back by who watches them; 0: only as long as they are kept anyway."""
+
     shards: int = 1
     """Processes that the metadata is spread over."""
     shards_void: int = 0
@@ -140,6 +143,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"lifecycle_day {self.lifecycle_day:g}: want 1 to {DAY_SECONDS:g} seconds; "
                 f"lifecycle_per_second {self.lifecycle_per_second}: want 1 or more"
             )
+        if self.feed_window < 0:
+            raise ConfigInvalid("feed_window must not be negative")
         if self.serial < 0 or self.snapshot_bytes_min < 0:
             raise ConfigInvalid("serial and snapshot_bytes_min must not be negative")
         if self.log_bytes_low >= self.log_bytes_high:

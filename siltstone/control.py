@@ -8,8 +8,9 @@ message]}``. A client that hangs up cancels its operation. Whoever may open the 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -54,10 +55,44 @@ class Handler(Protocol):
 # --- the owner's side ---------------------------------------------------------------------------------------------
 
 
+class StreamHandler(Protocol):
+    """Carries out one request whose answer is lines of JSON without an end, or raises a SiltstoneError."""
+
+    def __call__(self, arguments: Mapping[str, Any], sink: StreamSink) -> Awaitable[None]: ...
+
+
+NO_STREAMS: Mapping[str, StreamHandler] = {}
+
+
+class StreamSink:
+    """Where such lines go (core/feed.py: Sink)."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    def send_nowait(self, data: bytes) -> int:
+        """Send what the socket has room for: how many bytes. Raises nothing: of who is gone all is taken."""
+        try:
+            return os.write(self._stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send all of it. Raises trio.BrokenResourceError when who asked is gone."""
+        await self._stream.send_all(data)
+
+
 async def serve_control(
-    home: Home, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    home: Home,
+    handler: Handler,
+    streams: Mapping[str, StreamHandler] = NO_STREAMS,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests until cancelled. The caller owns the volume, so a socket that is left over is nobody's."""
+    """Answer requests until cancelled; ``streams``: operations whose answer is a stream. The caller owns the volume, so
+    a socket that is left over is nobody's."""
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(home.control_socket.unlink, missing_ok=True)
         listener = listen_at(home.control_socket)
@@ -65,7 +100,7 @@ async def serve_control(
         async def answer(stream: trio.SocketStream) -> None:
             async with stream:
                 try:
-                    await _answer(stream, handler)
+                    await _answer(stream, handler, streams)
                 except* (trio.BrokenResourceError, trio.ClosedResourceError):
                     pass  # whoever asked is gone; before Python 3.12 `suppress` does not look into groups
 
@@ -74,7 +109,7 @@ async def serve_control(
             task_status.started()
 
 
-async def _answer(stream: trio.SocketStream, handler: Handler) -> None:
+async def _answer(stream: trio.SocketStream, handler: Handler, streams: Mapping[str, StreamHandler]) -> None:
     line = await _receive_line(stream)
     if line is None:
         return
@@ -82,6 +117,9 @@ async def _answer(stream: trio.SocketStream, handler: Handler) -> None:
         request = msgspec.json.decode(line, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         await _send(stream, Reply(error=("refused", f"not a request: {error}")))
+        return
+    if request.operation in streams:
+        await _answer_on_and_on(stream, streams[request.operation], request.arguments)
         return
     latest, arriving = trio.open_memory_channel[Progress](1)
 
@@ -109,13 +147,36 @@ async def _answer(stream: trio.SocketStream, handler: Handler) -> None:
                     try:
                         reply = Reply(result=await handler(request.operation, request.arguments, report))
                     except SiltstoneError as error:
-                        kind = next(name for name, base in KINDS.items() if isinstance(error, base))
-                        reply = Reply(error=(kind, str(error)))
+                        reply = Reply(error=(_kind_of(error), str(error)))
                 # Sent even if everything is about to end: it may be this request that ends it.
                 answering.shield = True
                 answering.deadline = trio.current_time() + LAST_WORD_SECONDS
             await _send(stream, reply)
         nursery.cancel_scope.cancel()
+
+
+async def _answer_on_and_on(stream: trio.SocketStream, handler: StreamHandler, arguments: Mapping[str, Any]) -> None:
+    """Lines of a stream until it ends, or whoever asked hangs up; then a reply as always."""
+    async with trio.open_nursery() as nursery:
+
+        async def cancel_on_hang_up() -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some(4096):
+                    pass
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel_on_hang_up)
+        reply = Reply(result=None)
+        try:
+            await handler(arguments, StreamSink(stream))
+        except SiltstoneError as error:
+            reply = Reply(error=(_kind_of(error), str(error)))
+        await _send(stream, reply)
+        nursery.cancel_scope.cancel()
+
+
+def _kind_of(error: SiltstoneError) -> str:
+    return next(name for name, base in KINDS.items() if isinstance(error, base))
 
 
 async def _receive_line(stream: trio.SocketStream) -> bytes | None:
@@ -154,14 +215,9 @@ def request(
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(limit_seconds)
         try:
-            with short_path(home.control_socket) as address:
-                connection.connect(address)
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
-            raise NoOwner(f"nobody serves {home.path}") from error
+            _connect(connection, home)
         except TimeoutError as error:
             raise _no_answer(home, limit_seconds) from error
-        except OSError as error:
-            raise Unavailable(f"cannot reach the process that serves {home.path}: {error.strerror}") from error
         try:
             connection.sendall(msgspec.json.encode(Request(operation, dict(arguments or {}))) + b"\n")
             for line in connection.makefile("rb"):
@@ -178,6 +234,38 @@ def request(
         except OSError as error:
             raise Unavailable(f"the process that serves {home.path} hung up: {error.strerror}") from error
     raise Unavailable(f"the process that serves {home.path} ended before it answered (see {home.log_file})")
+
+
+def stream(home: Home, operation: str, arguments: Mapping[str, Any]) -> Iterator[bytes]:
+    """The lines of a stream, as they come, without their ends; blocks. Raises as ``request`` does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        _connect(connection, home)
+        try:
+            connection.sendall(msgspec.json.encode(Request(operation, dict(arguments))) + b"\n")
+            for line in connection.makefile("rb"):
+                if not line.startswith((b'{"result"', b'{"error"')):
+                    yield line.rstrip(b"\n")
+                    continue
+                reply = msgspec.json.decode(line, type=Reply)
+                if reply.error is not None:
+                    kind, message = reply.error
+                    raise KINDS[kind](message)
+                return
+        except OSError as error:
+            raise Unavailable(f"the process that serves {home.path} hung up: {error.strerror}") from error
+    raise Unavailable(f"the process that serves {home.path} has ended (see {home.log_file})")
+
+
+def _connect(connection: socket.socket, home: Home) -> None:
+    try:
+        with short_path(home.control_socket) as address:
+            connection.connect(address)
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+        raise NoOwner(f"nobody serves {home.path}") from error
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"cannot reach the process that serves {home.path}: {error.strerror}") from error
 
 
 def _no_answer(home: Home, limit_seconds: float | None) -> Unavailable:

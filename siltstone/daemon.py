@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-from siltstone.control import serve_control
+from siltstone.control import StreamSink, serve_control
+from siltstone.core.cloning import path_names
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.switching_objects import SwitchingObjects
 from siltstone.core.tree import Tree
 from siltstone.core.turns import Turn
 from siltstone.engine.disk.system import SystemRandom
-from siltstone.errors import InvalidArgument, SiltstoneError, Unavailable
+from siltstone.errors import InvalidArgument, NotSupported, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
 from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import ServedMount, serve_mount
@@ -43,6 +44,7 @@ from siltstone.s3_workers import S3Workers
 from siltstone.s3gw.server import serve_s3
 from siltstone.s3gw.tls import Tls
 from siltstone.sharded_mount import TIMEOUT_SECONDS_MAX, keep_mount_process
+from siltstone.types import Lsn
 from siltstone.watchdog import Watchdog
 
 FORCED_EXIT_STATUS = 130
@@ -197,6 +199,23 @@ class Daemon:
                 return {"pid": os.getpid()}
             case _:
                 return await perform_here(self._owner, operation, arguments, report)
+
+    async def watch(self, arguments: Arguments, sink: StreamSink) -> None:
+        """Stream what is done below a path. Raises NotSupported over shards, and what ``Feed.watch`` raises."""
+        owner = self._owner
+        if owner.config.shards > 1:
+            raise NotSupported(
+                f"the volume is spread over {owner.config.shards} shards, whose changes are not one feed yet: "
+                f"`siltstone meta single {owner.home.path}` makes it one again"
+            )
+        path = b"".join(b"/" + name for name in path_names(bytes.fromhex(_text(arguments, "path"))))
+        after, oldest = arguments.get("after"), arguments.get("oldest")
+        feed = owner.volume.feed
+        if oldest:
+            after = feed.log.start
+        if after is not None and (not isinstance(after, int) or after < 0):
+            raise InvalidArgument("want an LSN, a number from 0 up")
+        await feed.watch(path, None if after is None else Lsn(after), sink, follow=bool(arguments.get("follow", True)))
 
     async def _wait_closed(self, directory: str) -> object:
         for door in list(self.doors):
@@ -407,7 +426,7 @@ async def _serve_doors(
             await _open_doors(daemon, wanted, announce)
             nursery.start_soon(daemon.carry_out_rules)
             nursery.start_soon(_reload_on_signal, daemon, shutdown)
-            await nursery.start(serve_control, owner.home, daemon.perform)
+            await nursery.start(serve_control, owner.home, daemon.perform, {"watch": daemon.watch})
             all_ready()
             await stopping.wait()
             logger.info("shutting down")

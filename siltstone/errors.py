@@ -121,6 +121,10 @@ class InvalidArgument(Refused):
     """An argument is out of its range or malformed (EINVAL)."""
 
 
+class OutsideWindow(Refused):
+    """What is asked for lies before what is still kept."""
+
+
 class NotFound(Refused):
     """No such name or inode (ENOENT)."""
 

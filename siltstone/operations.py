@@ -205,6 +205,18 @@ async def _carry_out_rules(owner: Owner, store: Store) -> object:
     return lifecycle.status
 
 
+async def _set(owner: Owner, arguments: Arguments, report: Report) -> object:
+    wanted: dict[str, Any] = {}
+    if "feed_hours" in arguments:
+        wanted["feed_window"] = 3600 * float(arguments["feed_hours"])
+    if wanted:
+        changed = msgspec.structs.replace(owner.config, **wanted)
+        changed.check()
+        await owner.save(lambda config: msgspec.structs.replace(config, **wanted))
+        owner.volume.follow_settings(owner.config)
+    return {"feed_hours": owner.config.feed_window / 3600}
+
+
 async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> object:
     placer = owner.shards.placer
     assert placer is not None
@@ -265,6 +277,7 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "rebuild": _rebuild,
     "clone": _clone,
     "lifecycle": _lifecycle,
+    "set": _set,
     "meta_spread": _meta_spread,
     "meta_auto": _meta_auto,
     "disk_list": _disk_list,

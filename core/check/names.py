@@ -137,7 +137,7 @@ class NameCheck:
 
     def __init__(self, reader: Reader, owned: Sequence[PartitionId], findings: Findings) -> None:
         self._reader = reader
-        self._owned = owned
+        self._owned = dict.fromkeys(owned)
         self._findings = findings
         self._facts: dict[int, bytearray] = defaultdict(bytearray)
 
@@ -302,6 +302,10 @@ class NameCheck:
             return
         if ino in some.orphans:
             report("I3", subject, "has a name and is marked as an orphan")
+        if inode.name and partition_of(Ino(inode.parent)) in self._owned:
+            entry = _dentry_or_none(self._reader.get(keys.dentry(Ino(inode.parent), inode.name)) or b"")
+            if entry is None or entry.ino != ino:
+                report("I3", subject, f"has no name {inode.name!r} in directory {inode.parent}, as it says it has")
         if not inode.is_directory:
             if inode.nlink != found:
                 report("I3", subject, f"counts {inode.nlink} links, {found} names were found")

@@ -556,10 +556,14 @@ class Log:
             raise Corrupt(f"the log does not hold {size} bytes at LSN {lsn} any more")
         return await self._reader.read(segment, lsn, size, verify)
 
-    async def frames(self, lsn: Lsn) -> list[Frame]:
-        """Some frames of a sealed segment that is kept, the first at ``lsn``, where one begins. Raises LogDamaged."""
+    async def frames(self, lsn: Lsn) -> list[Frame] | None:
+        """Some durable frames, the first at ``lsn``, where one begins; None if no segment that is kept has any there.
+
+        Raises LogDamaged.
+        """
         segment = self._segment_of(lsn, 1)
-        assert segment is not None and segment.is_sealed
+        if segment is None:
+            return None
         with segment:
             return await frames_from(self._pool, segment, lsn, self._seed)
 

@@ -25,6 +25,7 @@ def identity(key: bytes, value: bytes | None) -> object:
     """What must hold of a record from when it is read to when the transaction commits; None when there is none.
 
     Of an inode: all but its times, counts, size and version; whether it has a name; of a directory whether it is empty.
+    Its place is part of it: who changes anything else must not put an old one back.
     Of counters nothing: numbers of new inodes are reserved when they are read.
     """
     if key[0] != _PARTITION_KEY:
@@ -37,7 +38,8 @@ def identity(key: bytes, value: bytes | None) -> object:
     inode = decode_inode(value)
     is_empty = inode.is_directory and inode.size == 0
     named = inode.nlink > 0
-    return (inode.mode, inode.uid, inode.gid, inode.rdev, inode.parent, inode.flags, inode.target, named, is_empty)
+    place = (inode.parent, inode.name)
+    return (inode.mode, inode.uid, inode.gid, inode.rdev, place, inode.flags, inode.target, named, is_empty)
 
 
 def is_taken_from(key: bytes, old: bytes | None, new: bytes | None) -> bool:

@@ -84,6 +84,8 @@ class Store:
         self._applying_since: float | None = None  # by trio's clock; None while the backing has nothing to do
         self._apply_scope = trio.CancelScope()
         self._watchers: list[Watcher] = []
+        self.keeps_notes = True
+        """Whether batches say what they changed (meta/notes.py)."""
         self.commit_count = 0
         self.conflict_count = 0
         self._applies = 0

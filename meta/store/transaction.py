@@ -8,6 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from siltstone.errors import Conflict
+from siltstone.meta import keys
+from siltstone.meta.notes import encode_note
 from siltstone.meta.store.batch import KEY_BYTES_MAX, encode_batch
 from siltstone.meta.store.memtable import MISSING
 from siltstone.meta.store.port import BATCH_KIND, CHUNK_MAX, FIRST_CHUNK, Chunk
@@ -39,6 +41,7 @@ class Transaction:
         "_sorted",
         "_store",
         "_writes",
+        "flags",
         "freed",
         "totals",
     )
@@ -53,6 +56,8 @@ class Transaction:
         self._payload: list[Buffer] = []
         self._payload_bytes = 0
         self._payload_lsn = Lsn(0)
+        self.flags = 0
+        """What its note says of it besides (meta/notes.py)."""
         self.totals = SpaceTotals()
         """How the totals of space change when this is committed."""
         self.freed: list[FreedStripe] = []
@@ -159,6 +164,8 @@ class Transaction:
         if not self._writes and not self._payload:
             return store.last_lsn
         assert not self._payload or self._payload_lsn == log.next_payload_lsn, "the log has moved since attach"
+        if store.keeps_notes and (note := encode_note(self._writes, self._reads, self.flags)) is not None:
+            self._writes[keys.NOTE] = note
         end_lsn = log.append_nowait(BATCH_KIND, self._payload, encode_batch(self._writes))
         store.merge(self._writes, end_lsn)
         return end_lsn

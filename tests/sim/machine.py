@@ -231,6 +231,7 @@ class Machine(Rules):
                 await self._begin_life(volume)
                 await trio.sleep(20)
                 await self.look(volume)
+                await self.do_watch(volume, 0, 0, 0)
                 await self._check(volume)
                 staying = [disk for disk in volume.status().disks if disk.disk_id not in self.given_up]
                 assert {disk.state for disk in staying} <= {"up", "new", "draining"}

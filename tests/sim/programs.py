@@ -39,6 +39,7 @@ RULES: dict[str, int] = {
     "fsync": 2,
     "flush": 1,
     "sync": 1,
+    "watch": 3,
     "settle": 2,
     "wait": 1,
     "put": 3,

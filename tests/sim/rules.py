@@ -17,9 +17,18 @@ from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import CompletePart, ObjectInfo, PutAttributes
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
-from siltstone.errors import AlreadyExists, DirectoryNotEmpty, InvalidArgument, NoSpace, NotADirectory, Unavailable
+from siltstone.errors import (
+    AlreadyExists,
+    DirectoryNotEmpty,
+    InvalidArgument,
+    NoSpace,
+    NotADirectory,
+    OutsideWindow,
+    Unavailable,
+)
 from siltstone.limits import KIB, MIB, MULTIPART_PART_BYTES_MIN
-from siltstone.types import ROOT_INO, Ino
+from siltstone.types import ROOT_INO, Ino, Lsn
+from sim.feed import FeedReplica
 from sim.model import UNKNOWN_INO, ModelFile, ModelVolume
 from sim.volume import SimVolume
 
@@ -65,6 +74,8 @@ class Rules:
         self.home_hangs = False
         """Whether they may be refused since HOME gives no answer, or gave none lately."""
         self._serial = 0
+        self.feed = FeedReplica()
+        """The tree as the change feed tells it."""
 
     @property
     def seconds_of_hangs(self) -> float:
@@ -265,6 +276,24 @@ class Rules:
         for number in range(a % 2, len(SMALL_PATHS), 2 + b % 3):
             if SMALL_PATHS[number] in self.model.names:
                 await self._unlink(volume, SMALL_PATHS[number])
+
+    async def do_watch(self, volume: Volume, _: int, __: int, ___: int) -> None:
+        """The change feed, read from where it was read last, in this life or an earlier one, gives the tree."""
+        if not await self.attempt(volume.sync()):
+            return
+        self.model.all_durable()
+        try:
+            if self.feed.position is None:
+                if volume.feed.log.start:
+                    await self.feed.begin(volume)
+                self.feed.position = self.feed.position or Lsn(0)
+            await self.feed.follow(volume)
+        except OutsideWindow:
+            self.fired["the feed does not reach back"] += 1
+            await self.feed.begin(volume)
+        assert self.feed.names == self.model.names, "the feed tells of another tree"
+        for ino in self.model.linked & self.feed.sizes.keys():
+            assert self.feed.sizes[ino] == len(self.model.files[ino].data), f"of inode {ino} the feed has another size"
 
     async def do_truncate(self, volume: Volume, a: int, b: int, _: int) -> None:
         """Cut or extend."""

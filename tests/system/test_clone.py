@@ -98,6 +98,9 @@ def test_a_tree_is_cloned_under_the_mount_and_s3(kind: Kind, tmp_path: Path) -> 
                 refused = siltstone("clone", home, source, target)
                 assert refused.returncode == 1 and refused.stderr.count("\n") == 1
                 assert words in refused.stderr, refused.stderr
+            if kind.shards > 1:
+                refused = siltstone("watch", home, "/")
+                assert refused.returncode == 1 and "meta single" in refused.stderr, refused.stderr
             assert {entry.name for entry in mountpoint.iterdir()} == {"bucket", "copy"}
             expected = described(top)
             succeed("umount", mountpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siltstone.core.snapshot_plan import INCREMENTS_MAX, chain_of, plan_snapshots
+from siltstone.core.snapshot_plan import INCREMENTS_MAX, chain_of, kept_since, plan_snapshots
 from siltstone.engine.format.snapshot import SnapshotKind, SnapshotName
 from siltstone.engine.snapshot.copies import Snapshot
 from siltstone.types import DiskId, Lsn
@@ -46,6 +46,29 @@ def test_dropping_what_is_droppable_changes_nothing(
     again = plan_snapshots(left, [item for item in usable if item in left], Lsn(log_start))
     assert [base.start for base in again.bases] == [base.start for base in plan.bases]
     assert again.covered == plan.covered
+
+
+@given(found, st.integers(0, 140), st.integers(0, 140))
+def test_increments_that_the_feed_keeps_are_kept_and_what_is_rotten_is_not(
+    snapshots: list[Snapshot], log_start: int, kept_from: int
+) -> None:
+    plan = plan_snapshots(snapshots, snapshots, Lsn(log_start), Lsn(kept_from))
+    without = plan_snapshots(snapshots, snapshots, Lsn(log_start))
+    kept = [item for item in without.droppable if item not in plan.droppable]
+    assert all(item.name.kind is SnapshotKind.INCREMENT and item.name.end > kept_from for item in kept)
+    assert set(map(id, plan.droppable)) <= set(map(id, without.droppable))
+    for item in kept:
+        item.is_rotten = True
+    assert plan_snapshots(snapshots, snapshots, Lsn(log_start), Lsn(kept_from)).droppable == without.droppable
+
+
+def test_as_much_is_kept_as_is_young_and_fits() -> None:
+    increments = [increment(0, 10), increment(10, 20), increment(20, 30), increment(30, 40)]
+    for number, item in enumerate(increments):
+        item.created_ns = number
+    assert kept_since(increments, created_ns=2, bytes_max=100) == 20
+    assert kept_since(increments, created_ns=0, bytes_max=30) == 10
+    assert kept_since(increments, created_ns=4, bytes_max=30) is None
 
 
 @given(found, st.integers(0, 140))

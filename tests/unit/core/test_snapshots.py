@@ -339,6 +339,7 @@ def test_one_that_was_dropped_and_comes_back_after_a_crash_is_dropped_again() ->
     async def body(world: SimVolume) -> None:
         files = Files()
         async with world.opened() as volume:
+            volume.snapshots.feed_window = 0.0
             await files.churn(volume, 3)
             before = {name: disk.contents(name) for disk in world.disks for name in disk.names if "/incr-" in name}
             assert before
@@ -349,6 +350,7 @@ def test_one_that_was_dropped_and_comes_back_after_a_crash_is_dropped_again() ->
         await world.disks[2].create(name, len(before[name]))
         await world.disks[2].write(name, 0, [bytes(50) + before[name][50:]])
         async with world.opened() as volume:
+            volume.snapshots.feed_window = 0.0
             assert await fsck(volume, deep=True) == []
             await trio.sleep(3)
             assert not any(name in disk.names for disk in world.disks)

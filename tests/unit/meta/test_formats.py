@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from siltstone.engine.stripe.layout import SAME_ROWS, Slab, Stripe
 from siltstone.meta import keys
 from siltstone.meta.keys import Reference
+from siltstone.meta.notes import encode_note
 from siltstone.meta.records import (
     AwayRecord,
     Bucket,
@@ -48,10 +49,10 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
     "extent stripe": (keys.extent(Ino(0x8A1), 1 << 40), Extent(1 << 20, Place.STRIPE, 0x2A0010, 512)),
     "inode file": (
         keys.inode(Ino(0x8A1)),
-        Inode(0o100644, 1, 1000, 1001, 4005, 0, 10**18, -1, 10**18 + 1, 4005, 9, 0, 6),
+        Inode(0o100644, 1, 1000, 1001, 4005, 0, 10**18, -1, 10**18 + 1, 4005, 9, 0x7A1, 6, name=b"na\xffme"),
     ),
-    "inode directory": (keys.inode(Ino(0x7A1)), Inode(0o40755, 2, 0, 0, 1, 0, 1, 2, 3, 0, 0, 1, 1)),
-    "inode link": (keys.inode(Ino(0x9A1)), Inode(0o120777, 1, 0, 0, 6, 0, 1, 2, 3, 0, 0, 0, 0, b"target")),
+    "inode directory": (keys.inode(Ino(0x7A1)), Inode(0o40755, 2, 0, 0, 1, 0, 1, 2, 3, 0, 0, 1, 1, name=b"d")),
+    "inode link": (keys.inode(Ino(0x9A1)), Inode(0o120777, 1, 0, 0, 6, 0, 1, 2, 3, 0, 0, 1, 0, b"target", b"l")),
     "bucket": (keys.bucket(Ino(0x7A1)), Bucket("main", 10**18, "us-east-1", 3)),
     "bucket document": (keys.bucket_document(Ino(0x7A1), b"policy"), b"any\x00bytes"),
     "upload": (
@@ -104,6 +105,13 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
         Fill([(512, Extent(4000, Place.LOG, 0x123456, 96, 4096, b"\x01" * 8))]),
     ),
     "checksums": (keys.stripe_checksums(StripeId(0x2A0010)), bytes(range(24))),
+    "note": (
+        keys.NOTE,
+        encode_note(
+            {keys.dentry(Ino(0x7A1), b"n"): None, keys.inode(Ino(0x8A1)): b"new"}, {keys.inode(Ino(0x8A1)): b"old"}, 1
+        )
+        or b"",
+    ),
     "away": (keys.AWAY, AwayRecord([(2, 10**18), (300, 10**18 + 5)])),
     "scrub": (
         keys.SCRUB,
@@ -132,6 +140,9 @@ def value_bytes(value: Any) -> bytes:
 def test_records_without_the_fields_of_today_are_read() -> None:
     assert decode(Slab, bytes.fromhex("95010201ce04000000930001cd012c")) == Slab(
         2, 1, 64 << 20, (DiskId(0), DiskId(1), DiskId(300)), spare_rows=0
+    )
+    assert decode(Inode, bytes.fromhex("9f01cd41ed020000010001020300000101c400")) == Inode(
+        0o40755, 2, 0, 0, 1, 0, 1, 2, 3, 0, 0, 1, 1, name=b""
     )
     assert decode(Bucket, bytes.fromhex("9401a46d61696ecf0de0b6b3a7640000a975732d656173742d31")) == Bucket(
         "main", 10**18, "us-east-1", serial=0

@@ -44,8 +44,8 @@ def test_a_sound_store_has_no_problems() -> None:
 def test_every_single_record_is_missed_when_it_goes() -> None:
     store = open_full()
     for key, value in list(store.scan(b"", b"\xff")):
-        if key[2:3] == keys.XATTR:
-            continue  # the flag says only that there were some
+        if key[2:3] == keys.XATTR or key == keys.NOTE:
+            continue  # the flag says only that there were some; the note is of one batch
         transaction = store.begin()
         transaction.delete(key)
         transaction.commit()

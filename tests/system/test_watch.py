@@ -1,0 +1,85 @@
+"""The change feed by the command: both doors, going on from an LSN, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from sim.command import siltstone, succeed
+from sim.mounted import is_mounted
+from sim.served import MAIN, served
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse here")
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    return [event for event in map(json.loads, text.splitlines()) if event["event"] != "mark"]
+
+
+def test_what_both_doors_do_is_watched_and_read_back(tmp_path: Path) -> None:
+    home, mountpoint = tmp_path / "home", tmp_path / "mnt"
+    mountpoint.mkdir()
+    with served(home) as server:
+        succeed("mount", home, mountpoint)
+        command = [sys.executable, "-P", "-m", "siltstone", "watch", str(home), "/bucket", "--json"]
+        watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert watching.stdout is not None
+            begin = json.loads(watching.stdout.readline())
+            assert begin["event"] == "mark"
+            s3 = boto3.client(
+                "s3",
+                endpoint_url=server.url,
+                aws_access_key_id=MAIN.access,
+                aws_secret_access_key=MAIN.secret,
+                region_name="us-east-1",
+                config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
+            )
+            s3.create_bucket(Bucket="bucket")
+            s3.put_object(Bucket="bucket", Key="a/object", Body=b"by S3")
+            (mountpoint / "bucket" / "a" / "file").write_bytes(b"by the mount")
+            (mountpoint / "bucket" / "a").rename(mountpoint / "bucket" / "b")
+            s3.delete_object(Bucket="bucket", Key="b/object")
+            (mountpoint / "bucket" / "b" / "file").unlink()
+            (mountpoint / "bucket" / "b").rmdir()
+            lines = [json.loads(watching.stdout.readline()) for _ in range(9)]
+        finally:
+            watching.kill()
+            watching.communicate()
+        told = [(event["event"], event["path"]) for event in lines if event["event"] not in ("mark", "attributes")]
+        assert told[:8] == [
+            ("mkdir", "/bucket"),
+            ("mkdir", "/bucket/a"),
+            ("put", "/bucket/a/object"),
+            ("create", "/bucket/a/file"),
+            ("write", "/bucket/a/file"),
+            ("rename", "/bucket/a"),
+            ("delete", "/bucket/b/object"),
+            ("unlink", "/bucket/b/file"),
+        ]
+        again = events(succeed("watch", home, "/bucket", "--json", "--no-follow", "--from", str(begin["lsn"])))
+        assert again[: len(lines)] == lines
+        last = str(again[-2]["lsn"])
+        assert events(succeed("watch", home, "/", "--json", "--no-follow", "--from", last)) == again[-1:]
+        assert "rename" in succeed("watch", home, "/", "--no-follow", "--from", "oldest")
+        assert json.loads(succeed("set", home, "--feed-hours", "2", "--json")) == {"feed_hours": 2.0}
+        for arguments, words in (
+            (("watch", home, "/", "--from", "9999999999999"), "yet to come"),
+            (("watch", home, "/a/../b"), ".."),
+            (("set", home, "--feed-hours", "-1"), "negative"),
+        ):
+            refused = siltstone(*arguments)
+            assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+            assert words in refused.stderr
+        succeed("umount", mountpoint)
+        assert not is_mounted(mountpoint)
+    refused = siltstone("watch", home, "/")
+    assert refused.returncode == 1 and "nobody serves" in refused.stderr

@@ -57,6 +57,7 @@ ERRNO: dict[type[errors.SiltstoneError], int] = {
     errors.QuotaExceeded: errno.EDQUOT,
     # Only S3 makes requests that end so; a file operation that meets one has asked for something impossible.
     errors.PreconditionFailed: errno.EINVAL,
+    errors.OutsideWindow: errno.EINVAL,
     errors.NoSuchBucket: errno.ENOENT,
     errors.NoSuchUpload: errno.ENOENT,
     errors.NoSuchVersion: errno.ENOENT,

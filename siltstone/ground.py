@@ -153,7 +153,10 @@ class LocalGround:
             try:
                 await disk.probe()
             except DiskError as error:
-                raise Unavailable(f"all disks are needed, and disk {disk.disk_id} is away: {error}") from error
+                raise Unavailable(
+                    f"every disk is needed for that, and one is away: {error}; bring it back, or give it up "
+                    "(siltstone disk replace, or disk remove --lost)"
+                ) from error
         return disks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -14,10 +14,12 @@ from siltstone.config import VolumeConfig
 from siltstone.core.all_shards import AllShards
 from siltstone.core.resizing import Resizer
 from siltstone.engine.disk.parts import part_folder
-from siltstone.errors import SiltstoneError
+from siltstone.errors import DiskError, SiltstoneError, Unavailable
 from siltstone.meta.shards.map import MapView, map_of
 from siltstone.types import PartitionId, ShardId
 from sim.shard_volumes import SimShardVolumes
+
+T = TypeVar("T")
 
 AGAIN_SECONDS = 0.3
 
@@ -56,7 +58,8 @@ class SimGround:
         return nullcontext()
 
     async def check_room(self, shards: int) -> None:
-        await trio.lowlevel.checkpoint()
+        for disk in self.world.world.disks:
+            await _reached(disk.probe())
 
     async def share_disks(self, *, are_shared: bool) -> None:
         def share() -> None:
@@ -68,8 +71,8 @@ class SimGround:
         assert shard >= self.config.shards, "a shard that is in use is wiped"
         assert shard not in self.world.serving
         for disk in self.world.world.disks:
-            for entry in await disk.list(f"{part_folder(shard)}/"):
-                await disk.delete(entry.name)
+            for entry in await _reached(disk.list(f"{part_folder(shard)}/")):
+                await _reached(disk.delete(entry.name))
                 await self._step("wipe a file", lambda: None)
         self.world.backings.pop(shard, None)
 
@@ -125,6 +128,14 @@ class SimGround:
         await trio.sleep(self._chance.random() * 0.003)
 
 
+async def _reached(done: Awaitable[T]) -> T:
+    """What is done on a disk. Raises Unavailable, as the port says, when that is away."""
+    try:
+        return await done
+    except DiskError as error:
+        raise Unavailable(str(error)) from error
+
+
 class SimOwner:
     """Has the volume have so many shards, in as many lives as that takes. ``used``: says which partitions move."""
 
@@ -137,6 +148,7 @@ class SimOwner:
         self._used = used
         self._lives = lives
         self.deaths = 0
+        self.refusals = 0
         self.begin()
 
     def begin(self) -> None:
@@ -170,7 +182,13 @@ class SimOwner:
         self.begin()
 
     async def _have(self, count: int) -> None:
-        await self.resizer.grow(count)
+        while True:
+            try:
+                await self.resizer.grow(count)
+                break
+            except Unavailable:  # whoever asked asks again
+                self.refusals += 1
+                await trio.sleep(AGAIN_SECONDS)
         await self.resizer.look()
         while True:
             for partition in self._used():

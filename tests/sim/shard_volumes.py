@@ -36,6 +36,7 @@ from siltstone.engine.format.superblock import pack_superblock
 from siltstone.engine.labels import newest_label, read_label
 from siltstone.engine.pool import DiskRole, Pool
 from siltstone.errors import DiskError, SiltstoneError, TooFewDisks, Unavailable
+from siltstone.limits import MIB
 from siltstone.meta.shards.handover import lenders, placements_of
 from siltstone.meta.shards.link import Link
 from siltstone.meta.shards.map import MapView, PartitionMap, even_map, map_of
@@ -68,11 +69,18 @@ class FrontEnd(NamedTuple):
 class SimShardVolumes:
     """The disks and what outlives the processes; ``shards`` of them may be open."""
 
-    def __init__(self, shards: int = 2, *, seed: int = 0, config: VolumeConfig | None = None) -> None:
+    def __init__(
+        self,
+        shards: int = 2,
+        *,
+        seed: int = 0,
+        config: VolumeConfig | None = None,
+        capacity_bytes: int = 64 * MIB,
+    ) -> None:
         self._chance = random.Random(seed)
         config = config or small_config()
         self.config = msgspec.structs.replace(config, shards=shards, **even_map(shards).settings)
-        self.world = SimVolume(self.config)
+        self.world = SimVolume(self.config, capacity_bytes=capacity_bytes)
         for disk in self.world.disks:
             disk.is_shared = True
         self.shards = [ShardId(shard) for shard in range(shards)]

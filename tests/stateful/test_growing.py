@@ -39,11 +39,14 @@ from sim.tree_model import EMPTY_TREE, GONE, Action, Answer, step
     seed=st.integers(0, 2**32 - 1),
     counts=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     lives=st.lists(st.integers(1, 40), max_size=2),
+    away=st.lists(st.floats(0.01, 3), max_size=3),
     scheduling=st.random_module(),
 )
-def test_shards_come_and_go_under_clients(seed: int, counts: list[int], lives: list[int], scheduling: object) -> None:
+def test_shards_come_and_go_under_clients(
+    seed: int, counts: list[int], lives: list[int], away: list[float], scheduling: object
+) -> None:
     """``counts``: how many shards there are to be, one after the other; ``lives``: after how many steps the owner
-    dies."""
+    dies; ``away``: for how many seconds a disk goes away, which then comes back."""
     seen = Seen()
     chance = random.Random(seed)
 
@@ -73,6 +76,7 @@ def test_shards_come_and_go_under_clients(seed: int, counts: list[int], lives: l
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(resize)
+            nursery.start_soon(come_and_go, world, chance, away)
             for _ in range(2):
                 nursery.start_soon(Client(chance, ask, seen).run, 12)
         assert await volume.read(ino, 0, 1 << 20) == data
@@ -81,6 +85,16 @@ def test_shards_come_and_go_under_clients(seed: int, counts: list[int], lives: l
 
     run(1, seed, body)
     assert find_order(seen.history, EMPTY_TREE, step) is not None, explain(seen.history)
+
+
+async def come_and_go(world: SimShardVolumes, chance: random.Random, away: list[float]) -> None:
+    """One disk at a time."""
+    for seconds in away:
+        await trio.sleep(chance.choice([0, 0.02, 1]) * chance.random())
+        disk = chance.choice(world.world.disks)
+        disk.disappear()
+        await trio.sleep(seconds)
+        disk.return_()
 
 
 async def check_only_one_is_left(world: SimShardVolumes) -> None:

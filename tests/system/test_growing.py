@@ -193,7 +193,7 @@ def test_an_owner_that_is_killed_while_shards_come_and_go_goes_on(volume: Mounte
     assert succeed("fsck", volume.home, "--deep") == "no findings\n"
 
 
-def test_a_stopped_volume_gets_shards_and_a_further_mount_uses_them(tmp_path: Path) -> None:
+def test_a_stopped_volume_gets_shards_that_a_further_mount_uses_unless_a_disk_is_away(tmp_path: Path) -> None:
     home = tmp_path / "home"
     succeed("init", home)
     assert "2 shards have all" in succeed("meta", "shards", "2", home)
@@ -205,11 +205,25 @@ def test_a_stopped_volume_gets_shards_and_a_further_mount_uses_them(tmp_path: Pa
         for number in range(20):
             (first / str(number)).mkdir()
             (first / str(number) / "file").write_text(str(number))
+        (home / "disks" / "disk3").rename(tmp_path / "away")
+        refused = siltstone("meta", "shards", "3", home)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "one is away: disk 3: " in refused.stderr and "disk replace" in refused.stderr
+        assert not [*home.glob("disks/*/shard-2")] and Home(home).load_config().shards == 2
+        (tmp_path / "away").rename(home / "disks" / "disk3")
         assert "3 shards have all" in succeed("meta", "shards", "3", home)
         assert [(second / str(number) / "file").read_text() for number in range(20)] == [*map(str, range(20))]
         for number in range(20):
             (second / str(number) / "file").write_text(f"again {number}")
+        (home / "disks" / "disk3").rename(tmp_path / "away")
         assert "1 shard has all" in succeed("meta", "single", home, "--wait")
+        assert "what shards had that are gone is not taken away" in succeed("meta", "status", home)
+        refused = siltstone("meta", "shards", "2", home)
+        assert refused.returncode == 1 and "is not taken away" in refused.stderr
+        (tmp_path / "away").rename(home / "disks" / "disk3")
+        while "is not taken away" in succeed("meta", "status", home):
+            pass
+        assert not [*home.glob("disks/*/shard-*")]
         assert (first / "7" / "file").read_text() == "again 7"
         (first / "7" / "file").unlink()
         assert not (second / "7" / "file").exists()

@@ -206,7 +206,6 @@ _OBJECT_CHANGES = (
     "put_object",
     "put_written",
     "delete_object",
-    "set_object_grants",
     "edit_object",
     "copy_object",
     "create_upload",

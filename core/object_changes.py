@@ -138,8 +138,9 @@ class KeyChange:
         """The object that the key is now."""
         return None if self._missing else find_in(self._transaction, self._near, self._path)
 
-    def check_deletion(self, current: Place | None, version_id: str | None, conditions: Conditions) -> None:
-        """Raise PreconditionFailed unless what is to be deleted is as ``conditions`` say."""
+    def check_deletion(self, current: Place | None, version_id: str | None, conditions: Conditions) -> bool:
+        """Raise PreconditionFailed unless what is to be deleted is as ``conditions`` say; whether there is anything,
+        an object, a version or a delete marker. Where there is nothing no marker need be made."""
         transaction = self._transaction
         spot = None if self._missing else find_spot(transaction, self._near, self._path)
         found = None
@@ -158,6 +159,7 @@ class KeyChange:
                 inode = inodes.get_inode(transaction, ino)
                 found = object_info(self._key, ino, inode, objects.get_object(transaction, ino, inode))
         conditions.check_deletion(found, is_marked=version is not None)
+        return found is not None or version is not None
 
     def check_expiry(self, current: Place | None, version_id: str | None, expiry: Expiry) -> None:
         """Raise PreconditionFailed unless the version that is to expire is as it was when that was decided."""

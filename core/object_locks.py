@@ -41,6 +41,8 @@ def apply_edit(record: Object, edit: Edit, now_ns: int) -> None:
     """Change what is kept with a version. Raises NotPermitted."""
     if edit.tags is not None:
         record.tags = edit.tags
+    if edit.grants is not None:
+        record.grants = list(edit.grants)
     if edit.retention is not None:
         mode, until_ns = edit.retention
         check_retention(record, mode, until_ns, now_ns, may_bypass=edit.may_bypass)

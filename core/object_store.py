@@ -24,7 +24,6 @@ class ObjectStore:
         self.head = objects.head
         self.open = objects.open
         self.delete = objects.delete
-        self.set_grants = objects.set_grants
         self.edit = objects.edit
         self.list_versions = objects.list_versions
         self.copy = objects.copy

@@ -55,6 +55,7 @@ class Edit(msgspec.Struct, frozen=True, kw_only=True):
     when. ``may_bypass``: the sender may shorten one of the mode GOVERNANCE."""
 
     tags: dict[str, str] | None = None
+    grants: tuple[str, ...] | None = None
     retention: tuple[str, int] | None = None
     legal_hold: bool | None = None
     may_bypass: bool = False
@@ -81,6 +82,8 @@ class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     checksum_type: str = ""
     part_sizes: tuple[int, ...] = ()
     part_numbers: tuple[int, ...] = ()
+    part_checksums: tuple[str, ...] = ()
+    """Of the algorithm of ``checksums``, in base64, beside ``part_numbers``; empty where one of them has none."""
     grants: tuple[str, ...] = ()
     sealing: dict[str, str] = {}
     version_id: str = ""
@@ -110,6 +113,7 @@ def object_info(key: bytes, ino: Ino, inode: Inode, record: Object | None) -> Ob
         checksum_type=record.checksum_type,
         part_sizes=tuple(record.part_sizes),
         part_numbers=tuple(record.part_numbers),
+        part_checksums=tuple(record.part_checksums),
         grants=tuple(record.grants),
         sealing=record.sealing,
         version_id=record.version_id,
@@ -131,6 +135,7 @@ class PutAttributes(msgspec.Struct, frozen=True, kw_only=True):
     checksum_type: str = ""
     part_sizes: tuple[int, ...] = ()
     part_numbers: tuple[int, ...] = ()
+    part_checksums: tuple[str, ...] = ()
     grants: tuple[str, ...] = ()
     sealing: dict[str, str] = {}
     versioning: Versioning = Versioning.OFF
@@ -159,6 +164,7 @@ def object_record(attributes: PutAttributes) -> Object:
         attributes.lock_mode,
         attributes.lock_until_ns,
         attributes.legal_hold,
+        list(attributes.part_checksums),
     )
 
 

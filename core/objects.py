@@ -7,9 +7,8 @@ the old or the new object whole, through whichever door.
 
 from __future__ import annotations
 
-import contextlib
 import stat
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -63,7 +62,6 @@ from siltstone.meta.buckets import (
     set_documents,
 )
 from siltstone.meta.directories import find_directory
-from siltstone.meta.records import Object
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
@@ -397,8 +395,8 @@ class Objects:
             if conditions.expiry is not None:
                 _check_serial(transaction, start, conditions.expiry)
                 it.check_expiry(place, version_id, conditions.expiry)
-            elif conditions is not NO_CONDITIONS:
-                it.check_deletion(place, version_id, conditions)
+            elif conditions is not NO_CONDITIONS and not it.check_deletion(place, version_id, conditions):
+                return None
             if version_id is None:
                 return it.delete(place, versioning, owner)
             return it.delete_version(place, version_id, may_bypass=may_bypass)
@@ -429,33 +427,6 @@ class Objects:
         assert changed.info is not None
         await self.volume.wait_done()
         return changed.info
-
-    async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo:
-        """Say who may do what with an object; durable on return. Its bytes and times stay. Raises NoSuchBucket,
-        NotFound."""
-        for _ in range(FIND_ATTEMPTS_MAX):
-            info = await self.head(bucket, key)
-            with contextlib.suppress(Moved):
-                return await self.set_grants_at(info.ino, key, grants)
-        raise Conflict(f"{key!r} is overwritten all the time; try again")
-
-    async def set_grants_at(self, ino: Ino, key: bytes, grants: Sequence[str]) -> ObjectInfo:
-        """The same of an inode that was found. Raises Moved when it has no name any more."""
-        await self.volume.ledger.admit()
-
-        def change(transaction: Transaction) -> ObjectInfo:
-            inode = inodes.find_inode(transaction, ino)
-            if inode is None or inode.nlink == 0:
-                raise Moved
-            record = objects.get_object(transaction, ino, inode) or Object("")
-            record.grants = list(grants)
-            objects.put_object(transaction, ino, inode, record)
-            inodes.put_inode(transaction, ino, inode)
-            return object_info(key, ino, inode, record)
-
-        info = await self.volume.ledger.perform(change, ignore)
-        await self.volume.wait_done()
-        return info
 
     async def copy(
         self,
@@ -635,6 +606,7 @@ def source_attributes(source: ObjectInfo, versioning: Versioning) -> PutAttribut
         checksum_type=source.checksum_type,
         part_sizes=source.part_sizes,
         part_numbers=source.part_numbers,
+        part_checksums=source.part_checksums,
         sealing=source.sealing,
         versioning=versioning,
         tags=source.tags,

@@ -37,7 +37,7 @@ from siltstone.core.object_types import (
     object_info,
 )
 from siltstone.core.objects import ObjectReader, Objects, bucket_info
-from siltstone.core.places import Moved, Start
+from siltstone.core.places import Start
 from siltstone.core.readings import Readings
 from siltstone.core.shard_places import ShardPlaces
 from siltstone.core.uploads import Uploads
@@ -342,13 +342,6 @@ class ShardObjects:
             may_bypass=may_bypass,
         )
         return Changed(way, deleted=deleted)
-
-    async def set_object_grants(self, ino: Ino, key: bytes, grants: list[str]) -> ObjectInfo | None:
-        """Say who may do what with an inode of this shard; None when it has no name any more."""
-        try:
-            return await self._objects.set_grants_at(ino, key, grants)
-        except Moved:
-            return None
 
     async def edit_object(
         self, near: Ino, bucket: BucketRef, key: bytes, version_id: str | None, edit: Edit, flushed: Ino
@@ -680,8 +673,6 @@ class ShardObjects:
         match method:
             case "create_bucket":
                 return BucketInfo(arguments["name"], self._ledger.clock.now_ns(), arguments["owner"])
-            case "set_object_grants":
-                return await self._info(arguments["ino"], arguments["key"])
             case "set_bucket_documents":
                 return await self._objects.bucket(arguments["name"])
             case "create_upload":

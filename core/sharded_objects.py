@@ -461,15 +461,6 @@ class ShardedObjects:
         assert changed.deleted is not None
         return changed.deleted
 
-    async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo:
-        """See Objects."""
-        for _ in range(ATTEMPTS_MAX):
-            found = await self.head(bucket, key)
-            info: ObjectInfo | None = await self.call("set_object_grants", found.ino, key, list(grants))
-            if info is not None:
-                return info
-        raise Conflict(f"{key!r} is overwritten all the time; try again")
-
     async def edit(self, bucket: str, key: bytes, version_id: str | None, edit: Edit) -> ObjectInfo:
         """See Objects."""
         changed = await self.change("edit_object", bucket, split_key(key), key, version_id, edit)

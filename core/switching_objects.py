@@ -44,7 +44,6 @@ class SwitchingObjects:
         self.delete = counted(lambda store: store.delete)
         self.edit = counted(lambda store: store.edit)
         self.list_versions = counted(lambda store: store.list_versions)
-        self.set_grants = counted(lambda store: store.set_grants)
         self.copy = counted(lambda store: store.copy)
         self.list_keys = counted(lambda store: store.list_keys)
         self.create_upload = counted(lambda store: store.create_upload)

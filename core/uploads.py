@@ -315,6 +315,7 @@ class Uploads:
             checksum_type=checksum_type,
             part_sizes=tuple(part.size for _, part in chosen),
             part_numbers=tuple(number for number, _ in chosen),
+            part_checksums=_part_checksums(next(iter(checksums), ""), [part for _, part in chosen]),
             grants=tuple(upload.grants),
             sealing=upload.sealing,
             versioning=versioning,
@@ -404,6 +405,12 @@ def _choose(reader: Reader, bucket_ino: Ino, upload_id: bytes, parts: Sequence[C
         if found.size < MULTIPART_PART_BYTES_MIN:
             raise PartTooSmall(f"part {number} has {found.size} bytes, at least {MULTIPART_PART_BYTES_MIN} are needed")
     return chosen
+
+
+def _part_checksums(algorithm: str, parts: Sequence[Part]) -> tuple[str, ...]:
+    """The checksums of parts; nothing where one has none of that algorithm."""
+    found = tuple(part.checksums[algorithm] for part in parts if algorithm in part.checksums)
+    return found if len(found) == len(parts) else ()
 
 
 def _raw_md5(etag: str) -> bytes:

@@ -42,6 +42,7 @@ def forget_digests(transaction: Transaction, ino: Ino, inode: Inode) -> None:
     record.checksums = {}
     record.checksum_type = ""
     record.part_sizes = []
+    record.part_checksums = []
     record.part_numbers = []
     record.sealing = {}  # what was written in between is not encrypted, so what is left is shown as it is
     transaction.put(keys.object_(ino), encode(record))

@@ -139,6 +139,8 @@ class Object(msgspec.Struct, array_like=True, tag=1):
     """GOVERNANCE or COMPLIANCE, until ``lock_until_ns``; empty without a retention."""
     lock_until_ns: int = 0
     legal_hold: bool = False
+    part_checksums: list[str] = []
+    """Beside ``part_numbers``, of the algorithm of ``checksums``; empty where one of the parts has none."""
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True, tag=1):

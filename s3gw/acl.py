@@ -175,7 +175,8 @@ _XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 def document_of(grants: Sequence[str], owner: str, users: Users) -> list[Element]:
     """The children of an AccessControlPolicy."""
     entries: list[Element] = []
-    for grant in grants or (f"FULL_CONTROL id:{owner}",):
+    # Groups come first, as in the canned lists, in whichever order they were sent.
+    for grant in sorted(grants or (f"FULL_CONTROL id:{owner}",), key=lambda grant: " uri:" not in grant):
         permission, _, grantee = grant.partition(" ")
         kind, _, value = grantee.partition(":")
         if not value:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from siltstone.core.object_types import BucketInfo
+from siltstone.core.object_types import BucketInfo, Edit
 from siltstone.s3gw.acl import Grants, Owners, document_of, is_public, names_a_list, of_document, of_headers
 from siltstone.s3gw.bucket_documents import change
 from siltstone.s3gw.configuration import ACL, Configuration
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.reply import Reply, xml_reply
 from siltstone.s3gw.request import Request
+from siltstone.s3gw.version_ids import version_wanted
 
 
 async def get_bucket_acl(request: Request) -> Reply:
@@ -31,7 +32,7 @@ async def put_bucket_acl(request: Request) -> Reply:
 async def get_object_acl(request: Request) -> Reply:
     """GetObjectAcl."""
     bucket = await request.bucket(checks_object=True)
-    found = await request.store.head(bucket.name, request.key)
+    found = await request.store.head(bucket.name, request.key, version_wanted(request.query))
     await request.check_object(bucket, found)
     config = await request.configuration(bucket)
     if not config.has_acls:
@@ -42,11 +43,12 @@ async def get_object_acl(request: Request) -> Reply:
 async def put_object_acl(request: Request) -> Reply:
     """PutObjectAcl. The object's bytes and times stay."""
     bucket = await request.bucket(checks_object=True)
-    found = await request.store.head(bucket.name, request.key)
+    version = version_wanted(request.query)
+    found = await request.store.head(bucket.name, request.key, version)
     await request.check_object(bucket, found)
     owner = found.owner or bucket.owner
     grants = await _wanted(request, bucket, Owners(owner, bucket.owner or owner))
-    await request.store.set_grants(bucket.name, request.key, grants)
+    await request.store.edit(bucket.name, request.key, version, Edit(grants=grants))
     return Reply(200)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from siltstone.core.object_types import ObjectInfo
 from siltstone.s3gw.bucket_state import bucket_state
-from siltstone.s3gw.checksums import FULL_OBJECT
 from siltstone.s3gw.dates import http_date
+from siltstone.s3gw.encryption import key_of, shown
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.objects import checksum_elements
 from siltstone.s3gw.reply import Reply, xml_reply
 from siltstone.s3gw.request import PAGE_MAX, Request
-from siltstone.s3gw.versions import version_headers, version_wanted
+from siltstone.s3gw.version_ids import version_headers, version_wanted
 from siltstone.s3gw.xml import Element
 
 NAMES = ("ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize")
@@ -23,6 +23,8 @@ async def get_object_attributes(request: Request) -> Reply:
     if not wanted or not wanted <= set(NAMES):
         raise S3Error("InvalidArgument", "Invalid attribute name specified.", ArgumentName="x-amz-object-attributes")
     info = await request.store.head(bucket.name, request.key, version_wanted(request.query))
+    key_of(info.sealing, request.headers, request.door.server)
+    info = shown(info)
     children: list[Element] = []
     if "ETag" in wanted:
         children.append(("ETag", info.etag))
@@ -40,10 +42,11 @@ async def get_object_attributes(request: Request) -> Reply:
 
 
 def _parts(request: Request, info: ObjectInfo) -> list[Element]:
-    """A page of parts; S3 tells them one by one only where their checksums make up the object's."""
+    """A page of parts, with their checksums where they have such."""
     limit = _count(request, "x-amz-max-parts", PAGE_MAX)
     after = _count(request, "x-amz-part-number-marker", 0)
-    found = [part for part in zip(info.part_numbers, info.part_sizes, strict=True) if part[0] > after]
+    checksums = info.part_checksums or [""] * len(info.part_sizes)
+    found = [part for part in zip(info.part_numbers, info.part_sizes, checksums, strict=True) if part[0] > after]
     page = found[:limit]
     children: list[Element] = [
         ("PartsCount", len(info.part_sizes)),
@@ -52,8 +55,9 @@ def _parts(request: Request, info: ObjectInfo) -> list[Element]:
         ("MaxParts", limit),
         ("IsTruncated", len(found) > len(page)),
     ]
-    if info.checksum_type and info.checksum_type != FULL_OBJECT:
-        children += [("Part", [("PartNumber", number), ("Size", size)]) for number, size in page]
+    for number, size, value in page:
+        told = checksum_elements(dict.fromkeys(info.checksums, value)) if value else []
+        children.append(("Part", [("PartNumber", number), ("Size", size), *told]))
     return children
 
 

@@ -165,13 +165,13 @@ def content_md5(headers: Mapping[str, str]) -> bytes | None:
 
 
 def decode_value(algorithm: str, text: str, name: str) -> bytes:
-    """A checksum's base64 as bytes. Raises InvalidRequest when it cannot be one of that algorithm."""
+    """A checksum's base64 as bytes. Raises BadDigest when it cannot be one of that algorithm."""
     try:
         value = base64.b64decode(text.encode("latin-1"), validate=True)
     except (binascii.Error, ValueError):
         value = b""
     if len(value) != DIGEST_BYTES[algorithm]:
-        raise S3Error("InvalidRequest", f"Value for {name} header is invalid.")
+        raise S3Error("BadDigest", f"Value for {name} header is invalid.")
     return value
 
 

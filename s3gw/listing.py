@@ -53,7 +53,7 @@ async def list_objects_v2(request: Request) -> Reply:
     query = request.query
     delimiter, start_after = raw(query.get("delimiter", "")), raw(query.get("start-after", ""))
     token = query.get("continuation-token")
-    behind = start_after if token is None else _untoken(token)
+    behind = _untoken(token) if token else start_after
     with_owner = query.get("fetch-owner", "").lower() == "true"
     page = await _page(request, bucket.name, delimiter, behind, limit, url=url, with_owner=with_owner)
     children: list[Element] = [

@@ -19,7 +19,7 @@ from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.reply import Header, Reply, xml_reply
 from siltstone.s3gw.request import Request
 from siltstone.s3gw.router import Operation
-from siltstone.s3gw.versions import version_wanted
+from siltstone.s3gw.version_ids import version_wanted
 from siltstone.s3gw.xml import Element, Node
 
 MODES = (GOVERNANCE, COMPLIANCE)

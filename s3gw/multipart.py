@@ -60,7 +60,7 @@ from siltstone.s3gw.request import (
 from siltstone.s3gw.router import Target
 from siltstone.s3gw.sealed import plain_size
 from siltstone.s3gw.tags import tags_of_header
-from siltstone.s3gw.versions import made_headers
+from siltstone.s3gw.version_ids import made_headers
 from siltstone.s3gw.xml import Element, Node, encode_key
 
 
@@ -151,6 +151,7 @@ async def upload_part_copy(request: Request) -> Reply:
     """UploadPartCopy: shares the bytes, moves none."""
     upload = await _upload(request)
     number = request.part_number()
+    key_of(upload.sealing, request.headers, request.door.server)  # before anything is read
     source, source_version = await copy_source(request)
     text = request.headers.get("x-amz-copy-source-range")
     info = await request.store.head(source.bucket, source.key, source_version)
@@ -222,8 +223,9 @@ async def complete_multipart_upload(request: Request) -> Reply:
     """CompleteMultipartUpload. Doing it again is success while the object is still the one that it made."""
     bucket = await request.bucket()
     refuse_what_is_not_there(request.headers)
-    document = await request.document()
-    assert document is not None
+    document = await request.document(may_be_empty=True, has_checksum=False)
+    if document is None:
+        raise S3Error("MalformedXML")
     parts = _parts_of(document)
     state = await bucket_state(request.door.configurations, bucket)
     try:
@@ -231,6 +233,7 @@ async def complete_multipart_upload(request: Request) -> Reply:
     except NoSuchUpload:
         info = await _completed_before(request, parts)
     else:
+        key_of(upload.sealing, request.headers, request.door.server)  # who does not have it does not complete it
         checksums, kind = await _final_checksums(request, upload, parts)
         info = await request.store.complete_upload(
             bucket.name,
@@ -257,15 +260,18 @@ async def complete_multipart_upload(request: Request) -> Reply:
 
 
 def _parts_of(document: Node) -> list[CompletePart]:
-    """The parts that a completion names. Raises MalformedXML, InvalidPartOrder."""
+    """The parts that a completion names; of a number that comes twice in a row, the last. Raises MalformedXML,
+    InvalidPartOrder."""
     if document.name != "CompleteMultipartUpload":
         raise S3Error("MalformedXML")
-    parts = []
+    parts: list[CompletePart] = []
     for node in document.all("Part"):
         number, etag = (node.text_of("PartNumber") or "").strip(), node.text_of("ETag")
         if etag is None or not (number.isascii() and number.isdigit() and len(number) <= 5):
             raise S3Error("MalformedXML")
         checksums = {name: text for name in ALGORITHMS if (text := node.text_of(f"Checksum{name}"))}
+        if parts and parts[-1].number == int(number):
+            parts.pop()
         parts.append(CompletePart(int(number), etag.strip().strip('"'), checksums))
     if not 1 <= len(parts) <= MULTIPART_PARTS_MAX:
         raise S3Error("MalformedXML")

@@ -16,6 +16,7 @@ from siltstone.errors import (
     BucketChanged,
     DeletedObject,
     IsDeleteMarker,
+    NoSuchBucket,
     NotFound,
     ObjectChanged,
     PreconditionFailed,
@@ -60,7 +61,7 @@ from siltstone.s3gw.router import Operation, Target
 from siltstone.s3gw.store import ObjectReader, Writer
 from siltstone.s3gw.tags import tags_of_header
 from siltstone.s3gw.transfer import receive
-from siltstone.s3gw.versions import NULL, made_headers, named_version, version_headers, version_wanted
+from siltstone.s3gw.version_ids import NULL, made_headers, named_version, version_headers, version_wanted
 from siltstone.s3gw.xml import Element
 
 T = TypeVar("T")
@@ -275,7 +276,9 @@ async def _copied_anew(
         try:
             await copy_bytes(request, opened, 0, opened.info.size, writer, None if sealed is None else sealed.key)
             sealing = {} if sealed is None else sealed.sealing
-            attributes = msgspec.structs.replace(attributes, sealing=sealing, part_sizes=(), part_numbers=())
+            attributes = msgspec.structs.replace(
+                attributes, sealing=sealing, part_sizes=(), part_numbers=(), part_checksums=()
+            )
             return await writer.commit(attributes, write_conditions(request.headers))
         except BaseException:
             await abort(writer)
@@ -318,6 +321,7 @@ async def _attributes(
         checksum_type=info.checksum_type,
         part_sizes=info.part_sizes,
         part_numbers=info.part_numbers,
+        part_checksums=info.part_checksums,
         sealing=info.sealing,
     )
 
@@ -360,6 +364,7 @@ async def _get_opened(request: Request, bucket: BucketInfo) -> Reply:
             raise
     stream = None
     try:
+        _check_part(request, reader.info)
         reader = open_sealed(request, reader)
         info = reader.info
         await request.check_object(bucket, info)
@@ -396,6 +401,7 @@ async def head_object(request: Request) -> Reply:
             await _check_may_know(request, bucket)
             raise
     await request.check_object(bucket, info)
+    _check_part(request, info)
     refuse_mode(request.headers)
     key_of(info.sealing, request.headers, request.door.server)
     info = shown(info)
@@ -407,6 +413,12 @@ async def head_object(request: Request) -> Reply:
     if version is None:
         headers += await expiration_headers(request, bucket, info)
     return Reply(selection.status, headers, content_length=selection.end - selection.start)
+
+
+def _check_part(request: Request, info: ObjectInfo) -> None:
+    """Raise InvalidPart for a part that an object does not have: that is said before a key is asked for."""
+    if info.part_numbers and "partNumber" in request.query and request.part_number() not in info.part_numbers:
+        raise S3Error("InvalidPart", "The requested part number is not satisfiable.")
 
 
 def open_sealed(request: Request, reader: ObjectReader, prefix: str = CUSTOMER) -> ObjectReader:
@@ -438,6 +450,10 @@ def marker_told(version: str | None) -> Iterator[None]:
     except IsDeleteMarker:
         known = (("x-amz-delete-marker", "true"), ("x-amz-version-id", version or NULL), ("Allow", "DELETE"))
         raise S3Error("MethodNotAllowed", headers=known) from None
+    except NoSuchBucket:
+        raise
+    except NotFound as error:
+        raise S3Error(s3_error(error).code, headers=(("x-amz-delete-marker", "false"),)) from None
 
 
 def _is_unchanged(headers: Mapping[str, str], info: ObjectInfo) -> bool:
@@ -462,14 +478,14 @@ def _select(request: Request, info: ObjectInfo) -> Selection:
     if "partNumber" in request.query:
         if text is not None:
             raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
-        return _select_part(request.part_number(), info)
+        return _select_part(request.part_number(), info, wants_checksum=_wants_checksum(request))
     found = None if text is None else parse_range(text, info.size)
     if found is None:
         return Selection(0, info.size, 200, ())
     return Selection(found.start, found.end, 206, (_content_range(found.start, found.end, info.size),))
 
 
-def _select_part(number: int, info: ObjectInfo) -> Selection:
+def _select_part(number: int, info: ObjectInfo, *, wants_checksum: bool) -> Selection:
     if not info.part_sizes:
         if number != 1:
             raise S3Error("InvalidPart", "The requested part number is not satisfiable.")
@@ -480,6 +496,8 @@ def _select_part(number: int, info: ObjectInfo) -> Selection:
     start = sum(info.part_sizes[:index])
     end = start + info.part_sizes[index]
     headers = [("x-amz-mp-parts-count", str(len(info.part_sizes)))]
+    if wants_checksum and info.part_checksums:
+        headers += checksum_headers(dict.fromkeys(info.checksums, info.part_checksums[index]), info.checksum_type)
     if end > start:
         headers.append(_content_range(start, end, info.size))
     return Selection(start, end, 206, tuple(headers))
@@ -505,9 +523,13 @@ def _object_headers(
         headers.append(("x-amz-tagging-count", str(len(info.tags))))
     if info.lock_mode or info.legal_hold:
         headers += lock_headers(info)
-    if selection.status == 200 and request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
+    if selection.status == 200 and _wants_checksum(request):
         headers += checksum_headers(info.checksums, info.checksum_type)
     return headers
+
+
+def _wants_checksum(request: Request) -> bool:
+    return request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED"
 
 
 _SPELLED = {name: name.title() for name in STORED_HEADERS}

@@ -22,6 +22,8 @@ STATEMENTS_MAX = 200
 VERSIONS = ("2012-10-17", "2008-10-17")
 ARN = "arn:aws:s3:::"
 EVERYONE = "*"
+EXISTING_TAG = "s3:existingobjecttag/"
+"""Condition keys that begin so are about tags that an object has."""
 
 Values = Callable[[str], Sequence[str] | None]
 """The values of a condition key (lower case) for a request, None when it has none."""
@@ -92,6 +94,11 @@ class Policy(NamedTuple):
                 return Verdict.DENY
             verdict = Verdict.ALLOW
         return verdict
+
+    @property
+    def wants_existing_tags(self) -> bool:
+        """Whether it looks at tags that objects have."""
+        return any(key.startswith(EXISTING_TAG) for key in self.keys)
 
     @property
     def is_public(self) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.form import read_form
 from siltstone.s3gw.objects import PUT_BYTES_MAX, check_key, store_object
 from siltstone.s3gw.post_policy import SizeRange, parse_form_policy
-from siltstone.s3gw.reply import Header, Reply, xml_reply
+from siltstone.s3gw.reply import Header, Reply
 from siltstone.s3gw.request import META_PREFIX, STORED_HEADERS, Request
 from siltstone.s3gw.router import Target
 from siltstone.s3gw.sigv4 import UNSIGNED_PAYLOAD, Identity, Nobody
-from siltstone.s3gw.xml import encode_key
+from siltstone.s3gw.tags import OBJECT_TAGS_MAX, tags_of_document
+from siltstone.s3gw.xml import Element, encode_key, parse, render
 
 _TAKEN = (META_PREFIX, "x-amz-server-side-encryption", "x-amz-checksum-", "x-amz-storage-class", "x-amz-object-lock-")
 """Fields that mean what headers of that name mean in a PUT."""
@@ -57,18 +58,14 @@ async def post_object(request: Request) -> Reply:
         case "200":
             return Reply(200, headers)
         case "201":
-            reply = xml_reply(
-                "PostResponse",
-                [
-                    ("Location", location),
-                    ("Bucket", put.target.bucket),
-                    ("Key", encode_key(raw_key, url=False)),
-                    ("ETag", f'"{info.etag}"'),
-                ],
-                headers,
-            )
-            reply.status = 201
-            return reply
+            told: list[Element] = [
+                ("Location", location),
+                ("Bucket", put.target.bucket),
+                ("Key", encode_key(raw_key, url=False)),
+                ("ETag", f'"{info.etag}"'),
+            ]
+            document = render("PostResponse", told, namespace=False)  # the one reply of S3 that has none
+            return Reply(201, [("Content-Type", "application/xml"), *headers], document)
         case _:
             return Reply(204, headers)
 
@@ -90,4 +87,7 @@ def _headers(fields: dict[str, str]) -> dict[str, str]:
             found[name] = value.encode("utf-8", "surrogateescape").decode("latin-1")
     if "acl" in fields:
         found["x-amz-acl"] = fields["acl"]
+    if "tagging" in fields:
+        document = parse(fields["tagging"].encode("utf-8", "surrogateescape"))
+        found["x-amz-tagging"] = urlencode(tags_of_document(document, OBJECT_TAGS_MAX))
     return found

@@ -40,7 +40,8 @@ class FormPolicy(NamedTuple):
         if now_ns > self.expires_ns:
             raise _denied("Policy expired.")
         for name, value, starts in self.wanted:
-            given = fields.get(name)
+            # What may begin with anything may also not be there.
+            given = fields.get(name, "" if starts and not value else None)
             if given is None or not (given.startswith(value) if starts else given == value):
                 raise _denied(f"Policy Condition failed: {name}")
         covered = {name for name, _, _ in self.wanted} | _NOT_COVERED

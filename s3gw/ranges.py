@@ -55,5 +55,5 @@ def parse_copy_range(text: str, size: int) -> ByteRange:
         )
     start, end = int(match.group(1)), int(match.group(2)) + 1
     if end > size:
-        raise S3Error("InvalidArgument", f"Range specified is not valid for source object of size: {size}")
+        raise S3Error("InvalidRange", f"Range specified is not valid for source object of size: {size}")
     return ByteRange(start, end)

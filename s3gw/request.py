@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from siltstone.core.object_types import NO_CONDITIONS, BucketInfo, Conditions, ObjectInfo
-from siltstone.errors import NotFound
+from siltstone.errors import IsDeleteMarker, NotFound
 from siltstone.limits import MULTIPART_PARTS_MAX, USER_METADATA_BYTES_MAX
 from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.access import Asker, Decision, decide, object_permits, owns, resource_of
@@ -21,9 +21,11 @@ from siltstone.s3gw.dates import SECOND_NS, iso_date, parse_http_date, parse_iso
 from siltstone.s3gw.encryption import Sealed, ServerKey, wanted
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
+from siltstone.s3gw.policy import EXISTING_TAG
 from siltstone.s3gw.router import Operation, Target, parse_copy_source
 from siltstone.s3gw.sigv4 import Identity, Verifier
 from siltstone.s3gw.store import Store
+from siltstone.s3gw.version_ids import version_wanted
 from siltstone.s3gw.xml import Node, parse
 
 DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
@@ -82,6 +84,8 @@ class Request(NamedTuple):
     payload: str
     body: Body
     peer: str = ""
+    existing_tags: Mapping[str, str] | None = None
+    """Of the object that it is about, where a policy looks at them."""
 
     @property
     def store(self) -> Store:
@@ -161,7 +165,7 @@ class Request(NamedTuple):
         if self.has_everything(info):
             return
         config = await self.configuration(info)
-        if self._decide(config) is Decision.BY_OBJECT:
+        if self._replace(existing_tags=found.tags)._decide(config) is Decision.BY_OBJECT:
             self._check_object(config, found)
 
     async def _authorize(
@@ -170,7 +174,7 @@ class Request(NamedTuple):
         if expected_owner is not None and self.headers.get(expected_owner, info.owner) != info.owner:
             raise S3Error("AccessDenied")
         config = await self.configuration(info)
-        decision = self._decide(config)
+        decision = (await self._with_existing_tags(config))._decide(config)
         if decision is Decision.DENY:
             raise S3Error("AccessDenied")
         if decision is Decision.BY_OBJECT and not checks_object:
@@ -180,6 +184,17 @@ class Request(NamedTuple):
                 self.check_may_list(config)
                 raise
             self._check_object(config, found)
+
+    async def _with_existing_tags(self, config: Configuration) -> Request:
+        """The same request with the tags of the object that it is about, if a policy looks at them."""
+        policies = (self.identity.policy, config.policy)
+        if not self.key or not any(policy is not None and policy.wants_existing_tags for policy in policies):
+            return self
+        try:
+            found = await self.store.head(self.target.bucket, self.key, version_wanted(self.query))
+        except (NotFound, IsDeleteMarker):
+            return self
+        return self._replace(existing_tags=found.tags)
 
     def check_may_list(self, config: Configuration) -> None:
         """Raise AccessDenied unless the sender may know which keys there are not."""
@@ -255,13 +270,19 @@ class Request(NamedTuple):
             )
         return encoding == "url"
 
-    async def document(self, *, may_be_empty: bool = False, needs_digest: bool = False) -> Node | None:
-        """The body as XML; None for an empty one where that is allowed. Its checksums and hash are verified."""
+    async def document(
+        self, *, may_be_empty: bool = False, needs_digest: bool = False, has_checksum: bool = True
+    ) -> Node | None:
+        """The body as XML; None for an empty one where that is allowed. Its checksums and hash are verified.
+        ``has_checksum``: whether a checksum in the headers is the document's."""
         if needs_digest and not any(
             name == "content-md5" or name.startswith(("x-amz-checksum-", "x-amz-trailer")) for name in self.headers
         ):
             raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5")
-        expected = expectation(self.headers)
+        headers = self.headers
+        if not has_checksum:
+            headers = {name: text for name, text in headers.items() if not name.startswith("x-amz-checksum-")}
+        expected = expectation(headers)
         text = await read_whole(self.body, DOCUMENT_BYTES_MAX)
         digests = Digests({"MD5", expected.algorithm})
         digests.update(text)
@@ -290,6 +311,9 @@ def condition_values(request: Request, key: str) -> Sequence[str] | None:
         return None if text is None else (text,)
     if key.startswith("s3:x-amz-"):
         text = request.headers.get(key[3:])
+        return None if text is None else (text,)
+    if key.startswith(EXISTING_TAG):
+        text = (request.existing_tags or {}).get(key[len(EXISTING_TAG) :])
         return None if text is None else (text,)
     if key.startswith("s3:requestobjecttag/"):
         tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))

@@ -287,7 +287,7 @@ def check_new_bucket_name(name: str) -> None:
     """Raise InvalidBucketName unless S3's rules allow a bucket to be created by that name."""
     if (
         _BUCKET_NAME.fullmatch(name) is None
-        or ".." in name
+        or any(pair in name for pair in ("..", "-.", ".-"))
         or _ADDRESS.fullmatch(name)
         or name.startswith(("xn--", "sthree-"))
         or name.endswith(("-s3alias", "--ol-s3", ".mrap", "--x-s3"))

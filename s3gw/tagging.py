@@ -11,18 +11,15 @@ from siltstone.s3gw.bucket_state import TAGGING, bucket_state
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.reply import Reply, xml_reply
 from siltstone.s3gw.request import Request
-from siltstone.s3gw.tags import BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, tags_of_nodes
-from siltstone.s3gw.versions import version_headers, version_wanted
+from siltstone.s3gw.tags import BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, tags_of_document
+from siltstone.s3gw.version_ids import version_headers, version_wanted
 from siltstone.s3gw.xml import Element
 
 
 async def _tags_in(request: Request, limit: int) -> dict[str, str]:
     document = await request.document()
     assert document is not None
-    tag_set = document.child("TagSet")
-    if document.name != "Tagging" or tag_set is None:
-        raise S3Error("MalformedXML")
-    return tags_of_nodes(tag_set.all("Tag"), limit)
+    return tags_of_document(document, limit)
 
 
 def _tag_set(tags: Mapping[str, str]) -> list[Element]:

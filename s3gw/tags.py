@@ -20,12 +20,20 @@ def tags_of_header(headers: Mapping[str, str]) -> dict[str, str]:
     if not text:
         return {}
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
     except ValueError:
         raise S3Error(
             "InvalidArgument", "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded."
         ) from None
     return checked_tags(pairs, OBJECT_TAGS_MAX)
+
+
+def tags_of_document(document: Node, limit: int) -> dict[str, str]:
+    """The tags of a Tagging document. Raises MalformedXML, and as ``checked_tags`` does."""
+    tag_set = document.child("TagSet")
+    if document.name != "Tagging" or tag_set is None:
+        raise S3Error("MalformedXML")
+    return tags_of_nodes(tag_set.all("Tag"), limit)
 
 
 def tags_of_nodes(nodes: list[Node], limit: int) -> dict[str, str]:

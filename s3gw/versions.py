@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from siltstone.core.object_types import ListedVersion, ObjectInfo, Versioning
 from siltstone.s3gw.bucket_state import ENABLED, OBJECT_LOCK, SUSPENDED, VERSIONING, bucket_state
 from siltstone.s3gw.buckets import owner_elements
 from siltstone.s3gw.dates import iso_date
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.listing import raw
-from siltstone.s3gw.reply import Header, Reply, xml_reply
+from siltstone.s3gw.reply import Reply, xml_reply
 from siltstone.s3gw.request import PAGE_MAX, Request
+from siltstone.s3gw.version_ids import NULL, named_version
 from siltstone.s3gw.xml import Element, encode_key
 
-NULL = "null"
-"""The id of what has none: it was there before versions were kept, or came while they were not."""
-
 VERSIONS_AT_ONCE = 250
-
-
-def version_wanted(query: Mapping[str, str]) -> str | None:
-    """The version that a request names, as the core knows it; None for none. Raises InvalidArgument."""
-    text = query.get("versionId")
-    if text is None:
-        return None
-    if not text:
-        raise S3Error("InvalidArgument", "Version id cannot be the empty string", ArgumentName="versionId")
-    return named_version(text)
-
-
-def named_version(text: str) -> str:
-    """A version id as the core knows it. Raises InvalidArgument for what no version is called."""
-    if text == NULL:
-        return ""
-    if len(text) > 1024 or not text.isprintable():
-        raise S3Error("InvalidArgument", "Invalid version id specified", ArgumentName="versionId")
-    return text
-
-
-def version_headers(version_id: str, versioning: Versioning) -> list[Header]:
-    """What a reply says of the version that it is about."""
-    if versioning is Versioning.OFF and not version_id:
-        return []
-    return [("x-amz-version-id", version_id or NULL)]
-
-
-def made_headers(version_id: str) -> list[Header]:
-    """What a reply says of the version that the request has made; nothing of a null version."""
-    return [("x-amz-version-id", version_id)] if version_id else []
 
 
 async def get_bucket_versioning(request: Request) -> Reply:

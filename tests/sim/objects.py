@@ -200,8 +200,10 @@ class SimObjects:
             checksum_type=attributes.checksum_type,
             part_sizes=attributes.part_sizes,
             part_numbers=attributes.part_numbers,
+            part_checksums=attributes.part_checksums,
             grants=attributes.grants,
             sealing=attributes.sealing,
+            tags=attributes.tags,
         )
         objects[key] = (info, data)
         return info
@@ -268,14 +270,6 @@ class SimObjects:
         """See ObjectStore."""
         return SimObjectWriter(self, bucket, key)
 
-    async def set_grants(self, bucket: str, key: bytes, grants: Sequence[str]) -> ObjectInfo:
-        """See ObjectStore."""
-        await trio.lowlevel.checkpoint()
-        info, body = self.get(bucket, key)
-        info = msgspec.structs.replace(info, grants=tuple(grants))
-        self.find(bucket).objects[key] = (info, body)
-        return info
-
     async def head(self, bucket: str, key: bytes, version_id: str | None = None) -> ObjectInfo:
         """See ObjectStore."""
         await trio.lowlevel.checkpoint()
@@ -309,12 +303,15 @@ class SimObjects:
         return Deleted(objects.pop(key, None) is not None)
 
     async def edit(self, bucket: str, key: bytes, version_id: str | None, edit: Edit) -> ObjectInfo:
-        """See ObjectStore; only tags."""
+        """See ObjectStore; only tags and grants."""
         await trio.lowlevel.checkpoint()
         _check_version(version_id)
         info, data = self.get(bucket, key)
-        assert edit.tags is not None and not edit.is_of_lock
-        info = msgspec.structs.replace(info, tags=edit.tags)
+        assert not edit.is_of_lock
+        if edit.tags is not None:
+            info = msgspec.structs.replace(info, tags=edit.tags)
+        if edit.grants is not None:
+            info = msgspec.structs.replace(info, grants=edit.grants)
         self.find(bucket).objects[key] = (info, data)
         return info
 
@@ -361,6 +358,7 @@ class SimObjects:
                 checksum_type=source.checksum_type,
                 part_sizes=source.part_sizes,
                 part_numbers=source.part_numbers,
+                part_checksums=source.part_checksums,
                 sealing=source.sealing,
             )
         return self.put(bucket, key, data, attributes, conditions)
@@ -531,6 +529,9 @@ class SimStore(SimObjects):
             checksum_type=checksum_type,
             part_sizes=tuple(info.size for info, _ in found),
             part_numbers=tuple(numbers),
+            part_checksums=tuple(
+                value for info, _ in found for name, value in info.checksums.items() if name in checksums
+            ),
             grants=upload.grants,
             sealing=upload.info.sealing,
         )

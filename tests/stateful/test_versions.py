@@ -9,9 +9,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from siltstone.core.object_types import CompletePart, Edit, PutAttributes, Versioning
+from siltstone.core.object_types import CompletePart, Conditions, Edit, PutAttributes, Versioning
 from siltstone.core.types import SetAttributes
-from siltstone.errors import DeletedObject, DirectoryNotEmpty, IsDeleteMarker, NoSuchVersion, NotFound, NotPermitted
+from siltstone.errors import (
+    DeletedObject,
+    DirectoryNotEmpty,
+    IsDeleteMarker,
+    NoSuchVersion,
+    NotFound,
+    NotPermitted,
+    PreconditionFailed,
+)
 from siltstone.types import ROOT_INO
 from sim.two_doors import AnyStore, Sim, in_simulation
 
@@ -147,6 +155,20 @@ def test_what_is_kept_with_a_version_can_be_changed(shards: int) -> None:
         assert copied.tags == {"k": "v"} and await read(store, b"copy") == b"old"
         with pytest.raises(NoSuchVersion):
             await store.edit("bucket", b"a", "1" * 32, Edit(tags={}))
+
+    in_simulation(shards, body)
+
+
+@on_all
+def test_a_conditional_delete_of_nothing_makes_no_delete_marker(shards: int) -> None:
+    async def body(store: AnyStore, sim: Sim) -> None:
+        for condition in ("*", "etag"):
+            done = await store.delete("bucket", b"a", Conditions(if_match=condition), versioning=Versioning.ON)
+            assert (done.was_there, done.is_marker) == (False, False)
+        assert await listed(store, 9) == []
+        assert (await store.delete("bucket", b"a", versioning=Versioning.ON)).is_marker
+        with pytest.raises(PreconditionFailed):
+            await store.delete("bucket", b"a", Conditions(if_match="etag"), versioning=Versioning.ON)
 
     in_simulation(shards, body)
 

@@ -93,6 +93,7 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
             "COMPLIANCE",
             10**18,
             True,
+            ["AAAAAA==", "AAAAAQ=="],
         ),
     ),
     "version": (keys.version(Ino(0x7A1), b"na\xffme", 10**18), Version(0x8A1, "", 10**18 - 1, "main")),

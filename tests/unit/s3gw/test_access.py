@@ -13,8 +13,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siltstone.s3gw.acl import ALL_USERS, document_of
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.form import read_form
+from siltstone.s3gw.gateway import NO_USERS
 from sim.s3 import ALT, HOST, MAIN, Answer, Client, Door, run_on_core, run_on_each_store
 
 ALL = "http://acs.amazonaws.com/groups/global/AllUsers"
@@ -147,6 +149,46 @@ def test_lists_grant_and_ownership_ends_them() -> None:
     run_on_each_store(body)
 
 
+def test_policies_look_at_the_tags_that_an_object_has() -> None:
+    async def body(_: Door, client: Client) -> None:
+        for key, value in (("public", "public"), ("private", "private"), ("none", "")):
+            await client.put(f"/bucket/{key}", b"bytes", **({"x_amz_tagging": f"Level={value}"} if value else {}))
+        allowed = policy(
+            Action=["s3:GetObject", "s3:GetObjectTagging", "s3:PutObjectTagging"],
+            Resource="arn:aws:s3:::bucket/*",
+            Condition={"StringEquals": {"s3:ExistingObjectTag/Level": "public"}},
+        )
+        assert (await client.request("PUT", "/bucket", "policy", body=allowed)).status == 204
+        for key, status in (("public", 200), ("private", 403), ("none", 403), ("absent", 403)):
+            for query in ("", "tagging"):
+                assert (await client.request("GET", f"/bucket/{key}", query, key=ALT)).status == status, key
+        tags = b"<Tagging><TagSet><Tag><Key>Level</Key><Value>private</Value></Tag></TagSet></Tagging>"
+        for status in (200, 403):
+            assert (await client.request("PUT", "/bucket/public", "tagging", body=tags, key=ALT)).status == status
+
+    run_on_each_store(body)
+
+
+def test_a_list_is_of_a_version_and_tells_of_groups_first() -> None:
+    async def body(_: Door, client: Client) -> None:
+        on = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+        assert (await client.request("PUT", "/bucket", "versioning", body=on)).status == 200
+        first = (await client.put("/bucket/k", b"first")).headers["x-amz-version-id"]
+        await client.put("/bucket/k", b"second")
+        query = f"acl=&versionId={first}"
+        canned = {"x-amz-acl": "public-read"}
+        assert (await client.request("PUT", "/bucket/k", query, headers=canned)).status == 200
+        assert (await anonymous(client, "GET", "/bucket/k")).status == 403
+        assert (await anonymous(client, "GET", f"/bucket/k?versionId={first}")).body == b"first"
+        told = (await client.request("GET", "/bucket/k", query)).body
+        assert told.index(ALL.encode()) < told.index(b"FULL_CONTROL")
+        assert ALL.encode() not in (await client.request("GET", "/bucket/k", "acl")).body
+        sent = ("FULL_CONTROL id:main-id", f"READ {ALL_USERS}")
+        assert document_of(sent, "main-id", NO_USERS) == document_of(sent[::-1], "main-id", NO_USERS)
+
+    run_on_core(body)
+
+
 def test_public_lists_can_be_kept_off() -> None:
     async def body(_: Door, client: Client) -> None:
         await client.put("/bucket/open", b"bytes", x_amz_acl="public-read")
@@ -202,7 +244,12 @@ def form(fields: dict[str, str], file: bytes, boundary: str = "xyz") -> bytes:
 
 def test_a_form_with_a_signed_policy_makes_an_object() -> None:
     async def body(_: Door, client: Client) -> None:
-        conditions = [{"bucket": "bucket"}, ["starts-with", "$key", "up/"], ["content-length-range", 1, 10]]
+        conditions = [
+            {"bucket": "bucket"},
+            ["starts-with", "$key", "up/"],
+            ["starts-with", "$tagging", ""],
+            ["content-length-range", 1, 10],
+        ]
         document = json.dumps({"expiration": "2036-01-01T00:00:00Z", "conditions": conditions}).encode()
         text = base64.b64encode(document).decode()
         signature = base64.b64encode(hmac.digest(MAIN.secret.encode(), text.encode(), "sha1")).decode()
@@ -214,6 +261,11 @@ def test_a_form_with_a_signed_policy_makes_an_object() -> None:
 
         assert (await post({})).status == 204
         assert (await client.request("GET", "/bucket/up/f.txt")).body == b"bytes"
+        tags = "<Tagging><TagSet><Tag><Key>a b</Key><Value>c&amp;d</Value></Tag></TagSet></Tagging>"
+        assert (await post({"tagging": tags})).status == 204
+        found = (await client.request("GET", "/bucket/up/f.txt", "tagging")).xml.all("TagSet")[0].all("Tag")
+        assert [(tag.text_of("Key"), tag.text_of("Value")) for tag in found] == [("a b", "c&d")]
+        assert (await post({"tagging": "<Tagging/>"})).code == "MalformedXML"
         assert (await post({"key": "other"})).code == "AccessDenied"
         assert (await post({"x-amz-meta-a": "b"})).code == "AccessDenied"
         assert (await post({"signature": "AAAA"})).code == "SignatureDoesNotMatch"

@@ -84,7 +84,7 @@ def test_malformed_checksum_headers_are_told_apart() -> None:
     assert verdict({"content-md5": md5}, b"y") == "BadDigest"
     for bad in ("", "zzz", "YWJj", "\xe9"):
         assert verdict({"content-md5": bad}, b"x") == "InvalidDigest"
-    assert verdict({"x-amz-checksum-crc32": "YWJj"}, b"") == "InvalidRequest"
+    assert verdict({"x-amz-checksum-crc32": "YWJj"}, b"") == "BadDigest"
     assert verdict({"x-amz-checksum-xxh3": "YWJj"}, b"") == "InvalidRequest"
     assert verdict({"x-amz-checksum-crc32": "AAAAAA==", "x-amz-checksum-crc32c": "AAAAAA=="}, b"") == "InvalidRequest"
     assert verdict({"x-amz-sdk-checksum-algorithm": "adler"}, b"") == "InvalidRequest"

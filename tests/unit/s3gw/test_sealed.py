@@ -108,6 +108,10 @@ def test_an_object_with_the_clients_key_is_read_with_that_key_only() -> None:
         ranged = await client.request("GET", "/bucket/k", headers=OWN | {"range": "bytes=65530-65545"})
         assert (ranged.status, ranged.body) == (206, plain[65530:65546])
         assert (await client.request("GET", "/bucket/k")).code == "InvalidRequest"
+        wanted = {"x-amz-object-attributes": "ObjectSize"}
+        assert (await client.request("GET", "/bucket/k", "attributes", headers=wanted)).code == "InvalidRequest"
+        told = (await client.request("GET", "/bucket/k", "attributes", headers=OWN | wanted)).xml
+        assert told.text_of("ObjectSize") == "100000"
         assert (await client.request("GET", "/bucket/k", headers=OTHER)).code == "InvalidArgument"
         assert (await client.request("HEAD", "/bucket/k")).status == 400
         assert (await client.request("HEAD", "/bucket/k", headers=OWN)).headers["content-length"] == "100000"
@@ -127,5 +131,30 @@ def test_an_object_with_the_clients_key_is_read_with_that_key_only() -> None:
         await client.put("/bucket/plain", b"x")
         assert (await client.request("GET", "/bucket/plain", headers=OWN)).code == "InvalidRequest"
         assert (await client.request("GET", "/bucket/k", headers=OWN, key=ALT)).status == 403
+
+    run_on_each_store(body)
+
+
+def test_parts_of_an_upload_with_the_clients_key_come_with_that_key_only() -> None:
+    async def body(door: Door, client: Client) -> None:
+        begun = await client.request("POST", "/bucket/k", "uploads", headers=OWN)
+        upload_id = begun.xml.text_of("UploadId")
+        query, part = f"uploadId={upload_id}", f"partNumber=1&uploadId={upload_id}"
+        await client.put("/bucket/source", b"source")
+        source = {"x-amz-copy-source": "/bucket/source"}
+        for wrong in ({}, OTHER):
+            assert (await client.request("PUT", "/bucket/k", part, headers=wrong, body=b"x")).status == 400
+            assert (await client.request("PUT", "/bucket/k", part, headers=wrong | source)).status == 400
+        assert (await client.request("PUT", "/bucket/k", part, headers=OWN | source)).status == 200
+        etag = (await client.request("PUT", "/bucket/k", part, headers=OWN, body=b"bytes")).headers["etag"]
+        document = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
+        text = f"{document}</CompleteMultipartUpload>".encode()
+        for wrong in ({}, OTHER):
+            assert (await client.request("POST", "/bucket/k", query, headers=wrong, body=text)).status == 400
+        assert await door.keys() == [b"source"]
+        assert (await client.request("POST", "/bucket/k", query, headers=OWN, body=text)).status == 200
+        assert (await client.request("GET", "/bucket/k", headers=OWN)).body == b"bytes"
+        # That there is no such part is said without a key.
+        assert (await client.request("GET", "/bucket/k", "partNumber=2")).code == "InvalidPart"
 
     run_on_each_store(body)

@@ -203,6 +203,7 @@ def test_commands_do_the_same_with_and_without_a_process(place: Place) -> None:
     for number in range(20):
         (place.mount / f"file{number}").write_bytes(os.urandom(10_000))
     assert succeed("settle", place.home).startswith("settled ")
+    assert succeed("lifecycle", place.home).startswith("0 versions looked at, ")
     assert succeed("fsck", place.home, "--deep") == "no findings\n"
     assert json.loads(succeed("fsck", place.home, "--json")) == {"findings": []}
     serving = status_of(place)
@@ -213,6 +214,7 @@ def test_commands_do_the_same_with_and_without_a_process(place: Place) -> None:
     succeed("umount", place.mount)
     assert key["access"] in succeed("key", "list", place.home)
     assert succeed("settle", place.home).startswith("settled ")
+    assert json.loads(succeed("lifecycle", place.home, "--json"))["passes"] == 1
     assert succeed("fsck", place.home, "--deep") == "no findings\n"
     assert status_of(place)["volume"]["inodes"] == serving["volume"]["inodes"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import socket
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from sim.command import succeed
 from sim.served import ALT, KINDS, MAIN, Login, Served, served
 
 MIB = 1024 * 1024
@@ -128,6 +130,19 @@ def test_listings_page_through_everything_in_byte_order(s3: Any, bucket: str) ->
     objects = [{"Key": name} for name in names]
     assert len(s3.delete_objects(Bucket=bucket, Delete={"Objects": objects})["Deleted"]) == len(names)
     s3.delete_bucket(Bucket=bucket)
+
+
+def test_lifecycle_rules_are_carried_out_by_the_command(server: Served, s3: Any, bucket: str) -> None:
+    kept = {"ID": "later", "Filter": {"Prefix": "later/"}, "Status": "Enabled", "Expiration": {"Days": 1}}
+    past = {"ID": "past", "Filter": {"Prefix": "past/"}, "Status": "Enabled", "Expiration": {"Date": "2001-01-01"}}
+    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [kept, past]})
+    assert s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"][0] == kept
+    for key in ("later/a", "past/a", "past/b/c", "other"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"bytes")
+    assert 'rule-id="later"' in s3.head_object(Bucket=bucket, Key="later/a")["Expiration"]
+    done = json.loads(succeed("lifecycle", server.home, "--json"))
+    assert (done["expired"], done["last_error"]) == (2, "")
+    assert [found["Key"] for found in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["later/a", "other"]
 
 
 def test_conditions_hold(s3: Any, bucket: str) -> None:

@@ -180,6 +180,8 @@ class Daemon:
                     "loop_delay_ms": self._delay.statistics(),
                 }
                 status["lifecycle"] = msgspec.to_builtins(self.lifecycle.status)
+                if self.lifecycle.status.last_error:
+                    status["volume"]["warnings"].append(f"lifecycle rules: {self.lifecycle.status.last_error}")
                 return status
             case "mount":
                 door = await self.open_mount(_text(arguments, "directory"), _text(arguments, "options", ""))

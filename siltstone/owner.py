@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 import trio
 
-from siltstone.config import DiskConfig, VolumeConfig
+from siltstone.config import DAY_SECONDS, DiskConfig, VolumeConfig
 from siltstone.core.administration import Administration
 from siltstone.core.all_shards import AllShards
 from siltstone.core.opening import ONLY_SHARD, create_volume, open_volume
@@ -135,6 +135,10 @@ class Owner:
             for shard in self.all_shards.shards
             if shard not in statuses
         ]
+        if self.config.lifecycle_day != DAY_SECONDS:
+            volume["warnings"].append(
+                f"a day of lifecycle rules is {self.config.lifecycle_day:g} s here: for tests only"
+            )
         shown = {
             "home": str(self.home.path),
             "code": f"{self.config.data_units}+{self.config.parity_units}",

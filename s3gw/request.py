@@ -122,10 +122,7 @@ class Request(NamedTuple):
 
         ``checks_object``: the caller goes on to ``check_object`` where the object itself says whether it may be read.
         """
-        info = await self.store.bucket_of_key(self.target.bucket)
-        if not self.has_everything(info):
-            await self._authorize(info, checks_object=checks_object)
-        return info
+        return await self._allowed_in_bucket(checks_object=checks_object)
 
     async def bucket_now(self) -> BucketInfo:
         """The same for an answer that is about the bucket itself: as it is at this moment."""
@@ -151,9 +148,25 @@ class Request(NamedTuple):
         if one is named. Raises AccessDenied, NoSuchBucket."""
         query = {} if version is None else {"versionId": version}
         other = self._replace(operation=operation, target=Target(bucket, key), query=query, headers=self.headers)
-        info = await self.store.bucket_of_key(bucket)
-        if not other.has_everything(info):
-            await other._authorize(info, expected_owner=None)
+        return await other._allowed_in_bucket(expected_owner=None)
+
+    async def _allowed_in_bucket(
+        self, *, checks_object: bool = False, expected_owner: str | None = EXPECTED_OWNER
+    ) -> BucketInfo:
+        """The bucket, in which the request may be carried out. What is known of it may be old: a permission is held
+        against what there is where it is used, a refusal is here."""
+        name = self.target.bucket
+        info = await self.store.bucket_of_key(name)
+        if self.has_everything(info):
+            return info
+        try:
+            await self._authorize(info, checks_object=checks_object, expected_owner=expected_owner)
+        except S3Error:
+            now = await self.store.bucket(name)
+            if now == info:
+                raise
+            await self._authorize(now, checks_object=checks_object, expected_owner=expected_owner)
+            return now
         return info
 
     async def configuration(self, info: BucketInfo) -> Configuration:

@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sim.certificates import write_certificate
 from sim.command import PATIENCE_SECONDS, siltstone
-from sim.served import MAIN, Kind, Login, Served, served
+from sim.served import ALT, MAIN, Kind, Login, Served, served
 
 WORKERS = 3
 DOMAIN = "s3.siltstone.test"
@@ -79,6 +79,32 @@ def test_what_one_worker_has_answered_all_show(server: Served) -> None:
             for missing in (other.head_bucket, other.list_objects_v2):
                 with pytest.raises(ClientError, match=r"404|NoSuchBucket"):
                     missing(Bucket=bucket)
+
+
+def test_a_policy_counts_at_once_at_every_worker(server: Served) -> None:
+    main = client_of(server)
+    others = [client_of(server, ALT) for _ in range(2 * WORKERS)]
+    main.create_bucket(Bucket="policies")
+    main.put_object(Bucket="policies", Key="key", Body=b"bytes", Tagging="a=b")
+    statement = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "s3:GetObjectTagging",
+        "Resource": "arn:aws:s3:::policies/*",
+    }
+
+    def all_are_refused() -> None:
+        for other in others:
+            with pytest.raises(ClientError, match="AccessDenied"):
+                other.get_object_tagging(Bucket="policies", Key="key")
+
+    for _ in range(3):
+        all_are_refused()  # so that each of them knows the bucket as it is now
+        main.put_bucket_policy(Bucket="policies", Policy=json.dumps({"Statement": [statement]}))
+        for other in others:
+            assert other.get_object_tagging(Bucket="policies", Key="key")["TagSet"] == [{"Key": "a", "Value": "b"}]
+        main.delete_bucket_policy(Bucket="policies")
+    all_are_refused()
 
 
 def test_keys_are_known_and_forgotten_by_all_at_once(server: Served) -> None:

@@ -6,7 +6,7 @@ away have an older one, and get the newest when they return.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import trio
@@ -19,6 +19,10 @@ from siltstone.types import DiskId
 
 LOOK_SECONDS = 1.0
 """How often it is looked whether something has to be written."""
+
+
+Split = Callable[[Sequence[DiskId], int], Mapping[DiskId, bytes]]
+"""The shares of some disks, of which so many get theirs at once; the others when they return."""
 
 
 async def read_label(disk: Disk) -> Label | None:
@@ -37,19 +41,29 @@ def newest_label(labels: Iterable[Label | None]) -> Label | None:
     return max((label for label in labels if label is not None), key=lambda label: label.serial, default=None)
 
 
+def _no_shares(disks: Sequence[DiskId], reached: int) -> Mapping[DiskId, bytes]:
+    return {}
+
+
 class Labels:
     """Keeps one label on all disks of a pool."""
 
     def __init__(self, pool: Pool, *, minimum: int) -> None:
         self._pool = pool
         self._minimum = minimum
-        self._data = b""
+        self._label: Label | None = None
+        self._shares: Mapping[DiskId, bytes] = {}
+        self._split: Split = _no_shares
         self._serial = -1
         self._lacking: set[DiskId] = set()
         self._writing = trio.Lock()
         self._current_serial: Callable[[], int] = lambda: self._serial
         self._current: Callable[[], Label] | None = None
         pool.subscribe(self._note_disk)
+
+    def split_by(self, split: Split) -> None:
+        """From now on each disk gets a share of something in its label, too."""
+        self._split = split
 
     def follow(self, serial: Callable[[], int], label: Callable[[], Label]) -> None:
         """From now on ``run`` publishes whatever ``label`` says when ``serial`` is another."""
@@ -75,12 +89,19 @@ class Labels:
         async with self._writing:
             if label.serial < self._serial:
                 return
-            self._data, self._serial = pack_label(label), label.serial
-            self._lacking = {status.disk_id for status in self._pool.status()}
-            await self._write()
-            written = len(self._pool.up()) - len(self._lacking.intersection(self._pool.up()))
-            if written < self._minimum:
-                raise TooFewDisks(f"the settings are on {written} disks, they must be on {self._minimum}")
+            self._label, self._serial = label, label.serial
+            disks = [status.disk_id for status in self._pool.status()]
+            reached = len(self._pool.up())
+            while True:
+                self._shares = self._split(disks, reached)
+                self._lacking = set(disks)
+                await self._write()
+                written = len(self._pool.up()) - len(self._lacking.intersection(self._pool.up()))
+                if written < self._minimum:
+                    raise TooFewDisks(f"the settings are on {written} disks, they must be on {self._minimum}")
+                if written >= reached or not self._shares:
+                    return
+                reached = written  # fewer have a share than were counted on
 
     async def run(self, clock: Clock) -> None:
         """Write it to disks that return or come, and what is new to all, for ever."""
@@ -94,7 +115,7 @@ class Labels:
                     await self._write()
 
     async def _write(self) -> None:
-        if not self._data:
+        if self._label is None:
             return
         async with trio.open_nursery() as nursery:
             for disk_id in sorted(self._lacking.intersection(self._pool.up())):
@@ -102,7 +123,9 @@ class Labels:
 
     async def _write_to(self, disk_id: DiskId) -> None:
         try:
-            await self._pool.disk(disk_id).replace(LABEL_NAME, self._data)
+            assert self._label is not None
+            own = self._label._replace(share=self._shares.get(disk_id, b""))
+            await self._pool.disk(disk_id).replace(LABEL_NAME, pack_label(own))
             self._lacking.discard(disk_id)
         except DiskError as error:
             self._pool.report(error)

@@ -1,7 +1,8 @@
 """HOME: the directory that holds what belongs to a volume and not to its disks, and the lock that gives it one owner.
 
-``volume.json`` settings, ``keys.json`` access keys (0600), ``lock`` flock and pid of the owner, ``control.sock`` where
-the owner listens (0600), ``daemon.log``, ``meta/`` LMDB, ``disks/`` the disks of a volume that was made without --disk,
+``volume.json`` settings, ``keys.json`` access keys, ``secret.key`` what their secrets are encrypted under (both 0600),
+``lock`` flock and pid of the owner, ``control.sock`` where the owner listens (0600), ``daemon.log``, ``meta/`` LMDB,
+``disks/`` the disks of a volume that was made without --disk,
 ``shards/N/`` of a shard: ``socket`` where it listens (0600), and unless it is shard 0 its ``lock`` and its ``meta/``.
 ``importing`` is there while an import fills HOME: without ``volume.json``, what is there is the rest of one that was
 killed.
@@ -40,6 +41,7 @@ class Home:
         self.path = Path(os.path.abspath(path))
         self.volume_file = self.path / "volume.json"
         self.keys_file = self.path / "keys.json"
+        self.secret_file = self.path / "secret.key"
         self.lock_file = self.path / "lock"
         self.control_socket = self.path / "control.sock"
         self.log_file = self.path / "daemon.log"
@@ -57,7 +59,8 @@ class Home:
             self.shards,
             self.control_socket,
             self.keys_file,
-            *map(_partial, (self.keys_file, self.volume_file)),
+            self.secret_file,
+            *map(_partial, (self.keys_file, self.secret_file, self.volume_file)),
             self.importing,
         ]
 

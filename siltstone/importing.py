@@ -28,6 +28,7 @@ from siltstone.engine.disk.local import LocalDisk
 from siltstone.engine.disk.superblocks import is_in_use, read_superblock
 from siltstone.engine.disk.system import SystemClock, SystemRandom, TrioWorkers
 from siltstone.engine.format.superblock import Superblock
+from siltstone.engine.labels import newest_label
 from siltstone.engine.pool import DiskRole, Pool
 from siltstone.errors import (
     ConfigInvalid,
@@ -41,11 +42,12 @@ from siltstone.errors import (
 )
 from siltstone.home import Home, Ownership, sync_directory
 from siltstone.in_time import in_time
-from siltstone.keys import KeyRing
+from siltstone.keys import AccessKey, KeyRing, opened_key
 from siltstone.limits import DISK_TIMEOUT_SECONDS
-from siltstone.owner import fanout_of, metadata, open_owned, opened_disks, part_of_disks, read_newest_label
-from siltstone.settings import Settings, settings_in
+from siltstone.owner import fanout_of, metadata, open_owned, opened_disks, part_of_disks, read_labels
+from siltstone.settings import Settings, settings_in, vault_of
 from siltstone.types import DiskId, ShardId
+from siltstone.vault import Vault
 
 SETTLED_SECONDS = 60.0
 """How long the end is waited for of what was under way over several shards."""
@@ -56,6 +58,9 @@ class ImportPlan(NamedTuple):
 
     settings: Settings
     missing: tuple[str, ...]
+    vault: Vault | None = None
+    keys: Sequence[AccessKey] = ()
+    """With their secrets."""
 
 
 class ShardImport(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +105,8 @@ async def plan_import(home: Home, paths: Sequence[Path]) -> ImportPlan:
     check_apart(home.path, paths)
     superblocks = {path: await in_time(str(path), DISK_TIMEOUT_SECONDS, _look_at, path) for path in paths}
     _check_one_volume(superblocks)
-    settings = await _settings_on(superblocks)
-    return _plan(home, settings, superblocks)
+    settings, vault, keys = await _settings_on(superblocks)
+    return _plan(home, settings, superblocks)._replace(vault=vault, keys=keys)
 
 
 async def import_volume(home: Home, plan: ImportPlan, progress: ProgressListener) -> ImportReport:
@@ -155,18 +160,19 @@ def _check_one_volume(superblocks: Mapping[Path, Superblock]) -> None:
         seen[superblock.disk_uuid] = path
 
 
-async def _settings_on(superblocks: Mapping[Path, Superblock]) -> Settings:
-    """The newest settings that any of the disks has."""
+async def _settings_on(superblocks: Mapping[Path, Superblock]) -> tuple[Settings, Vault | None, list[AccessKey]]:
+    """The newest settings that any of the disks has, and the access keys with their secrets."""
     disks = [
         LocalDisk(superblock.disk_id, path, superblock.disk_uuid, limit_seconds=DISK_TIMEOUT_SECONDS)
         for path, superblock in superblocks.items()
     ]
     try:
-        label = await read_newest_label(disks)
+        labels = await read_labels(disks)
     finally:
         with trio.CancelScope(shield=True):
             for disk in disks:
                 await disk.close()
+    label = newest_label(labels)
     if label is None:
         raise ConfigInvalid(
             "none of the disks has the settings of its volume (a sound file `label`): give more of its disks; a volume "
@@ -175,7 +181,14 @@ async def _settings_on(superblocks: Mapping[Path, Superblock]) -> Settings:
     settings = settings_in(label)
     if any(superblock.volume_uuid != label.volume_uuid for superblock in superblocks.values()):
         raise ForeignDisk("the label of a disk is of another volume than its superblock")
-    return settings
+    vault = vault_of(labels)
+    try:
+        return settings, vault, [opened_key(key, vault) for key in settings.keys]
+    except ConfigInvalid as error:
+        raise TooFewDisks(
+            "the disks that are given do not have enough of the key which the secrets of S3 access keys are encrypted "
+            "under: give more of the volume's disks"
+        ) from error
 
 
 def _plan(home: Home, settings: Settings, superblocks: Mapping[Path, Superblock]) -> ImportPlan:
@@ -228,8 +241,8 @@ async def _fill(home: Home, plan: ImportPlan, ownership: Ownership, progress: Pr
         await _restore_shard(home, config, ShardId(shard), ownership, damaged, progress)
         for shard in range(config.shards)
     ]
-    if plan.settings.keys:
-        KeyRing(home.keys_file, {}).put_back(plan.settings.keys)
+    if plan.keys:
+        KeyRing(home.keys_file, {}, plan.vault).put_back(plan.keys)
     home.save_config(config)
     async with open_owned(home, config, ownership) as owner:
         is_settled = False

@@ -1,7 +1,6 @@
 """Access keys of the S3 door, kept in HOME/keys.json (0600).
 
-An access key belongs to an owner; several keys may share one. The secret stands in the file in clear: signatures
-cannot be checked without it.
+An access key belongs to an owner; several keys may share one. Secrets stand in the file encrypted, see vault.py.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from siltstone.errors import AlreadyExists, ConfigInvalid, InvalidArgument, NotF
 from siltstone.home import write_whole
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.policy import Policy, parse_key_policy
+from siltstone.vault import KEY_FILE, Vault
 
 ACCESS_PATTERN = re.compile(r"[A-Za-z0-9._-]{3,128}")
 SECRET_PATTERN = re.compile(r"[!-~]{8,256}")
@@ -49,6 +49,47 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
         """The same, parsed."""
         return _parsed(self.rules) if self.rules else None
 
+    def __repr__(self) -> str:
+        """Without the secret: what is printed ends in logs."""
+        return f"AccessKey({self.access!r}, owner={self.owner!r})"
+
+
+class StoredKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An access key as it is kept: its secret ``sealed`` (vault.py), or in clear as an earlier version left it."""
+
+    access: str
+    secret: str = ""
+    sealed: str = ""
+    owner: str
+    display_name: str
+    email: str = ""
+    rules: str = ""
+    is_server: bool = False
+
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"StoredKey({self.access!r}, owner={self.owner!r})"
+
+
+def sealed_key(key: AccessKey, vault: Vault) -> StoredKey:
+    """A key as it is kept."""
+    fields = msgspec.structs.asdict(key)
+    return StoredKey(**(fields | {"secret": "", "sealed": vault.seal(key.access, key.secret)}))
+
+
+def opened_key(stored: StoredKey, vault: Vault | None) -> AccessKey:
+    """A key that was kept. Raises ConfigInvalid when its secret cannot be had."""
+    fields = msgspec.structs.asdict(stored)
+    sealed = fields.pop("sealed")
+    if sealed:
+        if vault is None:
+            raise ConfigInvalid(
+                f"there is no {KEY_FILE}, which the secrets of access keys are encrypted under: put it back from a "
+                "backup, or bring the volume back from its disks with `siltstone import`"
+            )
+        fields["secret"] = vault.open(stored.access, sealed)
+    return AccessKey(**fields)
+
 
 @lru_cache(maxsize=1024)
 def _parsed(rules: str) -> Policy:
@@ -58,26 +99,42 @@ def _parsed(rules: str) -> Policy:
 class KeyRing:
     """The access keys of a volume. A change is on disk when the method returns, and holds for lookups from then on."""
 
-    def __init__(self, path: Path, keys: dict[str, AccessKey]) -> None:
+    def __init__(self, path: Path, keys: dict[str, AccessKey], vault: Vault | None = None) -> None:
         self._path = path
+        self._vault = vault
+        self._has_clear = False
         self._keys = keys
         self._owners = _by_owner(keys)
         self._server: AccessKey | None = None
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:
-        """The keys in ``path``; none if there is no such file. Raises ConfigInvalid when it does not parse."""
+        """The keys in ``path``; none if there is no such file. Raises ConfigInvalid when it does not parse, or its
+        secrets cannot be decrypted with what is beside it."""
+        stored: list[StoredKey] = []
         try:
-            keys = msgspec.json.decode(path.read_bytes(), type=list[AccessKey])
+            stored = msgspec.json.decode(path.read_bytes(), type=list[StoredKey])
         except FileNotFoundError:
-            keys = []
+            pass
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigInvalid(f"{path} does not hold access keys: {error}") from error
         except OSError as error:
             raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-        ring = cls(path, {})
-        ring._take(keys)
+        vault = Vault.load(path.with_name(KEY_FILE))
+        ring = cls(path, {}, vault)
+        ring._take(opened_key(key, vault) for key in stored)
+        ring._has_clear = any(key.secret for key in stored)
         return ring
+
+    @property
+    def vault(self) -> Vault | None:
+        """What the secrets are encrypted under; None before there is any."""
+        return self._vault
+
+    def seal(self) -> None:
+        """Have no secret stand in the file in clear, as versions before this one left them."""
+        if self._has_clear:
+            self._replace(self._keys)
 
     def lookup(self, access: str) -> AccessKey | None:
         """The key with this access id."""
@@ -91,9 +148,13 @@ class KeyRing:
         """One of the keys of the owner with that address."""
         return next((key for key in self._keys.values() if key.email and key.email.lower() == email.lower()), None)
 
-    def all(self) -> Sequence[AccessKey]:
-        """Everything that is kept: those of ``list``, and the volume's own."""
-        return [*self.list(), *([] if self._server is None else [self._server])]
+    def stored(self) -> tuple[StoredKey, ...]:
+        """Everything that is kept, as it is kept: those of ``list``, and the volume's own."""
+        found = [*self.list(), *([] if self._server is None else [self._server])]
+        if not found:
+            return ()
+        assert self._vault is not None, "keys are kept with what their secrets are encrypted under"
+        return tuple(sealed_key(key, self._vault) for key in found)
 
     def server_key(self) -> bytes | None:
         """The volume's own key, 32 bytes; None before there is one."""
@@ -169,6 +230,11 @@ class KeyRing:
         self._take(keys)
         self._replace(self._keys)
 
+    def _some_vault(self) -> Vault:
+        if self._vault is None:
+            self._vault = Vault.make()
+        return self._vault
+
     def _take(self, keys: Iterable[AccessKey]) -> None:
         found = list_of(keys)
         self._server = next((key for key in found if key.is_server), None)
@@ -176,9 +242,12 @@ class KeyRing:
         self._owners = _by_owner(self._keys)
 
     def _replace(self, keys: dict[str, AccessKey]) -> None:
+        vault = self._some_vault()
+        vault.save(self._path.with_name(KEY_FILE))  # before anything needs it
         kept = [*keys.values(), *([] if self._server is None else [self._server])]
-        text = msgspec.json.format(msgspec.json.encode(kept), indent=2)
+        text = msgspec.json.format(msgspec.json.encode([sealed_key(key, vault) for key in kept]), indent=2)
         write_whole(self._path, text + b"\n", mode=0o600)
+        self._has_clear = False
         self._keys = keys
         self._owners = _by_owner(keys)
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -45,7 +45,7 @@ from siltstone.meta.store.port import Backing
 from siltstone.placing import Placer
 from siltstone.ports import Disk, Fanout
 from siltstone.roster import check_roster
-from siltstone.settings import Settings, label_of
+from siltstone.settings import Settings, label_of, shares_of
 from siltstone.shard_lock import wait_shards_free
 from siltstone.shard_service import ShardService
 from siltstone.shards import Shards, running_shards
@@ -110,7 +110,12 @@ class Owner:
 
     def label(self) -> Label:
         """What the disks should say of the volume now."""
-        return label_of(Settings(config=self.config, keys=tuple(self.keys.all())))
+        return label_of(Settings(config=self.config, keys=self.keys.stored()))
+
+    def shares(self, disks: Sequence[DiskId], reached: int) -> Mapping[DiskId, bytes]:
+        """What each of these disks is to have of the key of the secrets, of which so many get it now: as many as are
+        left when the volume loses as many as it can."""
+        return shares_of(self.keys.vault, disks, reached - self.config.parity_units, SystemRandom())
 
     async def publish(self) -> None:
         """Have the settings and keys on all disks that are up, before something relies on them."""
@@ -186,6 +191,7 @@ async def open_owned(home: Home, config: VolumeConfig, ownership: Ownership) -> 
                 others = {shard: process.asked for shard, process in shards.processes.items()}
                 all_shards = shards.asked = AllShards(own, others, clock)
                 owner = Owner(home, config, volume, clock, workers, disks, shards, own_shard, all_shards)
+                volume.labels.split_by(owner.shares)
                 await owner.publish()
                 volume.labels.follow(lambda: owner.config.serial, owner.label)
                 async with _upkeep(owner):
@@ -254,7 +260,7 @@ async def _compare_with_labels(home: Home, config: VolumeConfig, disks: Sequence
 
     Raises ConfigInvalid when those on the disks are newer: another HOME has owned the volume meanwhile.
     """
-    newest = await read_newest_label(disks)
+    newest = newest_label(await read_labels(disks))
     if newest is None or newest.volume_uuid != UUID(config.uuid).bytes or newest.serial < config.serial:
         return config
     if newest.serial > config.serial:
@@ -263,7 +269,8 @@ async def _compare_with_labels(home: Home, config: VolumeConfig, disks: Sequence
             "volume was imported elsewhere, or this is a backup; import it from its disks into an empty HOME"
         )
     keys = KeyRing.load(home.keys_file)
-    if label_of(Settings(config=config, keys=tuple(keys.all()))).text == newest.text:
+    keys.seal()
+    if label_of(Settings(config=config, keys=keys.stored())).text == newest.text:
         return config
     # Somebody edited volume.json, or changed keys while nobody owned the volume.
     changed = msgspec.structs.replace(config, serial=config.serial + 1)
@@ -271,18 +278,20 @@ async def _compare_with_labels(home: Home, config: VolumeConfig, disks: Sequence
     return changed
 
 
-async def read_newest_label(disks: Sequence[LocalDisk]) -> Label | None:
-    """The newest label on any of these disks; those that cannot be read have none."""
-    labels: list[Label | None] = []
+async def read_labels(disks: Sequence[LocalDisk]) -> list[Label]:
+    """The labels on these disks; those that cannot be read have none."""
+    labels: list[Label] = []
 
     async def look(disk: LocalDisk) -> None:
         with contextlib.suppress(DiskError):
-            labels.append(await read_label(disk))
+            label = await read_label(disk)
+            if label is not None:
+                labels.append(label)
 
     async with trio.open_nursery() as nursery:
         for disk in disks:
             nursery.start_soon(look, disk)
-    return newest_label(labels)
+    return labels
 
 
 def resident_bytes() -> int:

@@ -73,6 +73,15 @@ KINDS = [ONE_PROCESS, Kind("three shards", 3, 2)]
 """What behaves the same."""
 
 
+def check_secrets(log: str, home: Path) -> None:
+    """No secret stands in what was logged, in HOME's files, or on the disks in clear."""
+    texts = [log.encode(), *((home / name).read_bytes() for name in ("keys.json", "volume.json"))]
+    texts += [label.read_bytes() for label in home.glob("disks/*/label")]
+    assert len(texts) > 3, "a disk has a label"
+    for login in (MAIN, ALT):
+        assert not any(login.secret.encode() in text for text in texts)
+
+
 @contextmanager
 def served(home: Path, kind: Kind = ONE_PROCESS, options: Sequence[str] = ()) -> Iterator[Served]:
     """Make a volume in ``home`` with two access keys and serve it until the end of the context. ``options``: more of
@@ -95,5 +104,6 @@ def served(home: Path, kind: Kind = ONE_PROCESS, options: Sequence[str] = ()) ->
             rest, _ = process.communicate(timeout=PATIENCE_SECONDS)
             assert process.returncode == 0, rest
             assert "Traceback" not in rest, rest
+            check_secrets("".join(said) + rest, home)
         finally:
             process.kill()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
@@ -10,6 +10,7 @@ import trio
 from siltstone.engine.format.label import LABEL_NAME, Label, parse_label
 from siltstone.engine.labels import Labels
 from siltstone.errors import TooFewDisks
+from siltstone.types import DiskId
 from sim.clock import SimClock, autojump
 from sim.pool import SimPool, make_sim_pool
 
@@ -95,5 +96,30 @@ def test_a_label_that_rots_on_one_disk_is_found_on_another() -> None:
         await labels.publish(label(3))
         sim.disks[0].rot(LABEL_NAME, 20, 1)
         assert await labels.find() == label(3)
+
+    run(body)
+
+
+def test_each_disk_has_a_share_of_its_own_and_as_few_are_needed_as_could_be_written() -> None:
+    asked: list[int] = []
+
+    def split(disks: Sequence[DiskId], reached: int) -> dict[DiskId, bytes]:
+        asked.append(reached)
+        return {disk: b"%d of %d" % (disk, reached) for disk in disks}
+
+    def shares(sim: SimPool) -> list[bytes]:
+        return [parse_label(disk.contents(LABEL_NAME)).share for disk in sim.disks if LABEL_NAME in disk.names]
+
+    async def body(sim: SimPool, labels: Labels) -> None:
+        labels.split_by(split)
+        await labels.publish(label(1))
+        assert shares(sim) == [b"%d of 5" % disk for disk in range(5)]
+        sim.disks[2].disappear()  # nobody has noticed yet
+        await labels.publish(label(2))
+        assert asked == [5, 5, 4]
+        sim.disks[2].return_()
+        await trio.sleep(5)
+        assert serials(sim) == [2] * 5
+        assert shares(sim) == [b"%d of 4" % disk for disk in range(5)]
 
     run(body)

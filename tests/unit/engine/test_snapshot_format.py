@@ -152,6 +152,13 @@ def test_the_golden_label_of_version_1_is_read_and_written_alike() -> None:
     assert pack_label(LABEL) == golden
 
 
+def test_the_golden_label_of_version_2_is_read_and_written_alike() -> None:
+    golden = (GOLDEN / "label-2.bin").read_bytes()
+    shared = LABEL._replace(share=b"a share")
+    assert parse_label(golden) == shared
+    assert pack_label(shared) == golden
+
+
 @given(position=st.integers(0, len(pack_label(LABEL)) - 1), bit=st.integers(0, 7))
 def test_any_changed_bit_of_a_label_is_noticed(position: int, bit: int) -> None:
     data = bytearray(pack_label(LABEL))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,46 @@ def test_another_process_sees_each_change_with_its_next_lookup(tmp_path: Path) -
     assert followed.lookup("AKTWO") is None
     ring.add(access="AKSIX", secret="secret-six")
     assert followed.lookup("AKSIX") is not None
+
+
+def test_secrets_stand_in_the_file_encrypted_under_a_key_that_stands_in_another(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    ring = KeyRing.load(path)
+    ring.add(access="MAIN", secret="a-secret-of-mine")
+    ring.make_server_key()
+    server = ring.server_key()
+    text = path.read_text()
+    assert "a-secret-of-mine" not in text and "a-secret-of-mine" not in repr(ring.list()) + repr(ring.stored())
+    assert server is not None and base64.b64encode(server).decode() not in text
+    assert (tmp_path / "secret.key").stat().st_mode & 0o777 == 0o600
+    again = KeyRing.load(path)
+    assert (again.list(), again.server_key(), again.stored()) == (ring.list(), server, ring.stored())
+
+
+def test_secrets_that_an_earlier_version_left_in_clear_are_encrypted(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text('[{"access": "OLD", "secret": "in-the-clear", "owner": "me", "display_name": "Me"}]')
+    ring = KeyRing.load(path)
+    ring.seal()
+    assert "in-the-clear" not in path.read_text()
+    found = KeyRing.load(path).lookup("OLD")
+    assert found is not None and found.secret == "in-the-clear"
+
+
+@pytest.mark.parametrize("damage", ["gone", "another", "nonsense", "swapped"])
+def test_secrets_that_cannot_be_decrypted_are_an_error_that_says_so(tmp_path: Path, damage: str) -> None:
+    path, secret = tmp_path / "keys.json", tmp_path / "secret.key"
+    ring = KeyRing.load(path)
+    ring.add(access="ONE", secret="first-secret")
+    ring.add(access="TWO", secret="second-secret")
+    match damage:
+        case "gone":
+            secret.unlink()
+        case "another":
+            secret.write_text("ab" * 64)
+        case "nonsense":
+            secret.write_text("no key")
+        case _:
+            path.write_text(path.read_text().replace("ONE", "???").replace("TWO", "ONE").replace("???", "TWO"))
+    with pytest.raises(ConfigInvalid, match=r"secret\.key|decrypted"):
+        KeyRing.load(path)

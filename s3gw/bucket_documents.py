@@ -1,5 +1,5 @@
 """Handlers for the documents of a bucket's configuration: policy, public access block, ownership, CORS, encryption,
-notifications, logging."""
+notifications."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from siltstone.s3gw.configuration import (
     CORS,
     ENCRYPTION,
     ENFORCED,
-    LOGGING,
     NOTIFICATION,
     OWNERSHIP,
     POLICY,
@@ -244,17 +243,6 @@ async def get_notification(request: Request) -> Reply:
 async def put_notification(request: Request) -> Reply:
     """PutBucketNotificationConfiguration: to none; there is nobody here whom events could be sent to."""
     return await _only_none(request, "NotificationConfiguration", NOTIFICATION)
-
-
-async def get_logging(request: Request) -> Reply:
-    """GetBucketLogging: there is none."""
-    await configuration_now(request)
-    return xml_reply("BucketLoggingStatus", ())
-
-
-async def put_logging(request: Request) -> Reply:
-    """PutBucketLogging: off."""
-    return await _only_none(request, "BucketLoggingStatus", LOGGING)
 
 
 async def _only_none(request: Request, name: str, what: str) -> Reply:

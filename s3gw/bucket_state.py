@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from siltstone.core.object_types import BucketInfo, Versioning
-from siltstone.s3gw.configuration import Configurations
+from siltstone.s3gw.configuration import Configuration, Configurations
 
 VERSIONING = "versioning"
 OBJECT_LOCK = "object-lock"
@@ -44,9 +44,12 @@ _STATES = {ENABLED.encode(): Versioning.ON, SUSPENDED.encode(): Versioning.SUSPE
 
 async def bucket_state(configurations: Configurations, info: BucketInfo) -> BucketState:
     """The state of a bucket, as of ``info`` or later. Raises NoSuchBucket."""
-    if not info.serial:
-        return PLAIN
-    documents = (await configurations.of(info)).documents
+    return state_of(await configurations.of(info)) if info.serial else PLAIN
+
+
+def state_of(config: Configuration) -> BucketState:
+    """The state that a configuration says."""
+    documents = config.documents
     lock = documents.get(OBJECT_LOCK)
     return BucketState(
         _STATES.get(documents.get(VERSIONING, b""), Versioning.OFF),

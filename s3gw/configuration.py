@@ -106,18 +106,29 @@ class Configurations:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.logged: dict[str, Configuration] = {}
+        """Those of buckets that have an access log, as they were seen last."""
         self._known: OrderedDict[tuple[int, int], Configuration] = OrderedDict()
 
     async def of(self, info: BucketInfo) -> Configuration:
         """A bucket's, as ``info`` has it or newer. Raises NoSuchBucket."""
         if info.serial == 0:
-            return Configuration(info, NO_DOCUMENTS)
+            return self._noted(Configuration(info, NO_DOCUMENTS))
         known = self._known.get((info.ino, info.serial))
         if known is not None and known.info.name == info.name:
             self._known.move_to_end((info.ino, info.serial))
-            return known
+            return self._noted(known)
         now, documents = await self._store.bucket_documents(info.name)
         found = self._known[now.ino, now.serial] = Configuration(now, documents)
         while len(self._known) > CONFIGURATIONS_MAX:
             self._known.popitem(last=False)
-        return found
+        return self._noted(found)
+
+    def _noted(self, config: Configuration) -> Configuration:
+        if LOGGING in config.documents:
+            self.logged[config.info.name] = config
+            while len(self.logged) > CONFIGURATIONS_MAX:
+                del self.logged[next(iter(self.logged))]
+        elif self.logged:
+            self.logged.pop(config.info.name, None)
+        return config

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import trio
 
 from siltstone.s3gw.body import Framing, PlainBody, framing_of
+from siltstone.s3gw.counters import Counters
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.head import CONTINUE, HEAD_BYTES_MAX, HEAD_END, RequestHead, parse_head, render_head
 from siltstone.s3gw.reply import Header, ObjectStream, Reply
@@ -32,8 +33,13 @@ LINGER_BYTES_MAX = 64 * 1024 * 1024
 LAST_WORD_SECONDS = 1.0
 
 
+PROGRESS_BYTES = 4 * 1024
+"""Fewer bytes of a body or a reply are as good as silence: one at a time would hold a connection for ever."""
+
+
 class Timeouts(NamedTuple):
-    """How long a client may be silent, in seconds: between requests, inside a head, inside a body or a reply."""
+    """How long a client is waited for, in seconds: between requests, for a head as a whole, and within a body or a
+    reply for each ``PROGRESS_BYTES``."""
 
     idle: float = 75.0
     head: float = 30.0
@@ -69,8 +75,10 @@ class Connection:
         refuse: Refuse,
         common_headers: CommonHeaders,
         timeouts: Timeouts,
+        counters: Counters | None = None,
     ) -> None:
         assert not client.getblocking()
+        self._counters = Counters() if counters is None else counters
         self._socket = client
         self._wait_readable: Callable[[Any], Awaitable[None]] = trio.lowlevel.wait_readable
         self._wait_writable: Callable[[Any], Awaitable[None]] = trio.lowlevel.wait_writable
@@ -83,9 +91,19 @@ class Connection:
         self._rest = b""
         self._scope = trio.CancelScope()
         self._idle = True
+        self._progress = 0
+        """Bytes of bodies that went to or fro since ``patience`` was full."""
+        self._patience = timeouts.transfer
+        """Seconds that are left to wait for the client."""
+        self._is_in_head = False
         self._stopping = False
         self._sent = False
         self._owes_continue = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is between two requests, and will not be closed yet."""
+        return self._idle and not self._stopping
 
     def stop(self) -> None:
         """Close the connection when the request that is under way, if any, is answered."""
@@ -99,10 +117,22 @@ class Connection:
             with self._scope:
                 while await self._serve_one():
                     pass
-            if self._scope.cancelled_caught and not self._idle and not self._sent:
-                await self._send_last_word(S3Error("RequestTimeout"))
+            if self._scope.cancelled_caught and not self._idle:
+                self._count_broken()
+                if not self._sent:
+                    await self._send_last_word(S3Error("RequestTimeout"))
         except (ConnectionLost, OSError):
-            return
+            if not self._idle:
+                self._count_broken()
+
+    def _count_broken(self) -> None:
+        """The client has left or fell silent in the middle of something."""
+        if self._sent:
+            self._counters.replies_broken += 1
+        elif self._is_in_head:
+            self._counters.heads_refused += 1
+        else:
+            self._counters.bodies_broken += 1
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -113,9 +143,12 @@ class Connection:
             if head is None:
                 return False
         except S3Error as error:
+            self._counters.heads_refused += 1
             await self._send_last_word(error)
             return False
+        self._counters.requests += 1
         self._owes_continue = head.expects_continue
+        self._progress, self._patience = 0, self._timeouts.transfer
         framing = framing_of(head, self)
         self._scope.deadline = math.inf
         reply = await self._respond(head, framing)
@@ -141,20 +174,24 @@ class Connection:
     async def _read_head(self) -> RequestHead | None:
         """The next head, None when the client closed the connection or fell silent between two requests."""
         self._sent = False
+        self._is_in_head = True
         self._idle = not self._rest
-        data = self._rest
+        data: bytes | bytearray = self._rest
         self._rest = b""
         if self._idle:
             self._scope.deadline = trio.current_time() + self._timeouts.idle
         else:
             await trio.lowlevel.checkpoint()  # so that one who sends many requests at a time keeps nobody waiting
         is_timed = False
+        searched = 0
         while True:
             if data[:1] in (b"\r", b"\n"):
                 data = data.lstrip(b"\r\n")
-            end = data.find(HEAD_END)
+                searched = 0
+            end = data.find(HEAD_END, searched)
             if end >= 0:
                 break
+            searched = max(0, len(data) - len(HEAD_END) + 1)
             if len(data) > HEAD_BYTES_MAX:
                 raise S3Error("RequestHeaderSectionTooLarge")
             if self._stopping and not data:
@@ -166,12 +203,18 @@ class Connection:
             if not more:
                 return None
             self._idle = False
-            data = data + more if data else more
+            if not data:
+                data = more
+            elif isinstance(data, bytearray):
+                data += more
+            else:  # in pieces: a client that sends a byte at a time must not have all of it copied for each
+                data = bytearray(data + more)
         end += len(HEAD_END)
         if end > HEAD_BYTES_MAX:
             raise S3Error("RequestHeaderSectionTooLarge")
-        self._rest = data[end:]
-        return parse_head(data[:end] if self._rest else data)
+        self._rest = bytes(data[end:])
+        self._is_in_head = False
+        return parse_head(bytes(data[:end]) if self._rest or isinstance(data, bytearray) else data)
 
     # --- bodies: this is the source that framings read from ---------------------------------------------------------
 
@@ -260,6 +303,7 @@ class Connection:
             except BlockingIOError:
                 await self._wait(self._wait_writable)
                 continue
+            self._progress += count
             if count == len(view):
                 return
             view = memoryview(view)[count:]
@@ -284,12 +328,19 @@ class Connection:
     async def _receive_into(self, view: memoryview) -> int:
         while True:
             try:
-                return self._socket.recv_into(view)
+                count = self._socket.recv_into(view)
             except BlockingIOError:
                 await self._wait(self._wait_readable)
+            else:
+                self._progress += count
+                return count
 
     async def _wait(self, ready: Callable[[Any], Awaitable[None]]) -> None:
         """Wait for the client in the middle of a body or a reply, but not for ever."""
-        self._scope.deadline = trio.current_time() + self._timeouts.transfer
+        if self._progress >= PROGRESS_BYTES:
+            self._progress, self._patience = 0, self._timeouts.transfer
+        begun = trio.current_time()
+        self._scope.deadline = begun + self._patience
         await ready(self._socket)
         self._scope.deadline = math.inf
+        self._patience -= trio.current_time() - begun

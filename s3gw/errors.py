@@ -57,6 +57,7 @@ CODES: dict[str, Code] = {
     "InvalidRetentionPeriod": Code(400, "The retention period specified is not valid."),
     "InvalidTag": Code(400, "The tag provided was not a valid tag."),
     "InvalidStorageClass": Code(400, "The storage class you specified is not valid."),
+    "InvalidTargetBucketForLogging": Code(400, "The target bucket for logging does not exist."),
     "InvalidToken": Code(400, "The provided token is malformed or otherwise invalid."),
     "InvalidURI": Code(400, "Couldn't parse the specified URI."),
     "KeyTooLongError": Code(400, "Your key is too long."),

@@ -12,6 +12,7 @@ from siltstone.s3gw import (
     acls,
     attributes,
     bucket_documents,
+    bucket_logging,
     buckets,
     lifecycle,
     listing,
@@ -22,12 +23,14 @@ from siltstone.s3gw import (
     tagging,
     versions,
 )
+from siltstone.s3gw.access_log import AccessLog, action_named, record
 from siltstone.s3gw.acl import User, Users
 from siltstone.s3gw.body import Framing, payload_of
 from siltstone.s3gw.budget import Budget
 from siltstone.s3gw.configuration import Configurations
 from siltstone.s3gw.connection import ConnectionLost
 from siltstone.s3gw.cors import CorsRule, reply_headers, rule_for
+from siltstone.s3gw.counters import Counters
 from siltstone.s3gw.dates import SECOND_NS, http_date
 from siltstone.s3gw.encryption import ServerKey
 from siltstone.s3gw.errors import S3Error, error_document, s3_error
@@ -105,8 +108,8 @@ HANDLERS: dict[Operation, Handler] = {
     Operation.DELETE_BUCKET_LIFECYCLE: lifecycle.delete_lifecycle,
     Operation.GET_BUCKET_NOTIFICATION: bucket_documents.get_notification,
     Operation.PUT_BUCKET_NOTIFICATION: bucket_documents.put_notification,
-    Operation.GET_BUCKET_LOGGING: bucket_documents.get_logging,
-    Operation.PUT_BUCKET_LOGGING: bucket_documents.put_logging,
+    Operation.GET_BUCKET_LOGGING: bucket_logging.get_logging,
+    Operation.PUT_BUCKET_LOGGING: bucket_logging.put_logging,
     Operation.GET_BUCKET_REQUEST_PAYMENT: bucket_documents.get_request_payment,
     Operation.POST_OBJECT: post.post_object,
 }
@@ -115,6 +118,8 @@ assert set(HANDLERS) == set(Operation) - {
     Operation.PREFLIGHT,
     Operation.BYPASS_GOVERNANCE_RETENTION,
 }
+
+_OF_BYTES = (Operation.PUT_OBJECT, Operation.GET_OBJECT, Operation.HEAD_OBJECT, Operation.UPLOAD_PART)
 
 DECISIONS_MAX = 10
 """How often a request is decided on again because the bucket's configuration was changed meanwhile."""
@@ -156,7 +161,9 @@ class Gateway:
         server: ServerKey = NO_USERS,
         is_secure: bool = False,
         calendar: Calendar = REAL_DAYS,
+        counters: Counters | None = None,
     ) -> None:
+        self.counters = Counters() if counters is None else counters
         self._verifier = Verifier(lookup, region)
         configurations = Configurations(store)
         self._door = Door(
@@ -173,6 +180,8 @@ class Gateway:
             is_secure,
             calendar,
         )
+        self._configurations = configurations
+        self.access_log = AccessLog(store, configurations, clock, random, region, self.counters)
         self._clock = clock
         self._domains = tuple(domain.lower() for domain in domains)
         self._serials = itertools.count(1)
@@ -190,20 +199,59 @@ class Gateway:
 
     async def _answer(self, head: RequestHead, framing: Framing, peer: str) -> Reply:
         request_id = self._request_id()
+        begun_ns = self._clock.monotonic_ns()
+        seen: list[Request] = []
+        told: S3Error | None = None
         try:
-            reply = await self._handle(head, framing, peer)
+            reply = await self._handle(head, framing, peer, seen)
+            reply.headers.append(("x-amz-request-id", request_id))
         except ConnectionLost:
             raise
         except SiltstoneError as error:
             told = s3_error(error)
             if told.status in (500, 503):
                 log.error("%s %s: request %s: %s", head.method, head.path, request_id, error)
-            return self._error_reply(told, head.path, request_id)
         except Exception:
             log.exception("%s %s: request %s failed", head.method, head.path, request_id)
-            return self._error_reply(S3Error("InternalError"), head.path, request_id)
-        reply.headers.append(("x-amz-request-id", request_id))
+            told = S3Error("InternalError")
+        if told is not None:
+            reply = self._error_reply(told, head.path, request_id)
+        if self._configurations.logged and seen:
+            self._note(head, seen[0], reply, told, request_id, begun_ns)
         return reply
+
+    def _note(
+        self, head: RequestHead, request: Request, reply: Reply, told: S3Error | None, request_id: str, begun_ns: int
+    ) -> None:
+        """Have a request that was answered in the log of its bucket, if that has one."""
+        wanted = self.access_log.wanted(request.target.bucket)
+        if wanted is None:
+            return
+        config, target = wanted
+        answered = dict(reply.headers)
+        size = request.headers.get("x-amz-decoded-content-length", request.headers.get("content-length", ""))
+        if head.method != "PUT":
+            size = answered.get("Content-Range", "").rpartition("/")[2] or str(reply.content_length)
+        is_of_bytes = request.operation in _OF_BYTES and told is None and size.isdigit()
+        line = record(
+            owner=config.info.owner,
+            target=request.target,
+            at_ns=self._clock.now_ns(),
+            peer=request.peer,
+            requester=request.identity.owner,
+            request_id=request_id,
+            action=action_named(request.operation, head.method, request.target),
+            request_line=f"{head.method} {head.path}{'?' + head.query if head.query else ''} HTTP/1.1",
+            reply=reply,
+            code="" if told is None else told.code,
+            object_size=int(size) if is_of_bytes else None,
+            total_ms=(self._clock.monotonic_ns() - begun_ns) // 1_000_000,
+            headers=request.headers,
+            version=answered.get("x-amz-version-id", ""),
+            is_presigned="X-Amz-Signature" in request.query,
+            is_secure=self._door.is_secure,
+        )
+        self.access_log.add(config, target, line)
 
     def refuse(self, error: S3Error) -> Reply:
         """The reply to what is not even a request."""
@@ -218,7 +266,7 @@ class Gateway:
             self._date = http_date(now_ns)
         return [("Date", self._date)]
 
-    async def _handle(self, head: RequestHead, framing: Framing, peer: str) -> Reply:
+    async def _handle(self, head: RequestHead, framing: Framing, peer: str, seen: list[Request]) -> Reply:
         headers = head.headers
         if head.method == "OPTIONS":
             return await self._preflight(head)
@@ -233,6 +281,7 @@ class Gateway:
         request = Request(
             self._door, operation, verified.identity, target, query, headers, verified.payload, body, peer
         )
+        seen.append(request)
         for _ in range(DECISIONS_MAX):
             try:
                 return await handler(request)

@@ -21,6 +21,9 @@ POLICY_BYTES_MAX = 20 * 1024
 STATEMENTS_MAX = 200
 VERSIONS = ("2012-10-17", "2008-10-17")
 ARN = "arn:aws:s3:::"
+SERVICE = "service/"
+"""What the principal of a service begins with; no owner's id has a slash."""
+
 EVERYONE = "*"
 EXISTING_TAG = "s3:existingobjecttag/"
 """Condition keys that begin so are about tags that an object has."""
@@ -66,7 +69,9 @@ class _Statement(NamedTuple):
     def matches(self, question: Question) -> bool:
         """Whether it is about the question."""
         if self.principals is not None:
-            is_named = EVERYONE in self.principals or not self.principals.isdisjoint(names_of(question.user))
+            # Everybody is every user; a service has to be named.
+            is_named = EVERYONE in self.principals and not question.user.startswith(SERVICE)
+            is_named = is_named or not self.principals.isdisjoint(names_of(question.user))
             if is_named is self.excludes_principals:
                 return False
         if (self.actions.fullmatch(question.action) is not None) is self.excludes_actions:
@@ -235,8 +240,10 @@ def _principals(raw: Any) -> frozenset[str]:
     found: set[str] = set()
     for kind, names in raw.items():
         texts = _texts(names, "Principal")
-        if kind in ("AWS", "CanonicalUser"):  # nobody comes here as a service or from elsewhere
+        if kind in ("AWS", "CanonicalUser"):  # nobody comes here from elsewhere
             found.update(texts)
+        elif kind == "Service":
+            found.update(SERVICE + text for text in texts)
     return frozenset(found)
 
 

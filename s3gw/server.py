@@ -16,6 +16,7 @@ from siltstone.errors import Refused, SiltstoneError
 from siltstone.ports import Clock, Random, Workers
 from siltstone.s3gw.acl import Users
 from siltstone.s3gw.connection import DEFAULT_TIMEOUTS, Connection, Timeouts
+from siltstone.s3gw.counters import Counters
 from siltstone.s3gw.encryption import ServerKey
 from siltstone.s3gw.gateway import NO_USERS, Gateway
 from siltstone.s3gw.lifecycle_rules import REAL_DAYS, Calendar
@@ -27,7 +28,8 @@ log = logging.getLogger("siltstone.s3gw")
 
 BACKLOG = 1024
 CONNECTIONS_MAX = 4096
-"""More wait in the backlog of the listening socket."""
+"""When there are so many, one that is idle is closed for one that comes; where none is idle those wait in the backlog
+of the listening socket."""
 
 GRACE_SECONDS = 5.0
 """What requests in flight get to end when the door closes."""
@@ -52,6 +54,7 @@ async def serve_s3(
     users: Users = NO_USERS,
     server: ServerKey = NO_USERS,
     calendar: Calendar = REAL_DAYS,
+    counters: Counters | None = None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     grace_seconds: float = GRACE_SECONDS,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
@@ -77,12 +80,14 @@ async def serve_s3(
         server=server,
         calendar=calendar,
         is_secure=tls is not None,
+        counters=counters,
     )
     listeners = await listen(host, port, shares_port=shares_port)
     door = _Door(gateway, timeouts, tls)
     try:
         async with trio.open_nursery() as nursery:
             connections = await nursery.start(door.run)
+            nursery.start_soon(gateway.access_log.run)
             try:
                 address = listeners[0].getsockname()
                 task_status.started((address[0], address[1]))
@@ -96,6 +101,8 @@ async def serve_s3(
     finally:
         for listener in listeners:
             listener.close()
+        with trio.CancelScope(shield=True), trio.move_on_after(grace_seconds):
+            await gateway.access_log.deliver(math.inf)
 
 
 async def listen(host: str, port: int, *, shares_port: bool = False) -> list[trio.socket.SocketType]:
@@ -155,7 +162,8 @@ class _Door:
         self._gateway = gateway
         self._tls = tls
         self._timeouts = timeouts
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, None] = {}
+        """In the order in which they came."""
         self._places = trio.Semaphore(CONNECTIONS_MAX)
         self._scope = trio.CancelScope(shield=True)
         self._stopped = trio.Event()
@@ -177,13 +185,18 @@ class _Door:
     async def accept(self, listener: trio.socket.SocketType, connections: trio.Nursery) -> None:
         """Take connections for ever."""
         while True:
-            await self._places.acquire()
+            try:
+                self._places.acquire_nowait()
+            except trio.WouldBlock:
+                self._close_an_idle_one()
+                await self._places.acquire()
             try:
                 client, _ = await listener.accept()
             except OSError as error:
                 self._places.release()
                 if error.errno not in _FULL:
                     continue  # the client was gone before we got to it
+                self._gateway.counters.connections_refused += 1
                 log.error("cannot take a connection: %s", error.strerror)
                 await trio.sleep(ACCEPT_RETRY_SECONDS)
             except BaseException:
@@ -192,14 +205,26 @@ class _Door:
             else:
                 connections.start_soon(self._serve, client)
 
+    def _close_an_idle_one(self) -> None:
+        """Have a connection that asks for nothing make room, the oldest: whoever opens many and is silent keeps nobody
+        else out."""
+        for connection in self._open:
+            if connection.is_idle:
+                connection.stop()
+                return
+
     async def _serve(self, accepted: trio.socket.SocketType) -> None:
         client = socket.socket(fileno=accepted.detach())
+        counters = self._gateway.counters
+        counters.connections_taken += 1
+        counters.connections += 1
         try:
             client.setblocking(False)
             with contextlib.suppress(OSError):  # gone already
                 await self._serve_client(client, str(client.getpeername()[0]))
         finally:
             client.close()
+            counters.connections -= 1
             self._places.release()
 
     async def _serve_client(self, client: socket.socket, peer: str) -> None:
@@ -212,16 +237,19 @@ class _Door:
             spoken = agreed
         gateway = self._gateway
         respond = partial(gateway.respond, peer=peer)
-        connection = Connection(spoken, respond, gateway.refuse, gateway.common_headers, self._timeouts)
-        self._open.add(connection)
+        connection = Connection(
+            spoken, respond, gateway.refuse, gateway.common_headers, self._timeouts, gateway.counters
+        )
+        self._open[connection] = None
         try:
             await connection.run()
             if isinstance(spoken, TlsSocket):
                 spoken.end()
         except SiltstoneError as error:
+            gateway.counters.replies_broken += 1
             log.warning("a reply was broken off: %s", error)
         except Exception:
             log.exception("a connection ended in the middle of a reply")
         finally:
-            self._open.discard(connection)
+            del self._open[connection]
             spoken.close()

@@ -20,6 +20,7 @@ import trio
 
 from siltstone.errors import Unavailable
 from siltstone.failure import describe
+from siltstone.file_limit import raise_file_limit
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
 
 ORPHANED_STATUS = 3
@@ -84,6 +85,7 @@ def serve_child(
     ``words``: what is called in the loop when the owner says one of them."""
     logging.basicConfig(format=f"%(asctime)s %(levelname)s {name}: %(message)s", level=logging.INFO, stream=sys.stderr)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    raise_file_limit()
     # Ctrl-C and a signal to the whole group are for the owner, who ends this in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

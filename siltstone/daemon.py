@@ -29,6 +29,7 @@ from siltstone.core.turns import Turn
 from siltstone.engine.disk.system import SystemRandom
 from siltstone.errors import InvalidArgument, NotSupported, SiltstoneError, Unavailable
 from siltstone.failure import describe, expected
+from siltstone.file_limit import raise_file_limit
 from siltstone.fuse import mountpoint
 from siltstone.fuse.mount import ServedMount, serve_mount
 from siltstone.fuse.options import MountOptions, parse_options
@@ -41,6 +42,7 @@ from siltstone.operations import Arguments, Report, perform_here
 from siltstone.owner import Owner, open_owner
 from siltstone.s3_options import S3Options
 from siltstone.s3_workers import S3Workers
+from siltstone.s3gw.counters import Counters
 from siltstone.s3gw.server import serve_s3
 from siltstone.s3gw.tls import Tls
 from siltstone.sharded_mount import TIMEOUT_SECONDS_MAX, keep_mount_process
@@ -65,6 +67,8 @@ class Door:
         self.address = ""
         self.workers: S3Workers | None = None
         """Where several processes serve it."""
+        self.counters: Counters | None = None
+        """What happened, of S3 that this process serves."""
         self.tls: Tls | None = None
         """Where S3 is encrypted."""
         self.mount: ServedMount | None = None
@@ -112,6 +116,8 @@ class Door:
             found |= {"known_inodes": held.known_count, "open_files": len(held.files)}
         if self.tls is not None:
             found["tls"] = self.tls.status()
+        if self.counters is not None:
+            found["counters"] = self.counters.shown()
         return found
 
 
@@ -265,6 +271,7 @@ class Daemon:
     ) -> None:
         owner = self._owner
         store = door.store = SwitchingObjects(self._objects)
+        door.counters = Counters()
         try:
             if owner.config.shards > 1:
                 store.use((await self._front_of(door)).objects)
@@ -278,6 +285,7 @@ class Daemon:
                 port=options.port,
                 domains=options.domains,
                 tls=door.tls,
+                counters=door.counters,
                 clock=owner.clock,
                 random=SystemRandom(),
                 workers=owner.workers,
@@ -390,6 +398,7 @@ async def serve(home: Home, wanted: WantedDoors, announce: Announce, all_ready: 
     the volume or a door from opening; then everything is closed again.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    raise_file_limit()
     shutdown = Shutdown()
     async with _signals(home, shutdown):
         with shutdown.opening:

@@ -83,6 +83,8 @@ def describe(status: dict[str, Any]) -> list[str]:
         for door in process["doors"]:
             lines.append(f"door       {door['kind']} {door['address']}")
             lines += [f"worker     {_describe_worker(worker)}" for worker in door["workers"]]
+            if (counters := door.get("counters")) is not None:
+                lines.append(f"requests   {_describe_requests(counters)}")
             if (tls := door.get("tls")) is not None:
                 lines.append(f"tls        {tls['certificate']}, expires {tls['expires']}")
                 lines += [f"tls        the files could not be read again: {tls['error']}"] if tls["error"] else []
@@ -108,6 +110,22 @@ def _describe_progress(work: dict[str, Any]) -> str:
         f"{format_bytes(work['done_bytes'])} of {format_bytes(work['total_bytes'])} at "
         f"{format_bytes(work['bytes_per_second'])}/s, {left} left"
     )
+
+
+def _describe_requests(counters: dict[str, Any]) -> str:
+    text = f"{counters['requests']} on {counters['connections_taken']} connections, {counters['connections']} open"
+    broken = [
+        f"{counters[name]} {words}"
+        for name, words in (
+            ("heads_refused", "heads refused"),
+            ("bodies_broken", "bodies broken off"),
+            ("replies_broken", "replies broken off"),
+            ("connections_refused", "connections that had to wait"),
+            ("log_records_lost", "log records lost"),
+        )
+        if counters[name]
+    ]
+    return ", ".join([text, *broken])
 
 
 def _describe_worker(worker: dict[str, Any]) -> str:

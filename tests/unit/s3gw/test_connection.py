@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siltstone.s3gw.body import Framing, read_whole
-from siltstone.s3gw.connection import Connection, Timeouts
+from siltstone.s3gw.connection import PROGRESS_BYTES, Connection, Timeouts
+from siltstone.s3gw.counters import Counters
 from siltstone.s3gw.errors import S3Error
 from siltstone.s3gw.head import HEAD_BYTES_MAX, RequestHead
 from siltstone.s3gw.reply import Reply
@@ -28,10 +29,12 @@ def refuse(error: S3Error) -> Reply:
 
 
 @asynccontextmanager
-async def connected(respond: Respond, timeouts: Timeouts = PATIENT) -> AsyncIterator[tuple[Connection, Client]]:
+async def connected(
+    respond: Respond, timeouts: Timeouts = PATIENT, counters: Counters | None = None
+) -> AsyncIterator[tuple[Connection, Client]]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    connection = Connection(theirs, respond, refuse, lambda: [("Date", "now")], timeouts)
+    connection = Connection(theirs, respond, refuse, lambda: [("Date", "now")], timeouts, counters)
 
     async def serve() -> None:
         with theirs:
@@ -301,3 +304,40 @@ def test_a_large_reply_arrives_whole() -> None:
             assert (await client.receive()).body == data
 
     trio.run(main)
+
+
+@pytest.mark.parametrize(("piece", "is_patient"), [(1, False), (PROGRESS_BYTES // 4, False), (PROGRESS_BYTES, True)])
+def test_a_client_that_dribbles_its_body_is_let_go_and_a_slow_one_is_not(piece: int, is_patient: bool) -> None:
+    async def main() -> None:
+        counters = Counters()
+        async with connected(echo, Timeouts(10, 10, 10), counters) as (_, client):
+            head = f"PUT /slow HTTP/1.1\r\nHost: h\r\nContent-Length: {8 * piece}\r\n\r\n"
+            await client.send(head.encode())
+            with suppress(trio.BrokenResourceError):
+                for _ in range(8):
+                    await trio.sleep(4)
+                    await client.send(bytes(piece))
+            answer = await client.receive()
+            assert answer.status == (200 if is_patient else 400)
+            assert counters.bodies_broken == (0 if is_patient else 1)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))
+
+
+def test_a_head_that_comes_a_byte_at_a_time_is_read_and_one_that_takes_too_long_is_counted() -> None:
+    async def main() -> None:
+        counters = Counters()
+        async with connected(echo, Timeouts(10, 10, 10), counters) as (_, client):
+            for byte in b"\r\nGET /path HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.1\r\nHost: h\r\n\r\n":
+                await client.send(bytes([byte]))
+                await trio.testing.wait_all_tasks_blocked()
+            assert (await client.receive()).headers["path"] == "/path"
+            assert (await client.receive()).headers["path"] == "/next"
+            for _ in range(8):
+                await trio.sleep(3)
+                with suppress(trio.BrokenResourceError):
+                    await client.send(b"G")
+            assert (await client.receive()).body == b"RequestTimeout"
+        assert (counters.requests, counters.heads_refused) == (2, 1)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from siltstone.errors import Refused
+from siltstone.s3gw import server
 from siltstone.s3gw.server import serve_s3
 from siltstone.s3gw.sigv4 import UNSIGNED_PAYLOAD
 from sim.objects import SimStore
@@ -144,3 +145,20 @@ def test_an_error_of_ours_is_a_500_that_is_logged_and_the_door_stays_open(caplog
 
     trio.run(main)
     assert "AttributeError" in caplog.text
+
+
+def test_many_silent_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running_server() as (running, _nursery):
+            busy = Client(await trio.open_tcp_stream(*running.address))
+            await busy.send(b"GET /bucket/one HTTP/1.1\r\n")  # in the middle of its head
+            silent = [await trio.open_tcp_stream(*running.address) for _ in range(30)]
+            client = Client(await trio.open_tcp_stream(*running.address))
+            assert (await client.put("/bucket/key", b"x")).status == 200
+            await busy.send(b"host: s3\r\n\r\n")
+            assert (await busy.receive()).status == 403
+            for stream in [*silent, client.stream, busy.stream]:
+                await stream.aclose()
+
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 10)
+    trio.run(main)

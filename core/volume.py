@@ -11,7 +11,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import trio
 
@@ -57,6 +57,9 @@ from siltstone.meta.shards.messages import Change
 from siltstone.meta.store.port import Reader as StoreReader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
+
+_make_entry = partial(tuple.__new__, DirEntry)
+"""What ``DirEntry`` does, in a third of the time: a listing makes one for each name."""
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """Longest single read; a front-end that wants more asks again."""
@@ -185,16 +188,17 @@ class Volume:
     async def list_directory(self, ino: Ino, *, after: bytes | None, limit: int) -> list[DirEntry]:
         """Up to ``limit`` entries in the order of their names, from behind ``after`` on; without . and .. ."""
 
-        def question(reader: StoreReader) -> list[tuple[bytes, Ino, Inode]]:
-            entries = _entries(reader, ino, after, limit)
-            return [(name, entry, inodes.get_inode(reader, entry)) for name, entry in entries]
+        def question(reader: StoreReader) -> tuple[list[bytes], list[Ino], list[Inode]]:
+            found = names.list_directory(reader, ino, after=after, limit=limit)
+            inos = cast("list[Ino]", [entry.ino for _, entry in found])
+            return [name for name, _ in found], inos, inodes.get_inodes(reader, inos)
 
-        found = await self.ledger.look(question)
+        found, inos, records = await self.ledger.look(question)
         dirty = self.write_back.files  # hardly ever one of these: asked here, not by a call for each
-        return [
-            DirEntry(name, ino, attributes_of(ino, self.seen(ino, inode) if ino in dirty else inode))
-            for name, ino, inode in found
-        ]
+        for index, entry in enumerate(inos):
+            if entry in dirty:
+                records[index] = self.seen(entry, records[index])
+        return list(map(_make_entry, zip(found, inos, map(attributes_of, inos, records), strict=True)))
 
     async def parent_of(self, ino: Ino) -> Ino:
         """The directory that holds a directory; the root holds itself."""

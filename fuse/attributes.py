@@ -30,9 +30,13 @@ ACCESS_TIME_AGE_NS = 24 * 3600 * 10**9
 
 def entry_of(attributes: Attributes, options: MountOptions = DEFAULTS) -> EntryAttributes:
     """The kernel's form of an inode's attributes. The generation stays 0: inode numbers are never used again."""
-    entry = EntryAttributes()
-    entry.st_ino = InodeT(attributes.ino)
-    entry.st_mode = ModeT(attributes.mode)
+    return show(attributes, EntryAttributes(), options)
+
+
+def show(attributes: Attributes, entry: EntryAttributes, options: MountOptions = DEFAULTS) -> EntryAttributes:
+    """The same, in an object that is new or was used for this before; that object."""
+    entry.st_ino = attributes.ino
+    entry.st_mode = attributes.mode
     entry.st_nlink = attributes.nlink
     entry.st_uid = attributes.uid
     entry.st_gid = attributes.gid

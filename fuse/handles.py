@@ -10,8 +10,9 @@ unlink a batch more.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from siltstone.core.types import DirEntry
@@ -26,8 +27,8 @@ Fetch = Callable[[bytes | None, int], Awaitable[list[DirEntry]]]
 """``fetch(after, limit)``: the entries behind a name; fewer than the limit means that there are no more."""
 
 EmitDot = Callable[[bytes, int], Awaitable[bool]]
-Emit = Callable[[DirEntry, int], bool]
-"""``emit(entry, cookie)`` puts an entry in the answer; False: no room, it is not in it."""
+Emit = Callable[[Sequence[DirEntry], Iterable[int]], int]
+"""``emit(entries, cookies)`` puts entries in the answer; how many found room, the others are not in it."""
 
 
 class FileHandle(NamedTuple):
@@ -73,22 +74,30 @@ class DirectoryHandle:
                 return
         after = self._names[cookie - 1] if cookie > len(DOT_NAMES) else None
         served = 0
+        page, following = self._page, PAGE_ENTRIES_MIN  # what is left of the room behind the first page is not known
         while True:
-            entries = await fetch(after, self._page)
-            is_onward = self._cookies is None  # then each gets the next number, which saves two calls for each
-            names = self._names
-            for entry in entries:
-                if not emit(entry, len(names) + 1 if is_onward else self._cookie_of(entry.name)):
-                    self._page = max(PAGE_ENTRIES_MIN, served + 1)
-                    return
-                if is_onward:
-                    names.append(entry.name)
-                else:
-                    self._served(entry.name)
-                served += 1
-            if len(entries) < self._page:
+            entries = await fetch(after, page)
+            if self._cookies is None:  # then each gets the next number
+                emitted = emit(entries, itertools.count(len(self._names) + 1))
+                self._names += [entry.name for entry in entries[:emitted]]
+            else:
+                emitted = self._emit_again(entries, emit)
+            served += emitted
+            if emitted < len(entries):
+                self._page = max(PAGE_ENTRIES_MIN, served + 1)
+                return
+            if len(entries) < page:
                 return
             after = entries[-1].name
+            page, following = following, 2 * following
+
+    def _emit_again(self, entries: Sequence[DirEntry], emit: Emit) -> int:
+        """The same where some names may have positions already."""
+        for index, entry in enumerate(entries):
+            if not emit((entry,), (self._cookie_of(entry.name),)):
+                return index
+            self._served(entry.name)
+        return len(entries)
 
     async def _emit_dot(self, name: bytes, emit_dot: EmitDot) -> bool:
         if not await emit_dot(name, self._cookie_of(name)):
@@ -149,6 +158,12 @@ class Handles:
     def looked_up(self, ino: Ino) -> None:
         """The kernel was told of an inode by an entry: it counts one lookup more."""
         self._lookups[ino] = self._lookups.get(ino, 0) + 1
+
+    def listed(self, entries: Iterable[DirEntry]) -> None:
+        """The same for what a listing told."""
+        lookups = self._lookups
+        for _, ino, _ in entries:
+            lookups[ino] = lookups.get(ino, 0) + 1
 
     def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
         """The kernel has given back lookups: pairs of inode and count."""

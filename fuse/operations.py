@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pyfuse3
 from pyfuse3 import (
@@ -41,6 +41,7 @@ from siltstone.fuse.attributes import (
     directory_stub,
     entry_of,
     is_access_to_note,
+    show,
     statvfs_of,
 )
 from siltstone.fuse.errors import answered, answered_of_inode
@@ -315,7 +316,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List entries with their attributes. Each that finds room counts as a lookup; "." and ".." do not."""
         handle = self.handles.directories[fh]
-        volume, looked_up, options = self._volume, self.handles.looked_up, self._options
+        volume, handles, options = self._volume, self.handles, self._options
         if self._notes_access and start_id == 0:
             await self._note_access(await volume.attributes(handle.ino))
 
@@ -326,12 +327,16 @@ class Operations(pyfuse3.Operations):
             ino = handle.ino if name == b"." else await volume.parent_of(handle.ino)
             return pyfuse3.readdir_reply(token, FileNameT(name), directory_stub(ino), cookie)
 
-        def emit(entry: DirEntry, cookie: int) -> bool:
-            attributes = entry.attributes
-            if not pyfuse3.readdir_reply(token, FileNameT(entry.name), entry_of(attributes, options), cookie):
-                return False
-            looked_up(attributes.ino)
-            return True
+        def emit(entries: Sequence[DirEntry], cookies: Iterable[int]) -> int:
+            reply, shown = pyfuse3.readdir_reply, EntryAttributes()
+            emitted = 0
+            for (name, _, attributes), cookie in zip(entries, cookies):  # noqa: B905 (numbers without an end)
+                # What was shown is copied at once, so that one object will do for all.
+                if not reply(token, FileNameT(name), show(attributes, shown, options), cookie):
+                    break
+                emitted += 1
+            handles.listed(entries[:emitted])
+            return emitted
 
         await handle.serve(start_id, fetch, emit_dot, emit)
 

@@ -7,7 +7,7 @@ batch is committed. Every function raises before its first put.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import xxhash
 
@@ -44,6 +44,16 @@ def find_inode(reader: Reader, ino: Ino) -> Inode | None:
     """The inode, or None."""
     value = reader.get(keys.inode(ino))
     return None if value is None else decode_inode(value)
+
+
+def get_inodes(reader: Reader, inos: Sequence[Ino]) -> list[Inode]:
+    """Many inodes. Raises NotFound when one is missing."""
+    get, key = reader.get, keys.inode
+    values = [get(key(ino)) for ino in inos]
+    found = [decode_inode(value) for value in values if value is not None]
+    if len(found) < len(values):
+        raise NotFound(f"there is no inode {inos[values.index(None)]}")
+    return found
 
 
 def put_inode(transaction: Transaction, ino: Ino, inode: Inode) -> None:

@@ -83,7 +83,8 @@ def list_directory(reader: Reader, ino: Ino, *, after: bytes | None = None, limi
     start, end = keys.prefix_range(keys.dentries(ino))
     if after is not None:
         start = keys.dentry(ino, after) + b"\0"
-    return [(keys.dentry_name(key), decode_dentry(value)) for key, value in islice(reader.scan(start, end), limit)]
+    found = islice(reader.scan(start, end, expected=limit), limit)
+    return [(keys.dentry_name(key), decode_dentry(value)) for key, value in found]
 
 
 def is_empty(reader: Reader, directory: Ino) -> bool:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from siltstone.meta.shards.locks import LockTable
 from siltstone.meta.shards.map import PartitionMap
 from siltstone.meta.store.memtable import MISSING
-from siltstone.meta.store.port import Chunk
+from siltstone.meta.store.port import FIRST_CHUNK, Chunk
 from siltstone.meta.store.store import Store
 from siltstone.meta.store.transaction import Transaction, covered
 from siltstone.types import ShardId
@@ -114,14 +114,16 @@ class SpanningTransaction(Transaction):
         self._foreign_last = True
         return value
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, expected: int = FIRST_CHUNK
+    ) -> Iterator[tuple[bytes, bytes]]:
         """The entries of a range, which lies in one partition. Raises NeedsForeign, KeyLocked."""
         owner = self._map.owner_of_key(start)
         if owner is None or owner == self._shard:
             if self._locks:
                 self._locks.check_scan(start, end)
             self._foreign_last = False
-            yield from super().scan(start, end, reverse=reverse)
+            yield from super().scan(start, end, reverse=reverse, expected=expected)
             return
         wanted = Range(start, end, reverse)
         while True:

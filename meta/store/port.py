@@ -35,8 +35,11 @@ class Reader(Protocol):
         """These keys and ranges (start, end) will be read soon: those of other shards are fetched at a time. Only a
         hint; ``wanted`` is not looked at where nothing is to be fetched."""
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """The entries with start <= key < end, in the order of the keys, or against it.
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, expected: int = FIRST_CHUNK
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The entries with start <= key < end, in the order of the keys, or against it. ``expected``: how many of them
+        will be looked at, about; only a hint.
 
         One state of the store as long as nothing is committed before the iterator is exhausted. Across a commit it
         stays safe to go on: every key comes at most once, in order, with a value that it had at some time.

@@ -141,13 +141,15 @@ class Store:
             return self._backing.get(key)
         return value
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, expected: int = FIRST_CHUNK
+    ) -> Iterator[tuple[bytes, bytes]]:
         """The entries with start <= key < end, in order or against it (see Reader)."""
-        chunk = self.read_chunk(start, end, reverse, FIRST_CHUNK)
-        return iter(chunk.entries) if chunk.rest is None else self._scan_on(chunk, reverse)
+        limit = min(max(expected, FIRST_CHUNK), CHUNK_MAX)
+        chunk = self.read_chunk(start, end, reverse, limit)
+        return iter(chunk.entries) if chunk.rest is None else self._scan_on(chunk, reverse, limit)
 
-    def _scan_on(self, chunk: Chunk, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        limit = FIRST_CHUNK
+    def _scan_on(self, chunk: Chunk, reverse: bool, limit: int) -> Iterator[tuple[bytes, bytes]]:
         while True:
             yield from chunk.entries
             if chunk.rest is None:

@@ -97,10 +97,12 @@ class Transaction:
         assert 0 < len(key) <= KEY_BYTES_MAX
         self._writes[key] = None
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, expected: int = FIRST_CHUNK
+    ) -> Iterator[tuple[bytes, bytes]]:
         """The entries with start <= key < end, in order or against it. Consume it before the next put or delete."""
         assert self._store is not None, "the transaction has ended"
-        limit = FIRST_CHUNK
+        limit = min(max(expected, FIRST_CHUNK), CHUNK_MAX)
         while True:
             chunk = self._store.read_chunk(start, end, reverse, limit)
             first, last = covered(start, end, reverse, chunk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from siltstone.meta.shards.map import PartitionMap
-from siltstone.meta.store.port import Reader
+from siltstone.meta.store.port import FIRST_CHUNK, Reader
 from siltstone.types import ShardId
 
 
@@ -31,7 +31,9 @@ class AllRecords:
         stores = self._stores.values() if owner is None else [self._stores[owner]]
         return next((value for store in stores if (value := store.get(key)) is not None), None)
 
-    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, expected: int = FIRST_CHUNK
+    ) -> Iterator[tuple[bytes, bytes]]:
         """All records in a range."""
         found = [
             entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 
 import trio
 from hypothesis import given
@@ -39,8 +40,9 @@ class Listing:
         async def emit_dot(name: bytes, position: int) -> bool:
             return emit_name(name, position)
 
-        def emit(entry: DirEntry, position: int) -> bool:
-            return emit_name(entry.name, position)
+        def emit(entries: Sequence[DirEntry], positions: Iterable[int]) -> int:
+            pairs = zip(entries, positions)  # noqa: B905 (numbers without an end)
+            return sum(emit_name(entry.name, position) for entry, position in pairs)
 
         trio.run(self.handle.serve, cookie, self.fetch, emit_dot, emit)
         return answer

@@ -56,6 +56,10 @@ many of the pool."""
 EASY_BYTES_MAX = 64 * KIB
 """So much is let in between two looks whether the pool and the log have room, while both have plenty."""
 
+UNMEASURED_SHARE = 64
+"""Room is measured anew when one part in so many of it was let in: what is packed into stripes takes a little more than
+its size, so it is not counted down for long. (To measure takes as long as to encode a stripe.)"""
+
 CHANGE_BYTES = 512
 """What a change takes besides its bytes, about."""
 
@@ -144,7 +148,9 @@ class Ledger:
         self.settle_room_bytes = 0
         """What the log may still take in so that all of it can be settled (docs/invariants.md, R1)."""
         self._admitted_bytes = 0
-        """What was admitted since room was measured."""
+        """What was admitted since room was measured;"""
+        self._unmeasured_bytes_max = 0
+        """and how much that may be."""
         self._measured_ns = clock.monotonic_ns()
         self._measured_releases = 0
         self._large_writers = trio.Lock()
@@ -309,8 +315,7 @@ class Ledger:
             self._admitted_bytes += size
             self._ahead_bytes += logged
             return
-        if size > self._room_for(logged) or self._admitted_bytes > self.stripes.stripe_bytes_max:
-            # What is packed into stripes takes a little more than its size, so room is not counted down for long.
+        if size > self._room_for(logged) or self._admitted_bytes > self._unmeasured_bytes_max:
             self.measure_room()
         if size > self._room_for(logged):
             # Large ones one after the other, as they came: among many small ones they would wait for ever.
@@ -360,6 +365,7 @@ class Ledger:
         self.room_bytes, self.lent_bytes, self.hole_bytes = room, lent, holes
         self.settle_room_bytes = to_settle
         self._admitted_bytes = 0
+        self._unmeasured_bytes_max = max(self.stripes.stripe_bytes_max, min(room, to_settle) // UNMEASURED_SHARE)
         self._easy_bytes = 0
         self._measured_ns, self._measured_releases = self.clock.monotonic_ns(), self.reclaimer.releases
 

@@ -20,6 +20,11 @@ GROWTH_SHARE = 2
 """A full snapshot is due when increments since the last one are longer than one part in so many of it."""
 
 
+OVERDUE_PERCENT = 50
+"""While a full snapshot is taken increments may get so much longer, or more, than what made it due: room is held back
+for that, and to keep to it the snapshot takes less and less rest."""
+
+
 class Base(NamedTuple):
     """A place where a restore may begin, and how far increments lead from there. The empty volume has no ``full``."""
 
@@ -48,6 +53,15 @@ class SnapshotPlan(NamedTuple):
         size = 0 if newest.full is None else newest.full.size
         grown = sum(increment.size for increment in self.increments)
         return grown > increment_bytes_max(size, bytes_min) or len(self.increments) > INCREMENTS_MAX
+
+    def rest_share(self, bytes_min: int) -> float:
+        """What part of its rests a full snapshot that is being taken may have: all (1) as long as increments are no
+        more than makes it due, none (0) when they are OVERDUE_PERCENT more."""
+        newest = self.bases[0].full if self.bases else None
+        bytes_max = increment_bytes_max(0 if newest is None else newest.size, bytes_min)
+        grown = sum(increment.size for increment in self.increments) / bytes_max
+        over = max(grown, len(self.increments) / INCREMENTS_MAX) - 1
+        return min(1.0, max(0.0, 1 - over * 100 / OVERDUE_PERCENT))
 
 
 def increment_bytes_max(full_bytes: int, bytes_min: int) -> int:

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from siltstone.core.ledger import Ledger
-from siltstone.core.snapshot_plan import SnapshotPlan, increment_bytes_max, kept_since, plan_snapshots
+from siltstone.core.snapshot_plan import OVERDUE_PERCENT, SnapshotPlan, increment_bytes_max, kept_since, plan_snapshots
 from siltstone.engine.format.snapshot import SnapshotKind, SnapshotName
 from siltstone.engine.replicas import ReplicasChecked
 from siltstone.engine.snapshot.copies import Snapshot
@@ -38,7 +38,7 @@ FRAME_BYTES = 256 * KIB
 """Keys and values, or batches, in one frame, before it is compressed."""
 
 LOOP_REST_SHARE = 4.0
-"""After each frame a full snapshot rests for so many times what it took of the loop's time,"""
+"""After each frame a full snapshot rests for so many times what it took of the loop's time, while it is not overdue,"""
 
 WRITE_REST_SHARE = 1.0
 """and of what compressing and writing took."""
@@ -323,7 +323,7 @@ class Snapshots:
             if not is_hurried:
                 written_ns = clock.monotonic_ns() - packed_ns
                 rest_ns = LOOP_REST_SHARE * (loop_ns + packed_ns - begun_ns) + WRITE_REST_SHARE * written_ns
-                await clock.sleep(rest_ns / 1e9)
+                await clock.sleep(rest_ns * self.plan().rest_share(self._bytes_min) / 1e9)
 
     def _gather(self, cursor: bytes, entries: list[tuple[bytes, bytes]]) -> tuple[bytes | None, int]:
         """Add the next slice; returns where the one behind begins, None at the end, and how long this one is."""
@@ -350,7 +350,8 @@ class Snapshots:
         fulls = [base.full for base in plan.bases if base.full is not None]
         expected = self._expected_bytes()
         newest_bytes = fulls[0].size if fulls else 0
-        increments = increment_bytes_max(newest_bytes, self._bytes_min) - sum(item.size for item in plan.increments)
+        increments = increment_bytes_max(newest_bytes, self._bytes_min) * (100 + OVERDUE_PERCENT) // 100
+        increments -= sum(item.size for item in plan.increments)
         missing = expected * (BASES - len(fulls))
         size = max(0, self.files.copies * (expected + missing + max(0, increments)) - self._unfinished_bytes)
         disks = len(self._ledger.pool.placeable())

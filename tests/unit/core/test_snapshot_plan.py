@@ -71,6 +71,20 @@ def test_as_much_is_kept_as_is_young_and_fits() -> None:
     assert kept_since(increments, created_ns=4, bytes_max=30) is None
 
 
+def test_a_full_snapshot_rests_less_the_more_it_is_overdue() -> None:
+    def share(sizes: list[int]) -> float:
+        increments = [increment(10 * index, 10 * index + 10, size) for index, size in enumerate(sizes)]
+        plan = plan_snapshots([full(0, 1000), *increments], [full(0, 1000), *increments], Lsn(0))
+        return plan.rest_share(100)
+
+    assert share([]) == share([400]) == share([400, 100]) == 1, "half of the full one makes another due"
+    assert share([500, 125]) == 0.5
+    assert share([500, 250]) == share([500, 5000]) == 0
+    assert share([1] * INCREMENTS_MAX) == 1
+    assert share([1] * (INCREMENTS_MAX * 5 // 4)) == 0.5
+    assert plan_snapshots([], [], Lsn(10)).rest_share(100) == 1
+
+
 @given(found, st.integers(0, 140))
 def test_every_base_leads_to_the_log_without_a_gap(snapshots: list[Snapshot], log_start: int) -> None:
     plan = plan_snapshots(snapshots, snapshots, Lsn(log_start))

@@ -346,12 +346,12 @@ class Pool:
         if member is not None:
             member.taken_bytes += size
 
-    async def write_durable(self, writes: Sequence[DiskWrite]) -> list[DiskError | None]:
+    async def write_durable(self, writes: Sequence[DiskWrite], lane: Lane = Lane.BACKGROUND) -> list[DiskError | None]:
         """Write and flush each, and take note of what fails; in order, None or the error. Cannot be cut short."""
         if not writes:
             return []
         with trio.CancelScope(shield=True):
-            errors = await self._fanout.write_durable(writes, Lane.BULK)
+            errors = await self._fanout.write_durable(writes, lane)
         self._report_all(errors)
         return errors
 

@@ -47,10 +47,14 @@ class Workers(Protocol):
 
 
 class Lane(enum.Enum):
-    """Which queue of a disk an operation waits in, so that a small append never waits behind a large write."""
+    """Which queue of a disk an operation waits in, so that a small append never waits behind a large write, nor either
+    of them behind what no user waits for."""
 
     LOG = "log"
     BULK = "bulk"
+    """Large writes of users."""
+    BACKGROUND = "background"
+    """Settling, filling, moving, mending, copies of metadata, files that are made ahead."""
 
 
 class DiskSpace(NamedTuple):

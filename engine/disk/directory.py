@@ -242,14 +242,16 @@ class DiskDirectory:
             kernel.write_all(file.fd, offset, buffers)
             return
         size = sum(map(len, buffers))
-        before = os.fstat(file.fd)
-        has_holes = before.st_blocks * 512 < max(before.st_size, offset + size)
-        # Nobody tells which part of a file has room behind it, so near the limit a file with holes is refused whole.
-        if has_holes:
-            self._need_room(size)
+        with file.room_lock:
+            before = os.fstat(file.fd)
+            has_holes = before.st_blocks * 512 < max(before.st_size, offset + size)
+            if has_holes:
+                # Nobody tells which part of a file has room behind it: near the limit one with holes is refused whole.
+                self._need_room(size)
+                kernel.write_all(file.fd, offset, buffers)
+                self._take_room(os.fstat(file.fd).st_blocks * 512 - before.st_blocks * 512)
+                return
         kernel.write_all(file.fd, offset, buffers)
-        if has_holes:
-            self._take_room(os.fstat(file.fd).st_blocks * 512 - before.st_blocks * 512)
 
     def flush(self, file: OpenFile) -> None:
         """Make durable what was written to the file; raises OSError."""
@@ -276,13 +278,14 @@ class DiskDirectory:
         """Zero ranges of a file, as (offset, size), and give their room back; raises OSError, DiskError."""
         file = self.pin(name)
         try:
-            before = os.fstat(file.fd).st_blocks
-            try:
-                for offset, size in ranges:
-                    kernel.punch_hole(file.fd, offset, size)
-                    note_step()
-            finally:
-                self._take_room((os.fstat(file.fd).st_blocks - before) * 512)
+            with file.room_lock:
+                before = os.fstat(file.fd).st_blocks
+                try:
+                    for offset, size in ranges:
+                        kernel.punch_hole(file.fd, offset, size)
+                        note_step()
+                finally:
+                    self._take_room((os.fstat(file.fd).st_blocks - before) * 512)
             self.check_current(file)
         finally:
             self.files.unpin(file)

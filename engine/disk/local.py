@@ -1,8 +1,9 @@
-"""A disk that is a directory of this machine: the Disk port over blocking calls in three standing threads.
+"""A disk that is a directory of this machine: the Disk port over blocking calls in four standing threads.
 
-One thread writes and flushes for the log, one for everything else that changes something, one reads: an append does not
-wait behind a stripe, nor a read behind a flush. What is in the page cache is read in the loop, without a thread; where
-the disk is a tmpfs, small appends to the log are written there, too.
+One thread writes and flushes for the log, one what users write at once, one everything else that changes something, one
+reads: an append does not wait behind a stripe, nor that behind what is settled, nor a read behind a flush. What is in
+the page cache is read in the loop, without a thread; where the disk is a tmpfs, small appends to the log are written
+there, too.
 """
 
 from __future__ import annotations
@@ -83,13 +84,13 @@ class LocalDisk:
     async def delete(self, name: str) -> None:
         """Remove a file; after a crash it may be back."""
         check_name(name)
-        await self._call(self._threads.bulk, "delete", name, lambda: self._directory.delete(name))
+        await self._call(self._threads.background, "delete", name, lambda: self._directory.delete(name))
 
     async def rename(self, source: str, target: str) -> None:
         """Give a file another name; durable on return."""
         check_name(source)
         check_name(target)
-        await self._call(self._threads.bulk, "rename", source, lambda: self._directory.rename(source, target))
+        await self._call(self._threads.log, "rename", source, lambda: self._directory.rename(source, target))
 
     async def list(self, prefix: str) -> list[FileEntry]:
         """Files whose name starts so, sorted."""
@@ -126,13 +127,13 @@ class LocalDisk:
     async def write(self, name: str, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write the buffers one after the other, without joining them. Not durable yet."""
         assert offset >= 0
-        await self._call(self._threads.bulk, "write", name, lambda: self._write(name, offset, buffers))
+        await self._call(self._threads.background, "write", name, lambda: self._write(name, offset, buffers))
 
     async def flush(self, name: str) -> None:
         """Make durable what was written to the file before."""
         await self._begin()
         completion: Completion[DiskError | BaseException | None] = Completion(1)
-        self._threads.bulk.submit(DurableWrite(self._directory, completion, 0, name, 0, (), "flush"))
+        self._threads.background.submit(DurableWrite(self._directory, completion, 0, name, 0, (), "flush"))
         (error,) = await completion.wait()
         if error is not None:
             raise error
@@ -140,7 +141,7 @@ class LocalDisk:
     async def punch(self, name: str, offset: int, size: int) -> None:
         """Give back the room of a range; it reads as zeros. Not durable before a flush."""
         assert offset >= 0 and size >= 0
-        await self._call(self._threads.bulk, "punch", name, lambda: self._directory.punch(name, [(offset, size)]))
+        await self._call(self._threads.background, "punch", name, lambda: self._directory.punch(name, [(offset, size)]))
 
     async def replace(self, name: str, data: Buffer) -> None:
         """Write a small file whole; durable on return."""
@@ -212,13 +213,11 @@ class LocalDisk:
             DurableWrite(self._directory, completion, index, name, offset, buffers, "write")
             for index, (_, name, offset, buffers) in writes
         ]
-        if lane is not Lane.LOG:
-            self._threads.bulk.submit(*jobs)
-        elif self._takes_at_once(writes):
+        if lane is Lane.LOG and self._takes_at_once(writes):
             for job in jobs:
                 job.carry_out_whole()
         else:
-            self._threads.log.submit(*jobs)
+            self._threads.of(lane).submit(*jobs)
 
     def submit_punches(
         self, answers: Answers[DiskError | BaseException | None], punches: Sequence[tuple[int, DiskPunch]]
@@ -229,7 +228,7 @@ class LocalDisk:
             Call(directory, answers, index, "punch", name, partial(directory.punch, name, ranges))
             for index, (_, name, ranges) in punches
         ]
-        self._threads.bulk.submit(*jobs)
+        self._threads.background.submit(*jobs)
 
     def submit_reads(
         self, answers: Answers[bytes | DiskError | BaseException], reads: Sequence[tuple[int, DiskRead]]

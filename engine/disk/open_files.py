@@ -18,18 +18,20 @@ OPEN_FILES_READ_MAX = 32
 
 
 class OpenFile:
-    """A descriptor, how many are using it, and whether it is to be closed when nobody does.
+    """A descriptor, how many are using it, and whether it is to be closed when nobody does. ``room_lock``: is held by
+    who looks how much room the file takes before and after a change.
 
     ``generation``: which opening of the disk it belongs to.
     """
 
-    __slots__ = ("fd", "generation", "is_dropped", "pins")
+    __slots__ = ("fd", "generation", "is_dropped", "pins", "room_lock")
 
     def __init__(self, fd: int, generation: int) -> None:
         self.fd = fd
         self.generation = generation
         self.pins = 1
         self.is_dropped = False
+        self.room_lock = threading.Lock()
 
 
 class OpenFiles:

@@ -1,4 +1,4 @@
-"""The threads of a disk: three lanes, and a watcher that gives them up when one of them gets no answer.
+"""The threads of a disk: four lanes, and a watcher that gives them up when one of them gets no answer.
 
 A thread that is stuck in the kernel cannot be stopped, and what it is doing may take effect at any later time. So a
 disk that was given up stays out of service until every thread that was at work has come back: from then on nothing
@@ -12,6 +12,7 @@ import threading
 
 from siltstone.engine.disk.directory import DiskDirectory
 from siltstone.engine.disk.lane import DiskLane
+from siltstone.ports import Lane
 
 TICK_SECONDS_MAX = 1.0
 """How often the watcher looks. It counts looks, not time: one that was itself stopped has seen nothing meanwhile."""
@@ -34,12 +35,23 @@ class DiskThreads:
         self._name = name
         self.log = DiskLane(f"{name}-log", directory.flush, self._watch)
         self.bulk = DiskLane(f"{name}-bulk", directory.flush, self._watch)
+        self.background = DiskLane(f"{name}-background", directory.flush, self._watch)
         self.reader = DiskLane(f"{name}-read", directory.flush, self._watch)
 
     @property
-    def lanes(self) -> tuple[DiskLane, DiskLane, DiskLane]:
+    def lanes(self) -> tuple[DiskLane, DiskLane, DiskLane, DiskLane]:
         """All of them."""
-        return self.log, self.bulk, self.reader
+        return self.log, self.bulk, self.background, self.reader
+
+    def of(self, lane: Lane) -> DiskLane:
+        """The queue of writes."""
+        match lane:
+            case Lane.LOG:
+                return self.log
+            case Lane.BULK:
+                return self.bulk
+            case Lane.BACKGROUND:
+                return self.background
 
     @property
     def is_hung(self) -> bool:

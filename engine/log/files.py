@@ -171,7 +171,7 @@ class SegmentFiles:
         up = [disk_id for disk_id in disks if self.pool.is_up(disk_id)]
         page = self._header(segment.start, segment.epoch, is_established=True, marked_lsn=segment.marked_lsn) + lineage
         writes = [DiskWrite(self.pool.disk(disk_id), segment.name, 0, [page]) for disk_id in up]
-        broken = self._broken(up, await self.pool.fanout.write_durable(writes, Lane.BULK))
+        broken = self._broken(up, await self.pool.fanout.write_durable(writes, Lane.BACKGROUND))
         return {disk_id: disk_id in up and disk_id not in broken for disk_id in disks}
 
     async def copy(self, segment: Segment, target: DiskId) -> None:
@@ -296,6 +296,6 @@ class SegmentFiles:
 
     async def _write(self, *, disk_id: DiskId, name: str, offset: int, data: Buffer) -> None:
         write = DiskWrite(self.pool.disk(disk_id), name, offset, [data])
-        (error,) = await self.pool.fanout.write_durable([write], Lane.BULK)
+        (error,) = await self.pool.fanout.write_durable([write], Lane.BACKGROUND)
         if error is not None:
             raise error

@@ -296,7 +296,7 @@ class _Scanner:
                 continue
             offset = SEGMENT_HEADER_BYTES + mend.lsn - link.start
             write = DiskWrite(pool.disk(disk_id), name, offset, [mend.data])
-            (error,) = await pool.fanout.write_durable([write], Lane.BULK)
+            (error,) = await pool.fanout.write_durable([write], Lane.BACKGROUND)
             self.mended_bytes += len(mend.data)
             if error is not None:
                 pool.report(error)

@@ -136,7 +136,7 @@ async def _mend(
     ]
     if not writes:
         return {}, wrong
-    for error in await files.pool.fanout.write_durable(writes, Lane.BULK):
+    for error in await files.pool.fanout.write_durable(writes, Lane.BACKGROUND):
         if error is not None:
             files.pool.report(error)
     images, _ = await _read(files, segment, disks, lsn, scan.end - lsn)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import trio
+
 from siltstone.engine.pool import Pool
 from siltstone.engine.stripe.space import SpaceCount
 from siltstone.errors import DiskError
 from siltstone.limits import RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, RESERVE_CHUNKS_FOR_SETTLE
+from siltstone.ports import DiskSpace
 from siltstone.types import DiskId
 
 AMPLE_CHUNKS = 8
@@ -104,20 +107,31 @@ class DiskRoom:
         ample = reserve + size + AMPLE_CHUNKS * self._chunk_bytes
         if all(known.get(disk_id, 0) >= ample for disk_id in candidates):
             return candidates
-        spaces = {}
-        for disk_id in candidates:
-            try:
-                spaces[disk_id] = await self._pool.disk(disk_id).space()
-            except DiskError as error:
-                self._pool.report(error)
+        spaces = await self._ask(candidates)
         needed: dict[int, int] = {}
         for space in spaces.values():
             needed[space.device] = needed.get(space.device, 0) + reserve
         found: list[DiskId] = []
-        for disk_id, space in spaces.items():
+        for disk_id in filter(spaces.__contains__, candidates):
+            space = spaces[disk_id]
             if space.free_bytes >= needed[space.device] + size:
                 needed[space.device] += size
                 found.append(disk_id)
         if len(found) < len(spaces):
             self._refused_bytes = max(self._refused_bytes, size)
         return found
+
+    async def _ask(self, disk_ids: Iterable[DiskId]) -> dict[DiskId, DiskSpace]:
+        """The room of disks now, asked side by side; those that give no answer are left out."""
+        spaces: dict[DiskId, DiskSpace] = {}
+
+        async def ask(disk_id: DiskId) -> None:
+            try:
+                spaces[disk_id] = await self._pool.disk(disk_id).space()
+            except DiskError as error:
+                self._pool.report(error)
+
+        async with trio.open_nursery() as nursery:
+            for disk_id in disk_ids:
+                nursery.start_soon(ask, disk_id)
+        return spaces

@@ -26,7 +26,7 @@ from siltstone.engine.stripe.slabs import Slabs
 from siltstone.engine.stripe.space import StripeSpace
 from siltstone.errors import DiskError, DiskFull, DiskMissing, NoSpace
 from siltstone.limits import KIB, ROW_BYTES
-from siltstone.ports import DiskWrite, Workers
+from siltstone.ports import DiskWrite, Lane, Workers
 from siltstone.types import Buffer, DiskId, SlabId, StripeId
 
 TOGETHER_UNIT_BYTES_MAX = 64 * KIB
@@ -179,7 +179,7 @@ class StripeStore:
         todo = [_Part(index, 0, run.size) for index, run in enumerate(runs)]
         try:
             for _ in range(WRITE_ATTEMPTS_MAX):
-                todo, failures = await self._attempt(runs, todo, done, failed_slabs, written, use_reserve=use_reserve)
+                todo, failures = await self._attempt(runs, todo, done, failed_slabs, tier, written, use_reserve)
                 if not todo:
                     self._count_written(done, tier)
                     return sorted(done, key=lambda piece: (piece.run, piece.offset))
@@ -197,8 +197,8 @@ class StripeStore:
         todo: Sequence[_Part],
         done: list[Piece],
         failed_slabs: set[SlabId],
+        tier: Tier,
         written: int,
-        *,
         use_reserve: bool,
     ) -> tuple[list[_Part], list[DiskError]]:
         """Place, encode and write; returns the parts that are still to be written, and what failed."""
@@ -215,7 +215,7 @@ class StripeStore:
                 at += size
         try:
             encoded = await self._encode(writing)
-            failed = await self._write_units(writing, encoded)
+            failed = await self._write_units(writing, encoded, Lane.BULK if tier is Tier.DIRECT else Lane.BACKGROUND)
         except BaseException:
             for item in writing:
                 self._slabs.abandon(item.placement.stripe_id, item.placement.stripe)
@@ -265,7 +265,7 @@ class StripeStore:
         return [encoded[index] for index in range(len(writing))]
 
     async def _write_units(
-        self, writing: Sequence[_Writing], encoded: Sequence[EncodedStripe]
+        self, writing: Sequence[_Writing], encoded: Sequence[EncodedStripe], lane: Lane
     ) -> dict[SlabId, list[DiskError]]:
         """Write and flush all units, neighbours together; what failed, by slab, told to the pool."""
         failed: dict[SlabId, list[DiskError]] = {}
@@ -289,7 +289,7 @@ class StripeStore:
                 writes.append(DiskWrite(disk, chunk_name(slab_id, unit), offset, buffers))
                 slab_of_write.append(slab_id)
         # Not to be cut short, as this cannot be: rows given back while a disk writes to them would hold two stripes.
-        for slab_id, failure in zip(slab_of_write, await self._pool.write_durable(writes), strict=True):
+        for slab_id, failure in zip(slab_of_write, await self._pool.write_durable(writes, lane), strict=True):
             if failure is not None:
                 failed.setdefault(slab_id, []).append(failure)
         return failed

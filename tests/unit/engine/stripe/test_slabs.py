@@ -15,7 +15,7 @@ from siltstone.engine.stripe.store import Run, StripeStore, Tier
 from siltstone.errors import Corrupt, NoSpace
 from siltstone.limits import KIB, RESERVE_CHUNKS, RESERVE_CHUNKS_FOR_LOG, ROW_BYTES
 from siltstone.types import DiskId, SlabId
-from sim.clock import SimClock
+from sim.clock import SimClock, autojump
 from sim.disk import SimDisk
 from sim.fanout import SimFanout
 from sim.faults import FaultKind
@@ -207,6 +207,18 @@ def test_disks_on_one_device_share_its_room() -> None:
         await store.write_runs([Run([bytes(CHUNK)], CHUNK)], tier=Tier.DIRECT)
 
     trio.run(main)
+
+
+def test_a_write_waits_for_the_slowest_disk_to_tell_its_room_not_for_one_after_the_other() -> None:
+    async def main() -> None:
+        rig = StripeRig(4, 2, 6, chunk_bytes=CHUNK, capacity_bytes=10 * CHUNK)
+        for disk in rig.disks:
+            disk.slow(1.0, "space")
+        await rig.write(CHUNK)
+        assert all(fault.fired for disk in rig.disks for fault in disk.faults)
+        assert trio.current_time() == pytest.approx(rig.disks[0].faults[0].fired * 1.0)
+
+    trio.run(main, clock=autojump())
 
 
 def test_a_write_in_which_m_disks_vanish_goes_to_the_others() -> None:

@@ -68,7 +68,7 @@ class Clones:
 
         Raises NotFound, NoSpace, and what ``Volume.link`` raises.
         """
-        clone = await self._copy_file(source)
+        clone = await self.copy_file(source)
         size = inodes.get_inode(self._ledger.store, clone).size
         try:
             await self._name(clone, parent, name, is_last=is_last)
@@ -140,7 +140,7 @@ class Clones:
         await self._ledger.wait_changes_go()
         await self._ledger.perform(lambda transaction: clones.enter_clone(transaction, clone, parent, name), committed)
 
-    async def _copy_file(self, source: Ino) -> Ino:
+    async def copy_file(self, source: Ino) -> Ino:
         """A clone without a name, which is held: the file as it is at one moment."""
         await self._admit()
         inode = inodes.get_inode(self._ledger.store, source)

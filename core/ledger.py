@@ -161,6 +161,8 @@ class Ledger:
         """How many bytes users wrote that are in memory only (core/write_back.py)."""
         self.measure_room: Callable[[], None] = lambda: None
         """Looks anew how much room there is (core/room.py)."""
+        self.trash_bytes = 0
+        """What could be given up to make room (core/trash.py)."""
         self.owed_bytes = 0
         """Large runs that went through the log because there were too few disks for stripes, since it was last emptied:
         settling moves them as soon as there are enough."""
@@ -428,7 +430,13 @@ class Ledger:
         """Whether dead bytes, or what the log gives back, are worth waiting for; a little always is dead."""
         dead_bytes_min = self.stripes.space().usable_total_bytes // DEAD_SHARE_OF_POOL
         is_settling = self.totals.log_live_bytes > self.settle_room_bytes
-        return self.worn.dead_bytes > dead_bytes_min or len(self.reclaimer) > 0 or self.lent_bytes > 0 or is_settling
+        return (
+            self.worn.dead_bytes > dead_bytes_min
+            or len(self.reclaimer) > 0
+            or self.lent_bytes > 0
+            or is_settling
+            or self.trash_bytes > 0
+        )
 
     async def wait_changes_go(self) -> None:
         """Return when nobody holds changes back."""

@@ -51,6 +51,7 @@ from siltstone.errors import (
     InvalidArgument,
     ObjectChanged,
     PreconditionFailed,
+    SiltstoneError,
 )
 from siltstone.meta import inodes, names, objects
 from siltstone.meta.buckets import (
@@ -383,6 +384,9 @@ class Objects:
         ``start``: as it was found just now.
         """
         path = split_key(key)
+        if conditions is NO_CONDITIONS and self.volume.ledger.store.keeps_trash:
+            with contextlib.suppress(SiltstoneError):  # as far as that can be
+                await self.flush_key(bucket, path, start)
         if conditions is not NO_CONDITIONS:
             # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
             await self.flush_key(bucket, path, start)

@@ -28,6 +28,7 @@ from siltstone.core.settle import Settler
 from siltstone.core.snapshots import Snapshots
 from siltstone.core.split import Splitter
 from siltstone.core.superblocks import superblock_of
+from siltstone.core.trash import Trash
 from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.volume import Volume
 from siltstone.core.write_back import WriteBack
@@ -296,7 +297,7 @@ def _assemble(
     relocator = Relocator(ledger, carrier, mover, splitter, data_units=config.data_units)
     labels = Labels(pool, minimum=config.log_copies_min)
     members = PoolMembers(config, pool, scrubber, mover, clock, open_disk)
-    return Volume(
+    volume = Volume(
         ledger,
         write_back,
         reader,
@@ -313,6 +314,8 @@ def _assemble(
         members,
         Subscribers(),
     )
+    volume.trash = Trash(volume, config.trash_days if config.shards == 1 else 0.0)
+    return volume
 
 
 async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) -> None:
@@ -333,6 +336,7 @@ async def _start(nursery: trio.Nursery, config: VolumeConfig, volume: Volume) ->
     nursery.start_soon(volume.relocator.run)
     nursery.start_soon(volume.snapshots.run)
     nursery.start_soon(volume.feed.run)
+    nursery.start_soon(volume.trash.run)
     nursery.start_soon(volume.labels.run, volume.ledger.clock)
     nursery.start_soon(volume.ledger.pool.watch, volume.ledger.clock)
     await trio.lowlevel.checkpoint()

@@ -95,6 +95,8 @@ class Orphans:
         """
         if not transaction.owns(keys.inode(ino)) or self.is_held(ino):
             return False
+        if transaction.keeps_trash and transaction.get(keys.orphan(ino)) is None:
+            return False  # it is in the trash
         inode = inodes.get_inode(transaction, ino)
         if inode.allocated_bytes > INLINE_PURGE_BYTES and self._has_many_extents(transaction, ino):
             return False
@@ -117,6 +119,8 @@ class Orphans:
                 if not self._queue:
                     break  # its partition has gone meanwhile
                 ino = self._queue.popleft()
+                if self._ledger.store.get(keys.orphan(ino)) is None:
+                    continue  # it is in the trash, or somewhere else by now
                 if self.is_held(ino):
                     self._waiting.add(ino)
                     continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,9 @@ from siltstone.engine.pool import DiskState, DiskStatus
 from siltstone.engine.stripe.store import Tier
 from siltstone.meta import counters
 from siltstone.types import Lsn
+
+if TYPE_CHECKING:
+    from siltstone.core.trash import Trash
 
 
 class DiskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +107,11 @@ class VolumeStatus(msgspec.Struct, frozen=True, kw_only=True):
     log_is_degraded: bool
     dirty_bytes: int
     orphans: int
+    trash_files: int
+    trash_bytes: int
+    """Of extents in the trash, which count in file_bytes and live_bytes, too; given back first when room is short."""
+    trash_not_kept: int
+    """Files that were cut shorter and not kept in the trash, since there was no room."""
     reclaim_queue: int
     settled_bytes: int
     settled_stripes: int
@@ -143,6 +151,7 @@ class Parts(NamedTuple):
     mover: Mover
     relocator: Relocator
     snapshots: Snapshots
+    trash: Trash
 
 
 def volume_status(parts: Parts) -> VolumeStatus:
@@ -190,6 +199,9 @@ def volume_status(parts: Parts) -> VolumeStatus:
         log_is_degraded=log.is_degraded,
         dirty_bytes=write_back.dirty_bytes,
         orphans=len(parts.orphans),
+        trash_files=parts.trash.files,
+        trash_bytes=parts.trash.size,
+        trash_not_kept=parts.trash.not_kept,
         reclaim_queue=len(ledger.reclaimer),
         settled_bytes=settler.settled_bytes,
         settled_stripes=settler.settled_stripes,

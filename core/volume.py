@@ -8,10 +8,10 @@ names the front-end that asks, so that it can ignore the news of its own changes
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import trio
 
@@ -48,7 +48,7 @@ from siltstone.core.types import (
 from siltstone.core.upload_cleaner import UploadCleaner
 from siltstone.core.write_back import WriteBack
 from siltstone.engine.labels import Labels
-from siltstone.errors import InvalidArgument, IsADirectory
+from siltstone.errors import InvalidArgument, IsADirectory, SiltstoneError
 from siltstone.meta import attributes, counters, inodes, keys, names, rename, xattrs
 from siltstone.meta.directories import DirectoryIndex
 from siltstone.meta.records import Inode
@@ -57,6 +57,9 @@ from siltstone.meta.shards.messages import Change
 from siltstone.meta.store.port import Reader as StoreReader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Buffer, Ino
+
+if TYPE_CHECKING:
+    from siltstone.core.trash import Trash
 
 _make_entry = partial(tuple.__new__, DirEntry)
 """What ``DirEntry`` does, in a third of the time: a listing makes one for each name."""
@@ -108,6 +111,9 @@ class Volume:
         ledger.store.watch(self.directories.forget)
         self.snapshots = snapshots
         self.feed = Feed(ledger, snapshots)
+        self.trash: Trash
+        """Set by whoever makes a volume (core/opening.py)."""
+        self.keep_before_cut: Callable[[Ino, int], Awaitable[None]]
         self.labels = labels
         self.members = members
         self._checking = trio.Lock()
@@ -302,7 +308,8 @@ class Volume:
         return await self.attributes(ino)
 
     async def unlink(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
-        """Take a name away; the inode goes with its last name when nobody holds it."""
+        """Take a name away; the inode goes with its last name when nobody holds it, or into the trash."""
+        await self._flush_for_trash(parent, name)
         await self.ledger.admit()
         now_ns = self.ledger.clock.now_ns()
 
@@ -357,6 +364,8 @@ class Volume:
         await self._flush_entry(parent, name)
         if exchange:
             await self._flush_entry(new_parent, new_name)
+        else:
+            await self._flush_for_trash(new_parent, new_name)
         await self.ledger.admit()
         now_ns = self.ledger.clock.now_ns()
 
@@ -533,6 +542,7 @@ class Volume:
     def follow_settings(self, config: VolumeConfig) -> None:
         """Settings that may change in use are these from now on."""
         self.snapshots.feed_window = config.feed_window
+        self.trash.days = config.trash_days
 
     def share_room(self, shards: int) -> None:
         """So many shards share the disks from now on: leave the reserve of all of them free."""
@@ -572,6 +582,7 @@ class Volume:
                 self.mover,
                 self.relocator,
                 self.snapshots,
+                self.trash,
             )
         )
 
@@ -610,6 +621,7 @@ class Volume:
             self.upload_cleaner.wake()
 
     async def _set_size(self, ino: Ino, size: int, origin: object) -> None:
+        await self.keep_before_cut(ino, size)
         await self.ledger.admit()
         await self.write_back.set_size(ino, size)
         self._subscribers.publish(origin, DataChanged(ino, size, 0))
@@ -629,6 +641,12 @@ class Volume:
 
     def _seen(self, ino: Ino, inode: Inode) -> Attributes:
         return attributes_of(ino, self.seen(ino, inode))
+
+    async def _flush_for_trash(self, parent: Ino, name: bytes) -> None:
+        """The same of what is about to be removed, if it is kept: as far as that can be, for it goes in any case."""
+        if self.ledger.store.keeps_trash:
+            with suppress(SiltstoneError):
+                await self._flush_entry(parent, name)
 
     async def _flush_entry(self, parent: Ino, name: bytes) -> None:
         """Commit the dirty bytes of what a directory has under a name. Raises what a lookup does."""

@@ -16,6 +16,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``p`` partition ``q`` client (16) request number (8) | what the request was answered, msgpack; number 0: Watermark |
 | ``p`` partition ``o`` ino (8) | empty: an orphan (no name, to be purged when nobody holds it) |
 | ``p`` partition ``b`` ino (8) | Object |
+| ``p`` partition ``t`` removed, nanoseconds (8) ino (8) | Trashed |
 | ``p`` partition ``v`` directory ino (8) name 00 | place in the order (8) of the name's null version |
 | ``p`` partition ``v`` directory ino (8) name 00 place in the order, from above (8) | Version |
 | ``p`` partition ``x`` ino (8) name | value of an extended attribute, raw |
@@ -156,6 +157,21 @@ def orphan(ino: Ino) -> bytes:
 def orphan_ino(key: bytes) -> Ino:
     """The inode in an orphan key."""
     return Ino(int.from_bytes(key[3:11], "big"))
+
+
+def trash(ino: Ino, removed_ns: int) -> bytes:
+    """Key of an inode in the trash."""
+    return _HEAD_OFFSET.pack(b"p", ino & 0xFF, b"t", removed_ns, ino)
+
+
+def trash_removed_ns(key: bytes) -> int:
+    """Since when it is there."""
+    return int.from_bytes(key[3:11], "big")
+
+
+def trash_ino(key: bytes) -> Ino:
+    """The inode in a key of the trash."""
+    return Ino(int.from_bytes(key[11:19], "big"))
 
 
 def xattr(ino: Ino, name: bytes) -> bytes:
@@ -387,6 +403,7 @@ UPLOAD = b"m"
 PART = b"n"
 ORPHAN = b"o"
 PART = b"n"
+TRASH = b"t"
 VERSION = b"v"
 XATTR = b"x"
 

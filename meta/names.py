@@ -34,7 +34,7 @@ from siltstone.meta.inodes import (
     partition_for_directory,
     put_inode,
 )
-from siltstone.meta.records import Dentry, Inode, decode_dentry, encode, file_kind
+from siltstone.meta.records import Dentry, Inode, Trashed, decode_dentry, encode, file_kind
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
 from siltstone.types import ROOT_INO, Ino, partition_of
@@ -283,7 +283,7 @@ def take_apart(transaction: Transaction, ino: Ino, *, limit: int, now_ns: int) -
         inode = find_inode(transaction, child)
         transaction.delete(keys.dentry(ino, name))
         if inode is not None:
-            drop_link(transaction, child, inode, now_ns, place=(ino, name))
+            drop_link(transaction, child, inode, now_ns, place=(ino, name), is_for_good=True)
             lost.append((child, inode))
     directory.size -= len(entries)
     assert directory.size >= 0, f"directory {ino} counts fewer than no entries"
@@ -344,20 +344,35 @@ def check_empty(reader: Reader, directory: Ino) -> None:
 
 
 def drop_link(
-    transaction: Transaction, ino: Ino, inode: Inode, now_ns: int, *, place: tuple[Ino, bytes] | None
+    transaction: Transaction,
+    ino: Ino,
+    inode: Inode,
+    now_ns: int,
+    *,
+    place: tuple[Ino, bytes] | None,
+    is_for_good: bool = False,
 ) -> None:
-    """Count one name less of an inode; a directory loses its only one. Without names it is an orphan, and keeps the
-    last in mind. ``place``: the name, with its directory; None for one that is a version's."""
+    """Count one name less of an inode; a directory loses its only one. Without names it is an orphan, or in the trash
+    if there is one and this is not for good, and keeps the last in mind. ``place``: the name, with its directory; None
+    for one that is a version's, which goes for good."""
     inode.nlink = 0 if inode.is_directory else inode.nlink - 1
     assert inode.nlink >= 0, f"inode {ino} lost more names than it had"
     inode.ctime_ns = now_ns
     if inode.nlink == 0:
-        mark_orphan(transaction, ino)
+        if transaction.keeps_trash and not is_for_good and place is not None and is_kept(inode):
+            transaction.put(keys.trash(ino, max(now_ns, 0)), encode(Trashed(inode.allocated_bytes)))
+        else:
+            mark_orphan(transaction, ino)
         if place is not None:
             inode.parent, inode.name = place
     elif place is not None:
         forget_place(inode, *place)
     put_inode(transaction, ino, inode)
+
+
+def is_kept(inode: Inode) -> bool:
+    """Whether the trash keeps an inode: no devices and sockets, of which there is but the name."""
+    return stat.S_IFMT(inode.mode) in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR)
 
 
 def forget_place(inode: Inode, parent: Ino, name: bytes) -> bool:

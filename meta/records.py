@@ -112,6 +112,14 @@ class Fill(msgspec.Struct, frozen=True, array_like=True, tag=1):
     pieces: list[tuple[int, Extent]]
 
 
+class Trashed(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """An inode in the trash. ``size``: its allocated_bytes when it came there. ``is_cut``: it is what a file was before
+    it was cut shorter, and no file that was removed."""
+
+    size: int
+    is_cut: bool = False
+
+
 class Object(msgspec.Struct, array_like=True, tag=1):
     """What S3 knows of a file beyond its inode. ``etag`` is without quotes, empty after a change through the mount.
 
@@ -274,6 +282,7 @@ _decoders: dict[type[Any], Any] = {
         ScrubRecord,
         Fill,
         AwayRecord,
+        Trashed,
     )
 }
 

@@ -34,6 +34,7 @@ from siltstone.commands import (
     settle,
     status,
     stop,
+    trash,
     umount,
     watch,
 )
@@ -50,6 +51,7 @@ COMMANDS = (
     status,
     df,
     clone,
+    trash,
     watch,
     set_,
     disk,

@@ -86,6 +86,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     feed_window: float = 24 * 3600.0
     """How long changes can be read back by who watches them; 0: only as long as they are kept anyway."""
+    trash_days: float = 0.0
+    """How long what is removed is kept in the trash; 0: not at all."""
 
     shards: int = 1
     """Processes that the metadata is spread over."""
@@ -143,8 +145,10 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"lifecycle_day {self.lifecycle_day:g}: want 1 to {DAY_SECONDS:g} seconds; "
                 f"lifecycle_per_second {self.lifecycle_per_second}: want 1 or more"
             )
-        if self.feed_window < 0:
-            raise ConfigInvalid("feed_window must not be negative")
+        if self.feed_window < 0 or self.trash_days < 0:
+            raise ConfigInvalid("feed_window and trash_days must not be negative")
+        if self.trash_days and (self.shards > 1 or self.shards_max > 1):
+            raise ConfigInvalid("a volume over several shards has no trash yet: trash_days must be 0, or shards 1")
         if self.serial < 0 or self.snapshot_bytes_min < 0:
             raise ConfigInvalid("serial and snapshot_bytes_min must not be negative")
         if self.log_bytes_low >= self.log_bytes_high:

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import select
+import stat
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,14 +18,16 @@ import msgspec
 import trio
 
 from siltstone.control import NoOwner, request
-from siltstone.core.cloning import ClonesHere, ClonesOverShards, clone_path
+from siltstone.core.cloning import ClonesHere, ClonesOverShards, clone_path, path_names
+from siltstone.core.feed_encoding import TYPES
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.opening import ONLY_SHARD
 from siltstone.core.scrub_report import sum_of_reports
 from siltstone.core.sharded_objects import ShardedObjects
+from siltstone.core.trash import Trash
 from siltstone.core.types import Progress
 from siltstone.engine.disk.system import SystemRandom
-from siltstone.errors import InvalidArgument, Unavailable
+from siltstone.errors import InvalidArgument, NotSupported, Unavailable
 from siltstone.failure import expected
 from siltstone.home import Home
 from siltstone.keys import KeyRing
@@ -209,15 +212,56 @@ async def _set(owner: Owner, arguments: Arguments, report: Report) -> object:
     wanted: dict[str, Any] = {}
     if "feed_hours" in arguments:
         wanted["feed_window"] = 3600 * float(arguments["feed_hours"])
+    if "trash_days" in arguments:
+        wanted["trash_days"] = float(arguments["trash_days"])
     if wanted:
         changed = msgspec.structs.replace(owner.config, **wanted)
         changed.check()
         await owner.save(lambda config: msgspec.structs.replace(config, **wanted))
         owner.volume.follow_settings(owner.config)
-    return {"feed_hours": owner.config.feed_window / 3600}
+    return {"feed_hours": owner.config.feed_window / 3600, "trash_days": owner.config.trash_days}
+
+
+async def _trash_list(owner: Owner, arguments: Arguments, report: Report) -> object:
+    items = await _trash(owner).items(_path(arguments, "path"))
+    return [
+        {
+            "path": None if item.path is None else item.path.decode(errors="replace"),
+            "path_hex": None if item.path is None else item.path.hex(),
+            "name": item.name.decode(errors="replace"),
+            "removed_ns": item.removed_ns,
+            "type": TYPES.get(stat.S_IFMT(item.mode), "file"),
+            "size": item.size,
+            "ino": item.ino,
+            "was_cut": item.is_cut,
+        }
+        for item in items
+    ]
+
+
+async def _trash_restore(owner: Owner, arguments: Arguments, report: Report) -> object:
+    target = _path(arguments, "target") if arguments.get("target") is not None else None
+    return await _trash(owner).restore(_path(arguments, "path"), before_ns=arguments.get("before_ns"), target=target)
+
+
+async def _trash_empty(owner: Owner, arguments: Arguments, report: Report) -> object:
+    return await _trash(owner).empty(_path(arguments, "path"), before_ns=arguments.get("before_ns"))
+
+
+def _trash(owner: Owner) -> Trash:
+    if owner.config.shards > 1:
+        raise NotSupported("a volume that is spread over several shards has no trash yet")
+    return owner.volume.trash
+
+
+def _path(arguments: Arguments, name: str) -> bytes:
+    """A path with a slash before each name; empty: the root."""
+    return b"".join(b"/" + each for each in path_names(bytes.fromhex(str(arguments[name]))))
 
 
 async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> object:
+    if owner.config.trash_days and int(arguments["shards"]) > 1:
+        raise NotSupported("a volume over several shards has no trash yet: `siltstone set HOME --trash-days 0` first")
     placer = owner.shards.placer
     assert placer is not None
     moved = await placer.spread(int(arguments["shards"]), report)
@@ -227,6 +271,8 @@ async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> ob
 
 
 async def _meta_auto(owner: Owner, arguments: Arguments, report: Report) -> object:
+    if owner.config.trash_days and int(arguments["shards_max"]) > 1:
+        raise NotSupported("a volume over several shards has no trash yet: `siltstone set HOME --trash-days 0` first")
     await owner.ground.save(shards_max=int(arguments["shards_max"]))
     return None
 
@@ -278,6 +324,9 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "clone": _clone,
     "lifecycle": _lifecycle,
     "set": _set,
+    "trash_list": _trash_list,
+    "trash_restore": _trash_restore,
+    "trash_empty": _trash_empty,
     "meta_spread": _meta_spread,
     "meta_auto": _meta_auto,
     "disk_list": _disk_list,

@@ -21,7 +21,7 @@ import msgspec
 
 from siltstone.core.check.findings import Findings
 from siltstone.meta import counters, keys
-from siltstone.meta.records import Dentry, Inode, InodeFlag, Part, Version, decode_dentry, decode_inode
+from siltstone.meta.records import Dentry, Inode, InodeFlag, Part, Trashed, Version, decode_dentry, decode_inode
 from siltstone.meta.store.port import Reader
 from siltstone.types import ROOT_INO, Ino, PartitionId, partition_of
 
@@ -39,6 +39,7 @@ _FACT = Struct("<QQI")
 _EDGE = Struct("<QQ")
 
 _decode_version = msgspec.msgpack.Decoder(Version).decode
+_decode_trashed = msgspec.msgpack.Decoder(Trashed).decode
 _decode_part = msgspec.msgpack.Decoder(Part).decode
 
 
@@ -113,7 +114,7 @@ class NameWalk:
 class _Slice:
     """Inodes of a partition, and what their names say of them. ``kinds`` has the type bits of their modes."""
 
-    __slots__ = ("entries", "holders", "inos", "kinds", "names", "orphans", "parts", "subdirectories")
+    __slots__ = ("entries", "holders", "inos", "kinds", "names", "orphans", "parts", "subdirectories", "trashed")
 
     def __init__(self) -> None:
         self.inos = array("Q")
@@ -125,6 +126,7 @@ class _Slice:
         self.subdirectories: dict[Ino, int] = defaultdict(int)
         self.orphans: set[Ino] = set()
         self.parts: set[Ino] = set()
+        self.trashed: set[Ino] = set()
 
     def index(self, ino: Ino) -> int:
         """Where an inode is; -1 if it is not there."""
@@ -207,6 +209,11 @@ class NameCheck:
             await self._findings.step()
             if low == 0:
                 self._findings.parsed(key, value, _decode_part)
+        for key, value in self._reader.scan(*keys.prefix_range(keys.all_of(keys.TRASH, partition))):
+            ino = keys.trash_ino(key)
+            if low <= ino < high:
+                self._findings.parsed(key, value, _decode_trashed)
+                some.trashed.add(ino)
         for key, _ in self._reader.scan(*keys.prefix_range(keys.all_of(keys.ORPHAN, partition))):
             ino = keys.orphan_ino(key)
             if low <= ino < high:
@@ -287,6 +294,9 @@ class NameCheck:
             self._check_links(some, ino, inode, some.names[at])
             if inode.flags & InodeFlag.HAS_OBJECT and self._reader.get(keys.object_(ino)) is None:
                 self._findings.report("I3", f"inode {ino}", "is marked as an object and has no Object record")
+        for ino in some.trashed:
+            if some.index(ino) < 0 or ino in some.orphans:
+                self._findings.report("I3", f"inode {ino}", "is in the trash, and an orphan or not there")
         for ino in some.orphans:
             if some.index(ino) < 0:
                 self._findings.report("I2", f"inode {ino}", "is marked as an orphan, and does not exist")
@@ -297,8 +307,8 @@ class NameCheck:
         if inode.nlink == 0 or (found == 0 and ino != ROOT_INO):
             if found:
                 report("I3", subject, f"has {found} names and counts none")
-            elif ino not in some.orphans and ino not in some.parts:
-                report("I3", subject, "has no name and is neither an orphan nor a part of an upload")
+            elif ino not in some.orphans and ino not in some.parts and ino not in some.trashed:
+                report("I3", subject, "has no name and is neither an orphan nor in the trash nor a part of an upload")
             return
         if ino in some.orphans:
             report("I3", subject, "has a name and is marked as an orphan")

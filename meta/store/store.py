@@ -86,6 +86,8 @@ class Store:
         self._watchers: list[Watcher] = []
         self.keeps_notes = True
         """Whether batches say what they changed (meta/notes.py)."""
+        self.keeps_trash = False
+        """Whether what loses its last name is kept for a time (meta/trash.py)."""
         self.commit_count = 0
         self.conflict_count = 0
         self._applies = 0

@@ -43,6 +43,7 @@ class Transaction:
         "_writes",
         "flags",
         "freed",
+        "keeps_trash",
         "totals",
     )
 
@@ -56,6 +57,8 @@ class Transaction:
         self._payload: list[Buffer] = []
         self._payload_bytes = 0
         self._payload_lsn = Lsn(0)
+        self.keeps_trash = store.keeps_trash
+        """Whether what it takes the last name of is kept (meta/trash.py)."""
         self.flags = 0
         """What its note says of it besides (meta/notes.py)."""
         self.totals = SpaceTotals()

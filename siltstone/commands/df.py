@@ -22,6 +22,8 @@ FIELDS = (
     "usable_total_bytes",
     "usable_free_bytes",
     "available_bytes",
+    "trash_files",
+    "trash_bytes",
     "write_amplification",
 )
 
@@ -77,6 +79,10 @@ def describe(volume: dict[str, Any]) -> list[str]:
         f"with the log and its copies on both sides {100 * volume['utilisation_with_log']:.1f} %",
         f"free         {available} for users of {total}",
     ]
+    if volume["trash_files"]:
+        lines.append(
+            f"trash        {format_bytes(volume['trash_bytes'])} of that in {volume['trash_files']:,} removed files"
+        )
     if written["user_bytes"]:
         tiers = ", ".join(f"{name} {format_bytes(size)}" for name, size in written["stripe_bytes"].items() if size)
         lines.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+import msgspec
 import trio
 
 from siltstone.birth import Plan, check_answers, make_volume, plan_volume
@@ -47,6 +48,14 @@ def add_parser(commands: Subparsers) -> None:
         default=DAY_SECONDS,
         help="for tests: how long a day of lifecycle rules is (default: a day)",
     )
+    parser.add_argument(
+        "--trash-days",
+        metavar="N",
+        type=float,
+        default=0.0,
+        help="keep what is removed for so long, to be brought back by `siltstone trash` (default: not at all; "
+        "`siltstone set` changes it)",
+    )
     parser.add_argument("--force-single", action="store_true", help="allow one or two disks")
 
 
@@ -65,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
         shards=options.shards,
         lifecycle_day=options.lifecycle_day,
     )
+    plan = plan._replace(config=msgspec.structs.replace(plan.config, trash_days=options.trash_days))
+    plan.config.check()
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     trio.run(make_volume, home, plan)

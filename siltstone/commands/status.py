@@ -64,6 +64,11 @@ def describe(status: dict[str, Any]) -> list[str]:
         )
     if len(status["meta"]["shards"]) > 1:
         lines += describe_shards(status["meta"])
+    if volume["trash_files"]:
+        lines.append(
+            f"trash      {volume['trash_files']:,} removed files with {format_bytes(volume['trash_bytes'])}, "
+            "of which the oldest go first when room is short"
+        )
     moves = volume["moves"]
     if moves["kind"]:
         lines.append(

@@ -206,6 +206,10 @@ def _check_inodes(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:
     marked = set(orphans(reader))
     for ino in marked - seen.keys():
         yield Problem(f"orphan mark {ino}", "is of an inode that does not exist")
+    trashed = {keys.trash_ino(key) for key, _ in reader.scan(b"p", b"q") if key[2:3] == keys.TRASH}
+    for ino in trashed & marked | (trashed - seen.keys()):
+        yield Problem(f"inode {ino}", "is in the trash, and an orphan or not there")
+    marked |= trashed
     for ino, found in seen.items():
         inode, subject = found.inode, f"inode {ino}"
         if inode.is_directory:

@@ -40,6 +40,8 @@ RULES: dict[str, int] = {
     "flush": 1,
     "sync": 1,
     "watch": 3,
+    "trash": 1,
+    "undelete": 2,
     "settle": 2,
     "wait": 1,
     "put": 3,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+import stat
 from collections import Counter
 from collections.abc import Awaitable
 from itertools import combinations, permutations
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import pytest
 import trio
 
@@ -74,6 +76,8 @@ class Rules:
         self.home_hangs = False
         """Whether they may be refused since HOME gives no answer, or gave none lately."""
         self._serial = 0
+        self.kept: dict[Ino, bytes] = {}
+        """What was found in the trash."""
         self.feed = FeedReplica()
         """The tree as the change feed tells it."""
 
@@ -114,7 +118,8 @@ class Rules:
 
     async def compare(self, volume: Volume) -> None:
         """Names are compared after each step; bytes that the step may have changed are read by the step."""
-        assert (await self.walk(volume)).names == self.model.names
+        found = (await self.walk(volume)).names
+        assert found == self.model.names, (found, self.model.names)
 
     async def look(self, volume: Volume) -> None:
         """Everything as the model has it."""
@@ -295,13 +300,61 @@ class Rules:
         for ino in self.model.linked & self.feed.sizes.keys():
             assert self.feed.sizes[ino] == len(self.model.files[ino].data), f"of inode {ino} the feed has another size"
 
+    async def do_trash(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """From now on what is removed is kept, or is not."""
+        self.world.config = msgspec.structs.replace(self.world.config, trash_days=30.0 if a % 4 else 0.0)
+        volume.follow_settings(self.world.config)
+
+    async def do_undelete(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """What was removed, in this life or an earlier one, has its bytes, and comes back with them."""
+        if not await self.attempt(volume.sync()):
+            return
+        self.model.all_durable()
+        items = [item for item in await volume.trash.items(b"") if stat.S_ISREG(item.mode) and item.path is not None]
+        for item in items:
+            ino = Ino(item.ino)
+            data = await self.read_all(volume, ino)
+            file = self.model.files.get(ino)
+            if file is not None:
+                assert data == file.data, f"{item.path!r} has other bytes in the trash"
+            elif ino in self.kept and ino not in self.held:
+                assert data == self.kept[ino], f"{item.path!r} had other bytes in the trash before a crash"
+            self.kept[ino] = data
+        free = [item for item in items if self._is_free(item.path or b"")]
+        if not free:
+            return
+        item = max(
+            (each for each in free if each.path == free[a % len(free)].path),
+            key=lambda each: (each.removed_ns, each.ino),
+        )
+        path, ino = (item.path or b"")[1:], Ino(item.ino)
+        after = {**self.model.names, path: ino}
+        self.model.begin([after], {path: ModelFile(self.kept[ino])})
+        if not await self.attempt(volume.trash.restore(b"/" + path)):
+            self.model.refused()
+            return
+        self.fired["undeleted"] += 1
+        self.model.files.setdefault(ino, ModelFile(self.kept[ino]))
+        self.model.done(after)
+
+    def _is_free(self, path: bytes) -> bool:
+        """Whether a path of the trash may be restored: nothing is there, and its directory is."""
+        above, _, name = path[1:].rpartition(b"/")
+        return bool(name) and path[1:] not in self.model.names and (not above or above in self.model.names)
+
     async def do_truncate(self, volume: Volume, a: int, b: int, _: int) -> None:
         """Cut or extend."""
         ino = self.model.names.get(self.path(a))
         if ino is not None:
-            size = OFFSETS[b % len(OFFSETS)]
+            size, before = OFFSETS[b % len(OFFSETS)], self.model.files[ino].data
+            is_kept = volume.trash.days > 0 and len(before) > size
             self.model.files[ino].truncate(size)
             await volume.set_attributes(ino, SetAttributes(size=size))
+            if is_kept and not self.is_tight and not self.home_hangs:
+                cut = [Ino(item.ino) for item in await volume.trash.items(b"") if item.is_cut]
+                kept = [ino for ino in cut if await self.read_all(volume, ino) == before]
+                assert kept, "what was cut off is not in the trash"
+                self.fired["cut and kept"] += 1
             assert await self.read_all(volume, ino) == self.model.files[ino].data
 
     # --- names -----------------------------------------------------------------------------------------------------

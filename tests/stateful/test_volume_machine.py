@@ -94,6 +94,38 @@ from sim.tally import note_example
     None,
 )
 @example([Step("write together"), Step("lose disk", 0, 1), Step("hang up", 0, 11)], 0, None)
+@example(
+    [
+        Step("watch"),
+        Step("trash", 1),
+        Step("mkdir"),
+        Step("write", 2, 0, 7),
+        Step("write", 0, 0, 5),
+        Step("hold", 2),
+        Step("truncate", 0, 3),
+        Step("unlink", 2),
+        Step("put", 1, 0, 10),
+        Step("delete", 1),
+        Step("undelete", 0),
+        Step("unlink", 0),
+        Step("unlink", 2),
+        Step("sync"),
+        Step("settle"),
+        Step("crash", 3),
+        Step("write", 1, 0, 7),
+        Step("watch"),
+        Step("undelete", 1),
+        Step("undelete", 2),
+        Step("lose disk", 1),
+        Step("scrub"),
+        Step("clone"),
+        Step("rename directory"),
+        Step("watch"),
+        Step("check"),
+    ],
+    3,
+    None,
+)
 def test_a_volume_is_what_the_model_says_through_crashes_and_faults(program: list[Step], seed: int, _: object) -> None:
     fired: Counter[str] = Counter()
     trio.run(Machine(seed, fired).run, program, clock=autojump())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,41 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev
 
 def events(text: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, text.splitlines()) if event["event"] != "mark"]
+
+
+def use_trash(home: Path, mountpoint: Path, s3: Any) -> None:
+    """What is removed through either door is listed, and comes back."""
+    tree = mountpoint / "bucket" / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "file").write_bytes(b"by the mount" * 10_000)
+    (tree / "cut").write_bytes(b"before")
+    with (tree / "cut").open("wb") as file:
+        file.write(b"after")
+    s3.put_object(Bucket="bucket", Key="tree/object", Body=b"by S3", Metadata={"k": "v"})
+    etag = s3.head_object(Bucket="bucket", Key="tree/object")["ETag"]
+    s3.delete_object(Bucket="bucket", Key="tree/object")
+    shutil.rmtree(tree)
+    listed = json.loads(succeed("trash", "list", home, "/bucket/tree", "--json"))
+    assert [(item["path"], item["type"], item["was_cut"]) for item in listed] == [
+        ("/bucket/tree", "directory", False),
+        ("/bucket/tree/cut", "file", True),
+        ("/bucket/tree/cut", "file", False),
+        ("/bucket/tree/inner", "directory", False),
+        ("/bucket/tree/inner/file", "file", False),
+        ("/bucket/tree/object", "file", False),
+    ]
+    assert "/bucket/tree/inner/file" in succeed("trash", "list", home)
+    assert "trash" in succeed("df", home) and "trash" in succeed("status", home)
+    assert "brought back 5" in succeed("trash", "restore", home, "/bucket/tree")
+    assert (tree / "inner" / "file").read_bytes() == b"by the mount" * 10_000
+    assert (tree / "cut").read_bytes() == b"after"
+    head = s3.head_object(Bucket="bucket", Key="tree/object")
+    assert (head["ETag"], head["Metadata"]) == (etag, {"k": "v"})
+    succeed("trash", "restore", home, "/bucket/tree/cut", "--to", "/bucket/old")
+    assert (mountpoint / "bucket" / "old").read_bytes() == b"before"
+    (tree / "cut").unlink()
+    assert json.loads(succeed("trash", "empty", home, "--json"))["entries"] >= 1
+    assert json.loads(succeed("trash", "list", home, "--json")) == []
 
 
 def test_what_both_doors_do_is_watched_and_read_back(tmp_path: Path) -> None:
@@ -70,11 +106,15 @@ def test_what_both_doors_do_is_watched_and_read_back(tmp_path: Path) -> None:
         last = str(again[-2]["lsn"])
         assert events(succeed("watch", home, "/", "--json", "--no-follow", "--from", last)) == again[-1:]
         assert "rename" in succeed("watch", home, "/", "--no-follow", "--from", "oldest")
-        assert json.loads(succeed("set", home, "--feed-hours", "2", "--json")) == {"feed_hours": 2.0}
+        chosen = {"feed_hours": 2.0, "trash_days": 3.0}
+        assert json.loads(succeed("set", home, "--feed-hours", "2", "--trash-days", "3", "--json")) == chosen
+        use_trash(home, mountpoint, s3)
         for arguments, words in (
             (("watch", home, "/", "--from", "9999999999999"), "yet to come"),
             (("watch", home, "/a/../b"), ".."),
             (("set", home, "--feed-hours", "-1"), "negative"),
+            (("trash", "restore", home, "/nothing"), "nothing of it"),
+            (("meta", "shards", "2", home), "no trash yet"),
         ):
             refused = siltstone(*arguments)
             assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr

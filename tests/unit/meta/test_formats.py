@@ -29,6 +29,7 @@ from siltstone.meta.records import (
     Place,
     ScrubRecord,
     ScrubTally,
+    Trashed,
     Upload,
     Version,
     decode,
@@ -113,6 +114,7 @@ EXAMPLES: dict[str, tuple[bytes, Any]] = {
         )
         or b"",
     ),
+    "trashed": (keys.trash(Ino(0x8A1), 10**18), Trashed(4096, True)),
     "away": (keys.AWAY, AwayRecord([(2, 10**18), (300, 10**18 + 5)])),
     "scrub": (
         keys.SCRUB,

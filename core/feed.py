@@ -8,7 +8,8 @@ it is handed, reads the log by itself until it has caught up. While nobody watch
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -227,12 +228,12 @@ class Feed:
         encoder = FeedEncoder(self._watchers.keys())
         end = self._position
         while self._pending and self._pending[0].end_lsn <= durable_lsn:
-            changes = self._pending.popleft()
+            changes = self._pending[0]
             try:
                 check_noted(changes)
             except OutsideWindow as error:
                 self._fail(error)
-            self._tell(encoder, self._places, changes)
+            self._tell(encoder, self._places, changes, passed=self._pending.popleft)
             end = changes.end_lsn
         if end == self._position:
             return
@@ -275,14 +276,17 @@ class Feed:
                 relocations.add(*changes)
         return relocations.at(ino, Lsn(0))
 
-    def _tell(self, encoder: FeedEncoder, places: Places, changes: LoggedChanges) -> None:
+    def _tell(
+        self, encoder: FeedEncoder, places: Places, changes: LoggedChanges, *, passed: Callable[[], object]
+    ) -> None:
+        """Encode what a batch did. ``passed``: called between what is asked of the places before it and behind it."""
         if encoder.add_quickly(changes.end_lsn, changes.batch, places.path):
+            passed()
             return
         note = read_note(changes.batch)
-        if note is None:
-            return
-        told = tree_changes(note, changes.batch)
+        told = [] if note is None else tree_changes(note, changes.batch)
         before = [places.path(change.place) if change.is_before else None for change in told]
+        passed()
         places.take(told)
         encoder.add(changes.end_lsn, told, before, places.path)
 
@@ -304,11 +308,14 @@ class Feed:
             def look(ino: Ino) -> Inode | None:
                 return earlier.at(ino, at) or later.at(ino, at)
 
+            def step(end_lsn: Lsn) -> None:
+                nonlocal at
+                at = end_lsn
+
             places = Places(self._ledger.store, look)
             encoder = FeedEncoder([watcher.path])
             async for changes in self.log.batches(watcher.position, until):
-                at = changes.end_lsn
-                self._tell(encoder, places, changes)
+                self._tell(encoder, places, changes, passed=partial(step, changes.end_lsn))
                 if encoder.size >= SEND_BYTES:
                     await watcher.sink.send_all(encoder.joined()[watcher.path])
                     encoder = FeedEncoder([watcher.path])

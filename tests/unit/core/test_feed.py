@@ -218,6 +218,37 @@ def test_objects_are_put_and_deleted_and_their_versions_are_told() -> None:
     with_volume(body)
 
 
+def test_what_goes_with_its_directories_in_one_batch_is_told_to_who_did_not_see_them_made() -> None:
+    async def body(volume: Volume) -> None:
+        store = ObjectStore(volume)
+        await store.create_bucket("bucket", owner="me")
+        for key in (b"a/b/c/k", b"d/e/k"):
+            writer = await store.begin_put("bucket", key)
+            await writer.commit(PutAttributes(etag="etag"))
+        begin, sink = volume.ledger.store.last_lsn, ListSink()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: volume.feed.watch(b"", None, sink, follow=True))
+            await trio.sleep(0.1)
+            await store.delete("bucket", b"a/b/c/k")
+            await store.delete("bucket", b"d/e/k")
+            await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+        expected = [
+            ("delete", "/bucket/a/b/c/k"),
+            ("rmdir", "/bucket/a/b/c"),
+            ("rmdir", "/bucket/a/b"),
+            ("rmdir", "/bucket/a"),
+            ("delete", "/bucket/d/e/k"),
+            ("rmdir", "/bucket/d/e"),
+            ("rmdir", "/bucket/d"),
+        ]
+        live = [event for event in sink.take() if event["event"] != "mark"]
+        assert short(live) == expected
+        assert await events_since(volume, begin) == live
+
+    with_volume(body)
+
+
 def test_a_clone_is_told_when_it_is_there() -> None:
     async def body(volume: Volume) -> None:
         d = await directory(volume, ROOT_INO, b"d")

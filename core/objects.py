@@ -7,6 +7,7 @@ the old or the new object whole, through whichever door.
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial

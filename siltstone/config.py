@@ -98,6 +98,12 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """So many of the shards are to have something; 0: all."""
     shards_max: int = 0
     """So many shards the volume may have by itself, when there is much to do; 0: it never gets any by itself."""
+    grow_share: float = 0.8
+    grow_seconds: float = 60.0
+    """It gets one more when they have used so much of a processor on average for so long,"""
+    shrink_share: float = 0.4
+    shrink_seconds: float = 1800.0
+    """and gives one back when all together would have left those that remain under this for so long."""
     shards_sized: int = 0
     """The lengths above are right for so many shards; 0: for as many as there are."""
     map_version: int = 1
@@ -159,6 +165,11 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigInvalid(f"shards_void {self.shards_void}: want 0, or more than shards, up to {SHARDS_MAX}")
         if not 0 <= self.shards_wanted <= self.shards or not 0 <= self.shards_max <= SHARDS_MAX:
             raise ConfigInvalid(f"shards_wanted: want 0 to shards ({self.shards}); shards_max: 0 to {SHARDS_MAX}")
+        if not 0 < self.shrink_share < self.grow_share or self.grow_seconds < 0 or self.shrink_seconds < 0:
+            raise ConfigInvalid(
+                f"shrink_share {self.shrink_share:g}, grow_share {self.grow_share:g}: want the first more than 0 and "
+                "the second more than it; grow_seconds and shrink_seconds must not be negative"
+            )
         if not 0 <= self.shards_sized <= SHARDS_MAX:
             raise ConfigInvalid(f"shards_sized {self.shards_sized}: want 0 to {SHARDS_MAX}")
         try:

@@ -30,22 +30,15 @@ LOOK_SECONDS = 5.0
 BUSY_SHARE = 0.6
 """A shard that uses so much of a processor is busy,"""
 
-GAP_SHARE = 0.3
-"""and gives something away if another one uses so much less."""
+GAP_SHARE = 0.2
+"""and gives something away if another one uses so much less. Where all do all they can but for that, there are too few
+of them: this is 1 less what VolumeConfig.grow_share begins with."""
 
 LOOKS_BUSY = 3
 """So often in a row that must have been so."""
 
 REST_SECONDS = 120.0
 """A partition that was moved stays where it is for so long."""
-
-GROW_SHARE = 0.8
-GROW_LOOKS = 12
-"""A shard is added when each has used so much of a processor for so many looks,"""
-
-SHRINK_SHARE = 0.4
-SHRINK_LOOKS = 360
-"""and one is given back when all together would have left those that remain under this for so many."""
 
 TIDY_SECONDS = 1.0
 """How often it is looked whether shards that are not wanted can go."""
@@ -120,14 +113,17 @@ def plan_relief(loads: Mapping[ShardId, ShardLoad], resting: Sequence[PartitionI
     return Move(partition, idlest), why
 
 
-def plan_count(loads: Mapping[ShardId, ShardLoad], *, limit: int, processors: int) -> tuple[int, str]:
+def plan_count(
+    loads: Mapping[ShardId, ShardLoad], *, limit: int, processors: int, grow_share: float, shrink_share: float
+) -> tuple[int, str]:
     """How many shards there should be by what those do that there are, and why; as many as there are for no reason.
-    ``limit``: how many there may be."""
+    ``limit``: how many there may be; the shares: see VolumeConfig."""
     count = len(loads)
     shares = [load.processor_share for load in loads.values()]
-    if min(shares) >= GROW_SHARE and count < min(limit, processors):
-        return count + 1, f"each of {count} uses {min(shares):.0%} of a processor or more, and there are {processors}"
-    if count > 1 and sum(shares) <= SHRINK_SHARE * (count - 1):
+    if sum(shares) >= grow_share * count and count < min(limit, processors):
+        used = f"{sum(shares) / count:.0%} of a processor" + (" on average" if count > 1 else "")
+        return count + 1, f"{count} in use {'use' if count > 1 else 'uses'} {used}, and there are {processors}"
+    if count > 1 and sum(shares) <= shrink_share * (count - 1):
         return count - 1, f"all {count} together use {sum(shares):.0%} of a processor"
     return count, ""
 
@@ -143,7 +139,11 @@ class Placer:
         loads: Callable[[], Mapping[ShardId, ShardLoad]],
         ground: Ground,
         resizer: Resizer,
+        *,
+        processors: int | None = None,
     ) -> None:
+        """``processors``: that there are; None: those of this machine."""
+        self._processors = processors or os.cpu_count() or 1
         self._shards = shards
         self._partitions = partitions
         self._clock = clock
@@ -196,10 +196,17 @@ class Placer:
                 await self._relieve(*relief)
             if not config.shards_max:
                 continue
-            count, why = plan_count(loads, limit=config.shards_max, processors=os.cpu_count() or 1)
+            count, why = plan_count(
+                loads,
+                limit=config.shards_max,
+                processors=self._processors,
+                grow_share=config.grow_share,
+                shrink_share=config.shrink_share,
+            )
             count_looks = 0 if not why or count != wanted else count_looks + 1
             wanted = count
-            if count_looks >= (GROW_LOOKS if count > len(loads) else SHRINK_LOOKS):
+            seconds = config.grow_seconds if count > len(loads) else config.shrink_seconds
+            if why and count_looks * LOOK_SECONDS >= seconds:
                 count_looks = 0
                 try:
                     await self._spread(count, lambda progress: None, why)
@@ -235,10 +242,10 @@ class Placer:
                 "busy_share": BUSY_SHARE,
                 "gap_share": GAP_SHARE,
                 "rest_seconds": REST_SECONDS,
-                "grow_share": GROW_SHARE,
-                "grow_seconds": GROW_LOOKS * LOOK_SECONDS,
-                "shrink_share": SHRINK_SHARE,
-                "shrink_seconds": SHRINK_LOOKS * LOOK_SECONDS,
+                "grow_share": config.grow_share,
+                "grow_seconds": config.grow_seconds,
+                "shrink_share": config.shrink_share,
+                "shrink_seconds": config.shrink_seconds,
             },
         }
 

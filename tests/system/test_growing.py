@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import msgspec
 import pytest
 from botocore.config import Config
 from system.test_meta import Writer
@@ -230,3 +232,30 @@ def test_a_stopped_volume_gets_shards_that_a_further_mount_uses_unless_a_disk_is
     finally:
         siltstone("stop", home)
     assert succeed("fsck", home, "--deep") == "no findings\n"
+
+
+def test_a_shard_comes_with_the_load_and_goes_with_it_by_itself(tmp_path: Path) -> None:
+    """With thresholds that a busy machine reaches as well."""
+    home = Home(tmp_path / "home")
+    succeed("init", home.path)
+    thresholds = {"grow_share": 0.04, "grow_seconds": 5.0, "shrink_share": 0.035, "shrink_seconds": 5.0}
+    home.save_config(msgspec.structs.replace(home.load_config(), **thresholds))
+    with mounted(tmp_path, kind="disks") as volume:
+        assert succeed("meta", "auto", "2", home.path) == "up to 2 shards, by load\n"
+        over = threading.Event()
+        writer = Writer(volume.directory / "0", 1, over)
+        writer.start()
+        try:
+            while home.load_config().shards == 1:
+                time.sleep(0.2)
+        finally:
+            over.set()
+            writer.join()
+        while home.load_config().shards > 1:
+            time.sleep(0.2)
+        assert not writer.errors
+        for path, data in writer.files.items():
+            assert path.read_bytes() == data
+        decisions = json.loads(succeed("meta", "status", home.path, "--json"))["decisions"]
+        assert any("there are 2: 1 in use uses " in decision for decision in decisions)
+        assert any("all 2 together use " in decision for decision in decisions)

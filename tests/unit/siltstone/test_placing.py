@@ -66,11 +66,14 @@ def test_shards_are_added_for_load_and_given_back_and_not_both_for_the_same(
     shares: list[float], limit: int, processors: int
 ) -> None:
     loads = {ShardId(shard): ShardLoad(share, {}) for shard, share in enumerate(shares)}
-    count, why = plan_count(loads, limit=limit, processors=processors)
+    shares_of = {"grow_share": 0.8, "shrink_share": 0.4}
+    count, why = plan_count(loads, limit=limit, processors=processors, **shares_of)
     assert 1 <= count <= max(len(loads), min(limit, processors)) and abs(count - len(loads)) <= 1
     assert bool(why) == (count != len(loads))
     if count < len(loads):
         # What was just given back is not wanted again, were the same work spread evenly.
         share = sum(shares) / count
-        again, _ = plan_count({ShardId(n): ShardLoad(share, {}) for n in range(count)}, limit=8, processors=8)
+        again, _ = plan_count(
+            {ShardId(n): ShardLoad(share, {}) for n in range(count)}, limit=8, processors=8, **shares_of
+        )
         assert again <= count

@@ -83,7 +83,7 @@ class DiskLane:
         if self._thread is None:
             self._start()
         self._queue.put(jobs)
-        if self._given_up:  # looked at after the jobs are in: either we see them here, or ``give_up`` does
+        if self._given_up:  # looked at after the jobs are in: either we see them here, or ``fail_all`` does
             self._fail_queued()
 
     def note_step(self) -> None:
@@ -100,12 +100,15 @@ class DiskLane:
         return "" if self._current is None else self._current.describe()
 
     def give_up(self, cause: str) -> None:
-        """Fail everything, and let the thread end as soon as it can. From a thread other than the lane's; once."""
+        """Take nothing from now on: what is submitted fails. From a thread other than the lane's; once."""
         with self._starting:
             self._given_up = cause
+
+    def fail_all(self) -> None:
+        """Fail what there is in a lane that was given up, and let the thread end as soon as it can. As ``give_up``."""
         self._fail_queued()
         for job in self._batch:
-            job.give_up(cause)
+            job.give_up(self._given_up)
         self._queue.put(None)
 
     def join(self) -> None:

@@ -93,6 +93,9 @@ class DiskThreads:
         self._directory.files.revoke()
         for lane in self.lanes:
             lane.give_up(self._hung_because)
+        # Only now: who hears of it may ask at once whether the disk is back, and no lane may say so.
+        for lane in self.lanes:
+            lane.fail_all()
         for lane in self.lanes:
             lane.join()
         self._directory.lose(self._hung_because)

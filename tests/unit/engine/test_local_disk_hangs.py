@@ -199,6 +199,31 @@ def test_a_hang_in_one_lane_takes_the_whole_disk_and_a_second_hang_is_told_again
     run(tmp_path, body)
 
 
+def test_nothing_is_found_again_by_who_hears_of_a_hang_before_all_lanes_were_given_up(
+    tmp_path: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watcher's thread fails what waits in one lane after the other, and the loop wakes up at the first."""
+    heard = threading.Event()
+    fail_all = DiskLane.fail_all
+
+    def fail_all_slowly(lane: DiskLane) -> None:
+        fail_all(lane)
+        heard.wait(LIMIT_SECONDS)
+
+    monkeypatch.setattr(DiskLane, "fail_all", fail_all_slowly)
+
+    async def body(disk: LocalDisk, _other: LocalDisk) -> None:
+        stuck.hang("write")
+        writes = [DiskWrite(disk, "log/a", 0, [b"late"])]
+        (error,) = await LocalFanout().write_durable(writes, Lane.LOG)
+        assert isinstance(error, DiskHung)
+        with hangs():
+            await disk.probe()
+        heard.set()
+
+    run(tmp_path, body)
+
+
 def test_a_probe_that_hangs_is_bounded_too(tmp_path: Path, stuck: Stuck) -> None:
     async def body(disk: LocalDisk, _other: LocalDisk) -> None:
         stuck.hang("read")
@@ -304,6 +329,7 @@ def test_a_lane_that_is_given_up_while_its_thread_starts_ends_all_the_same(monke
 
     def give_up() -> None:
         lane.give_up("no answer")
+        lane.fail_all()
         lane.join()
         ended.set()
 

@@ -229,10 +229,6 @@ class Feed:
         end = self._position
         while self._pending and self._pending[0].end_lsn <= durable_lsn:
             changes = self._pending[0]
-            try:
-                check_noted(changes)
-            except OutsideWindow as error:
-                self._fail(error)
             self._tell(encoder, self._places, changes, passed=self._pending.popleft)
             end = changes.end_lsn
         if end == self._position:
@@ -283,6 +279,10 @@ class Feed:
         if encoder.add_quickly(changes.end_lsn, changes.batch, places.path):
             passed()
             return
+        try:
+            check_noted(changes)
+        except OutsideWindow as error:
+            self._fail(error)
         note = read_note(changes.batch)
         told = [] if note is None else tree_changes(note, changes.batch)
         before = [places.path(change.place) if change.is_before else None for change in told]

@@ -41,6 +41,7 @@ class FeedEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where what moved, or changed places with another, is now."""
     size: int | None = None
     mtime_ns: int | None = None
+    """Where it is another than ``time_ns``."""
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
@@ -123,11 +124,13 @@ class FeedEncoder:
             return True
         time_ns = self._time_ns = max(inode.ctime_ns, 0)
         if is_create:
-            line = _CREATE % (
-                end_lsn, path, ino, time_ns, inode.size, inode.mtime_ns, inode.mode & 0o7777, inode.uid, inode.gid
-            )  # fmt: skip
+            if inode.mtime_ns != time_ns:
+                return False
+            line = _CREATE % (end_lsn, path, ino, time_ns, inode.size, inode.mode & 0o7777, inode.uid, inode.gid)
         else:
-            line = _WRITE % (end_lsn, path, ino, time_ns, inode.size, inode.mtime_ns)
+            if inode.mtime_ns != time_ns:
+                return False
+            line = _WRITE % (end_lsn, path, ino, time_ns, inode.size)
         self.size += len(line)
         for lines in lists:
             lines.append(line)
@@ -148,6 +151,7 @@ class FeedEncoder:
             self._time_ns = max(inode.ctime_ns, 0)
         has_bytes = inode is not None and kind in _WITH_BYTES
         has_mode = inode is not None and kind in _WITH_MODE
+        has_times = has_bytes or has_mode
         goes = kind in (ChangeKind.UNLINK, ChangeKind.DELETE) and change.version_id is None
         text, path_hex = _text(path)
         to, to_hex = (None, None) if target is None else _text(target)
@@ -161,7 +165,7 @@ class FeedEncoder:
             more=more,
             to=to,
             size=inode.size if has_bytes and inode is not None else None,
-            mtime_ns=inode.mtime_ns if (has_bytes or has_mode) and inode is not None else None,
+            mtime_ns=inode.mtime_ns if has_times and inode is not None and inode.mtime_ns != self._time_ns else None,
             mode=stat.S_IMODE(inode.mode) if has_mode and inode is not None else None,
             uid=inode.uid if has_mode and inode is not None else None,
             gid=inode.gid if has_mode and inode is not None else None,
@@ -175,10 +179,10 @@ class FeedEncoder:
 
 
 _CREATE = (
-    b'{"lsn":%d,"event":"create","path":"%b","ino":%d,"type":"file","time_ns":%d,"size":%d,"mtime_ns":%d,"mode":%d,'
+    b'{"lsn":%d,"event":"create","path":"%b","ino":%d,"type":"file","time_ns":%d,"size":%d,"mode":%d,'
     b'"uid":%d,"gid":%d}\n'
 )
-_WRITE = b'{"lsn":%d,"event":"write","path":"%b","ino":%d,"type":"file","time_ns":%d,"size":%d,"mtime_ns":%d}\n'
+_WRITE = b'{"lsn":%d,"event":"write","path":"%b","ino":%d,"type":"file","time_ns":%d,"size":%d}\n'
 
 _is_plain = re.compile(rb"[ !#-\[\]-~]*").fullmatch
 """Whether JSON has these bytes as they are."""

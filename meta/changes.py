@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from siltstone.meta import keys
+from siltstone.meta.keys import INO_KEY_BYTES
 from siltstone.meta.notes import OF_OBJECTS, Note, head_of
 from siltstone.meta.records import Dentry, Inode, Object, Version, decode, decode_dentry, decode_inode
 from siltstone.types import Ino
@@ -87,6 +88,10 @@ def quick_change(batch: Mapping[bytes, bytes | None]) -> tuple[bool, Ino, Inode,
     value = batch.get(keys.NOTE)
     if value is None or value[0]:
         return None
+    if len(batch) == 5:
+        _, own, entry, parent, _ = batch
+        if entry[2:3] == keys.DENTRY and own[2:3] == parent[2:3] == keys.INODE and len(value) > head_of(3).size:
+            return _quickest_create(batch, value, own, entry, parent)
     noted: list[bytes] = []
     entry = b""
     for key in batch:
@@ -105,6 +110,21 @@ def quick_change(batch: Mapping[bytes, bytes | None]) -> tuple[bool, Ino, Inode,
     if entry:
         return _quick_create(batch, value, noted, entry) if len(noted) == 3 else None
     return _quick_write(batch, value, noted[0]) if len(noted) == 1 else None
+
+
+def _quickest_create(
+    batch: Mapping[bytes, bytes | None], note: bytes, own: bytes, entry: bytes, parent: bytes
+) -> tuple[bool, Ino, Inode, Place] | None:
+    """The same of a batch as ``names.create`` makes it: most are."""
+    _, before, entry_before, _ = head_of(3).unpack_from(note)
+    new, made = batch[entry], batch[own]
+    if before != -1 or entry_before != -1 or new is None or made is None or parent[3:] != entry[3:INO_KEY_BYTES]:
+        return None
+    inode: Inode = decode_inode(made)
+    ino = keys.inode_ino(own)
+    if not inode.is_file or decode_dentry(new).ino != ino:
+        return None
+    return True, ino, inode, (keys.inode_ino(entry), entry[INO_KEY_BYTES:])
 
 
 def _quick_create(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,11 +10,14 @@ import trio
 
 from siltstone.core import feed as feed_module
 from siltstone.core.cloning import ClonesHere, clone_path
+from siltstone.core.feed_encoding import FeedEncoder
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes, Versioning
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, OutsideWindow
+from siltstone.meta.changes import tree_changes
+from siltstone.meta.notes import Note, read_note
 from siltstone.types import ROOT_INO, Ino, Lsn
 from sim.clock import autojump
 from sim.feed import FeedReplica, ListSink, events_since, walk_below
@@ -245,6 +248,40 @@ def test_what_goes_with_its_directories_in_one_batch_is_told_to_who_did_not_see_
         live = [event for event in sink.take() if event["event"] != "mark"]
         assert short(live) == expected
         assert await events_since(volume, begin) == live
+
+    with_volume(body)
+
+
+def test_what_is_told_quickly_is_told_in_the_same_words() -> None:
+    async def body(volume: Volume) -> None:
+        told: list[tuple[bytes, bytes]] = []
+        quickly: set[str] = set()
+
+        def note(batch: Mapping[bytes, bytes | None]) -> None:
+            lsn = volume.ledger.store.last_lsn
+            quick, slow = FeedEncoder([b""]), FeedEncoder([b""])
+            changes = tree_changes(read_note(batch) or Note(0, []), batch)
+            slow.add(lsn, changes, [b"/before"] * len(changes), lambda place: b"/" + place[1])
+            if quick.add_quickly(lsn, batch, lambda place: b"/" + place[1]):
+                told.append((quick.joined()[b""], slow.joined()[b""]))
+                quickly.update(change.kind.value for change in changes)
+
+        volume.ledger.store.watch(note)
+        d = await directory(volume, ROOT_INO, b"d")
+        for number, name in enumerate((b"a", b'quo"ted', b"\xff", "é".encode(), b"b")):
+            ino = await make(volume, d, name, 10 * number)
+            await volume.set_attributes(ino, SetAttributes(size=3, mode=0o600, mtime_ns=5))
+            await volume.write(ino, 0, b"x" * 300_000)
+            await volume.flush(ino)
+            await volume.link(ino, ROOT_INO, name)
+            await volume.rename(d, name, d, b"moved")
+            await volume.unlink(d, b"moved")
+        await volume.symlink(d, b"s", b"target", uid=0, gid=0)
+        await volume.create(d, b"fifo", mode=0o010600, uid=0, gid=0)
+        await clone_path(volume, ClonesHere(volume), b"d", b"copy")
+        await volume.settle()
+        assert all(quick == slow for quick, slow in told)
+        assert quickly == {"create", "write"}
 
     with_volume(body)
 

@@ -31,7 +31,7 @@ from siltstone.types import Ino, Lsn
 PACE_SECONDS = 0.005
 """Between a change and the round that tells of it: what comes meanwhile shares its flush and its write,"""
 
-PACE_SECONDS_A_WATCHER = 0.00007
+PACE_SECONDS_A_WATCHER = 0.0001
 """and longer with many watchers, each of whom costs a write in each round."""
 
 RING_BYTES = 8 * MIB

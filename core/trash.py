@@ -210,10 +210,11 @@ class Trash:
             try:
                 parent = await self._directory(above, directories)
                 await self._bring_back(found.entry, parent, name)
-            except (AlreadyExists, NotADirectory):
+            except (AlreadyExists, NotADirectory) as error:
                 is_directory = stat.S_ISDIR(found.item.mode)
                 if not is_directory and len(chosen) == 1:
-                    raise
+                    shown = goal.decode(errors="replace")
+                    raise type(error)(f"{shown}: something has that name; give another place with --to") from error
                 skipped += not is_directory
                 continue
             entries += 1

@@ -80,7 +80,7 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lifecycle_day: float = DAY_SECONDS
     """How long a day of lifecycle rules is; anything but a day is for tests."""
     lifecycle_per_second: int = 1000
-    """How many versions lifecycle rules delete in a second, at most; ten times as many are looked at."""
+    """How many versions lifecycle rules delete in a second, at most; five times as many are looked at."""
     snapshot_bytes_min: int = 16 * MIB
     """A full snapshot of the metadata is not taken for fewer bytes of increments than this."""
 

@@ -10,6 +10,7 @@ import trio
 from stateful.test_versions import listed, put
 
 from siltstone.core.object_types import Edit, PutAttributes, Versioning, VersionListing
+from siltstone.core.types import SetAttributes
 from siltstone.s3gw.lifecycle_rules import Calendar
 from siltstone.s3gw.lifecycle_work import Lifecycle
 from siltstone.types import ROOT_INO
@@ -129,6 +130,9 @@ def test_old_versions_and_lone_delete_markers_go_and_locked_ones_stay(shards: in
         await store.delete("bucket", b"gone", version_id=gone, versioning=Versioning.ON)
         await put(store, b"gone not", b"", Versioning.ON)
         marker = await store.delete("bucket", b"gone not", versioning=Versioning.ON)
+        # That a program says that the current ones are old does not make those behind them so.
+        for key in (b"d/a", b"d/locked"):
+            await sim.tree.set_attributes((await store.head("bucket", key)).ino, SetAttributes(mtime_ns=1))
         document = rules(rule("old", "<Prefix>d/</Prefix>", NONCURRENT), rule("marks", "<Prefix>g</Prefix>", MARKERS))
         await store.set_bucket_documents("bucket", {"lifecycle": document, "versioning": b"Enabled"})
         lifecycle = worker(store)

@@ -84,7 +84,9 @@ def measure(
         share = fairness(target.directory, CLIENTS, 3.0)
         target.stop()
     except BaseException:
+        target.look_for_end()
         print(f"{target.name} said: {target.said()}", file=sys.stderr)
+        print(f"all of its log: {target.keep_log(Path(tempfile.gettempdir()))}", file=sys.stderr)
         raise
     finally:
         target.clear()

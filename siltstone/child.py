@@ -8,6 +8,7 @@ child leaves at once, whatever it is doing, for the next owner starts its own.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -83,6 +84,7 @@ def serve_child(
 ) -> int:
     """Serve until told to stop, which sets the event; the exit status. ``name`` begins each line of the log output.
     ``words``: what is called in the loop when the owner says one of them."""
+    faulthandler.enable(sys.stderr)
     logging.basicConfig(format=f"%(asctime)s %(levelname)s {name}: %(message)s", level=logging.INFO, stream=sys.stderr)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     raise_file_limit()

@@ -38,6 +38,8 @@ class Target(ABC):
         self.directory = self.folder / "mnt"
         self.directory.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
+        self._ends: list[str] = []
+        """How its processes ended that were not asked to."""
 
     @abstractmethod
     def make(self) -> None:
@@ -56,9 +58,15 @@ class Target(ABC):
         until = time.monotonic() + START_SECONDS
         while not os.path.ismount(self.directory):
             if self._process.poll() is not None or time.monotonic() > until:
+                self.look_for_end()
                 self._process.kill()
                 raise RuntimeError(f"{self.name} did not mount")
             time.sleep(0.05)
+
+    def look_for_end(self) -> None:
+        """Note it if the process has ended by itself: then workloads fail, and nothing else would say why."""
+        if self._process is not None and (status := self._process.poll()) is not None:
+            self._ends.append(f"process {self._process.pid} ended with {status} at {time.strftime('%H:%M:%S')}")
 
     def stop(self) -> None:
         """Unmount, and wait until everything is where it belongs."""
@@ -88,9 +96,17 @@ class Target(ABC):
         return found
 
     def said(self) -> str:
-        """The last words of its process."""
+        """The last words of its process, and how it ended if nobody had asked it to."""
         log = self.folder / "log"
-        return log.read_text(errors="replace")[-WORDS_MAX:] if log.exists() else ""
+        words = log.read_text(errors="replace")[-WORDS_MAX:] if log.exists() else ""
+        return "\n".join([words, *self._ends])
+
+    def keep_log(self, directory: Path) -> Path:
+        """A copy of the whole log that ``clear`` leaves; where it is."""
+        kept = directory / f"siltstone-bench-{self.name.replace(' ', '-')}-{os.getpid()}.log"
+        log = self.folder / "log"
+        kept.write_bytes((log.read_bytes() if log.exists() else b"") + "\n".join(self._ends).encode())
+        return kept
 
     def clear(self) -> None:
         """Take everything away, whatever state it is in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import sys
@@ -61,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
         s3=None if options.s3 is None else s3_options(options, options.s3),
     )
     parse_options(wanted.mount_options)
+    # What ends this process without a Python error (a fault in a library) leaves its stacks in the log.
+    faulthandler.enable(sys.stderr)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
 
     def announce(line: str) -> None:

@@ -33,6 +33,7 @@ ERRNO: dict[type[errors.SiltstoneError], int] = {
     errors.VolumeClosed: errno.EIO,
     errors.Conflict: errno.EAGAIN,
     errors.BucketChanged: errno.EAGAIN,
+    errors.ObjectChanged: errno.EAGAIN,
     errors.LogDamaged: errno.EIO,
     errors.FormatInvalid: errno.EIO,
     errors.StripeUnreadable: errno.EIO,

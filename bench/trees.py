@@ -1,4 +1,4 @@
-"""Is a tree cloned at once, and what does a clone cost those who write to it?
+"""Is a tree cloned at once, and what do clones and snapshots cost those who write to it?
 
 A volume on six directories (4+2), opened in this process. A tree of small files, a hundred in a directory, is made
 through Volume and cloned; beside it the loop's delay is noted. Then every file of a sample is written to for the first
@@ -11,6 +11,14 @@ The change feed: `ratio_notes`: creates with batches that say what they changed 
 creates while 100 watchers on sockets get everything, over creates while nobody watches (at most 1.1).
 feed_latency_ms: from the return of a create to the arrival of its event at a watcher (at most 20).
 feed_resume_ms: reading the last thousand changes of all, and feed_all_ms: all of them.
+
+snapshot_seconds: a snapshot of the tree, while somebody creates files, writes to them and renames them in it all the
+time. snapshot_us_per_file: by processor time, the writer's included. snapshot_blocked_ms_max: the longest of what the
+writer waited for one of its operations beyond the processor time that such a one takes alone (at most 50).
+ratio_writes_held: 4 KiB writes, flushed, to files of a tree with ten snapshots, over the same to a tree without (at
+most 1.1); of each file the second write after the last snapshot. ratio_first_writes_held: the first.
+ratio_creates_held: creates in the same two trees, over the same before there were snapshots. ratio_delete: the time
+that deleting a snapshot takes over that of making it.
 Ratios are of the processor time of the loop's thread, so that what else runs on the machine matters less.
 `python bench/trees.py [--quick] [--json] [--folder DIR] [--files N]`.
 """
@@ -38,6 +46,7 @@ from local.volume import opened
 
 from siltstone.control import StreamSink
 from siltstone.core.cloning import ClonesHere, clone_path
+from siltstone.core.tree_snapshots import TreeSnapshots
 from siltstone.core.volume import Volume
 from siltstone.limits import GIB, KIB
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
@@ -51,6 +60,8 @@ SAMPLE = 2_000
 FEED_FILES = 5_000
 WATCHERS = 100
 DISK_BYTES = 8 * GIB
+HELD = 10
+"""Snapshots that are held while writes are measured."""
 
 
 class Taken(NamedTuple):
@@ -241,6 +252,110 @@ async def measure_feed(volume: Volume, count: int) -> dict[str, float]:
     }
 
 
+class Writer:
+    """Somebody who changes a tree all the time."""
+
+    def __init__(self, volume: Volume, parent: Ino, known: list[Ino]) -> None:
+        self._volume = volume
+        self._parent = parent
+        self._known = known
+        self.waits_ms: list[float] = []
+        self.own_ms: list[float] = []
+
+    async def run(self) -> None:
+        """Go on for ever; note how long each operation took of this thread, whoever used it."""
+        number = 0
+        while True:
+            began = time.thread_time()
+            await trio.lowlevel.checkpoint()  # it waits for its turn, as a request does that has arrived
+            await self.step(number)
+            self.waits_ms.append(1e3 * (time.thread_time() - began))
+            number += 1
+            await trio.sleep(0.0005)
+
+    async def step(self, number: int) -> None:
+        """One operation."""
+        volume, kind = self._volume, number % 3
+        if kind == 0:
+            await volume.create(self._parent, b"new%d" % number, mode=0o644, uid=0, gid=0)
+        elif kind == 1:
+            await volume.rename(self._parent, b"new%d" % (number - 1), self._parent, b"old%d" % number)
+        else:
+            ino = self._known[number % len(self._known)]
+            await volume.write(ino, 0, b"x" * FILE_BYTES)
+            await volume.flush(ino)
+
+
+async def more_files(volume: Volume, parent: Ino, prefix: bytes, count: int) -> Taken:
+    """So many files in a directory."""
+    watch = Stopwatch()
+    for number in range(count):
+        await volume.create(parent, prefix + b"%d" % number, mode=0o644, uid=0, gid=0)
+    return watch.read()
+
+
+def middle(values: list[float]) -> float:
+    """The median."""
+    return sorted(values)[len(values) // 2]
+
+
+async def measure_snapshots(volume: Volume, files: int) -> dict[str, float]:
+    """A snapshot under a writer; ten held; one deleted. Of the tree ``source``."""
+    sample = min(SAMPLE, files // 2)
+    root = (await volume.lookup(ROOT_INO, b"source")).ino
+    other = (await volume.lookup(ROOT_INO, b"plain")).ino
+    known = await files_below(volume, b"source", sample)
+    snapshots = TreeSnapshots(volume)
+    writer = Writer(volume, root, known)
+    part = sample // 8
+    before: list[float] = []
+    for start in range(0, sample - part + 1, part):
+        one = await more_files(volume, other, b"x%d-" % start, part)
+        two = await more_files(volume, root, b"x%d-" % start, part)
+        before.append(two.processor_seconds / one.processor_seconds)
+    for number in range(600):
+        watch = Stopwatch()
+        await writer.step(number + 3_000_000)
+        writer.own_ms.append(1e3 * watch.read().processor_seconds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        await trio.sleep(0.01)
+        watch = Stopwatch()
+        info = await snapshots.create(root, b"held0")
+        taken = watch.read()
+        nursery.cancel_scope.cancel()
+    for number in range(1, HELD):
+        await snapshots.create(root, b"held%d" % number)
+    await volume.settle()
+    held, plain = await files_below(volume, b"source", sample), await files_below(volume, b"plain", sample)
+    ratios: dict[str, list[float]] = {"first": [], "second": [], "creates": []}
+    for start in range(0, sample - part + 1, part):
+        for name in ("first", "second"):
+            one = await first_writes(volume, plain[start : start + part])
+            two = await first_writes(volume, held[start : start + part])
+            ratios[name].append(two.processor_seconds / one.processor_seconds)
+        one = await more_files(volume, other, b"y%d-" % start, part)
+        two = await more_files(volume, root, b"y%d-" % start, part)
+        ratios["creates"].append(two.processor_seconds / one.processor_seconds)
+    used = volume.ledger.store.statistics().space.used_bytes
+    watch = Stopwatch()
+    await snapshots.wait_purged(await snapshots.delete(root, b"held0"))
+    deleted = watch.read()
+    return {
+        "snapshot_entries": info.entries,
+        "snapshot_seconds": round(taken.seconds, 2),
+        "snapshot_us_per_file": round(1e6 * taken.processor_seconds / info.entries, 1),
+        "snapshot_blocked_ms_max": round(max(writer.waits_ms) - middle(writer.own_ms), 1),
+        "snapshot_blocked_ms_p99": round(sorted(writer.waits_ms)[int(0.99 * len(writer.waits_ms))], 1),
+        "snapshot_writer_operations": len(writer.waits_ms),
+        "ratio_first_writes_held": round(middle(ratios["first"]), 2),
+        "ratio_writes_held": round(middle(ratios["second"]), 2),
+        "ratio_creates_held": round(middle(ratios["creates"]) / middle(before), 2),
+        "ratio_delete": round(deleted.processor_seconds / taken.processor_seconds, 2),
+        "metadata_bytes_held": used,
+    }
+
+
 async def measure(folder: Path, files: int) -> dict[str, float]:
     """All of it."""
     async with opened(folder, config_for(folder, DISK_BYTES)) as (volume, _):
@@ -266,6 +381,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
             one = await first_writes(volume, plain[start : start + sample // 4])
             two = await first_writes(volume, cloned[start : start + sample // 4])
             ratios.append(two.processor_seconds / one.processor_seconds)
+        snapshots = await measure_snapshots(volume, files)
     return {
         "files": files,
         "entries": report.entries,
@@ -279,6 +395,7 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
         "loop_delay_ms_p99": round(turns.percentile(0.99), 2),
         "loop_delay_ms_max": round(turns.percentile(1.0), 2),
         **feed,
+        **snapshots,
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -10,19 +10,32 @@ from __future__ import annotations
 
 import trio
 
+from siltstone.core.ledger import Ledger
 from siltstone.core.types import EntryChanged
 from siltstone.core.volume import Volume
 from siltstone.errors import NoSpace, NotADirectory, NotFound
 from siltstone.meta import clones, counters, extents, inodes, names
 from siltstone.meta.clones import PAGE_ENTRIES, PAGE_EXTENTS, ClonedFile, Page
-from siltstone.meta.records import Inode
+from siltstone.meta.records import Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import Ino
 
 META_ROOM_SHARE = 16
-"""No clone is made when less than one part in so many of the metadata's limit is free: a clone is nothing but metadata,
-and when that is full the volume stops."""
+"""No clone, nor snapshot, is made when less than one part in so many of the metadata's limit is free: it is nothing but
+metadata, and when that is full the volume stops."""
+
+
+async def admit_copies(ledger: Ledger) -> None:
+    """Wait until a batch of copies may be made. Raises NoSpace when the metadata, or the pool, has no room for more."""
+    await ledger.wait_quiet()
+    await ledger.admit(1)
+    space = ledger.store.statistics().space
+    if space.used_bytes > space.max_bytes - space.max_bytes // META_ROOM_SHARE:
+        raise NoSpace(
+            f"the metadata takes {space.used_bytes} of its {space.max_bytes} bytes, too much for a copy of a tree; "
+            "raise lmdb_bytes_max in volume.json"
+        )
 
 
 class Clones:
@@ -37,7 +50,7 @@ class Clones:
 
         Raises NotFound, NotADirectory, NoSpace.
         """
-        await self._admit()
+        await admit_copies(self._ledger)
         inode = inodes.get_inode(self._ledger.store, source)
         if not inode.is_directory:
             raise NotADirectory(f"inode {source} is not a directory")
@@ -53,7 +66,7 @@ class Clones:
     async def clone_entries(self, source: Ino, target: Ino, after: bytes | None) -> Page:
         """See ``siltstone.meta.clones``. Raises NotFound when the clone has gone, NoSpace."""
         await self._flush_entries(source, after)
-        await self._admit()
+        await admit_copies(self._ledger)
         files = self._volume.write_back.files
         now_ns = self._ledger.clock.now_ns()
 
@@ -78,13 +91,13 @@ class Clones:
 
     async def link_clone(self, clone: Ino, parent: Ino, name: bytes) -> None:
         """A further name of a file's clone, in the clone of a directory."""
-        await self._admit()
+        await admit_copies(self._ledger)
         await self._name(clone, parent, name, is_last=False)
 
     async def name_clone(self, clone: Ino, source: Ino, parent: Ino, name: bytes, subdirectories: int) -> None:
         """Give the clone of a directory its name, when all is there. Raises AlreadyExists and what ``Volume.mkdir``
         raises, NotFound when the clone has gone."""
-        await self._admit()
+        await admit_copies(self._ledger)
         now_ns = self._ledger.clock.now_ns()
 
         def change(transaction: Transaction) -> None:
@@ -97,15 +110,6 @@ class Clones:
         await self._ledger.perform(change, committed)
 
     # --- inside ----------------------------------------------------------------------------------------------------
-
-    async def _admit(self) -> None:
-        await self._ledger.admit(1)
-        space = self._ledger.store.statistics().space
-        if space.used_bytes > space.max_bytes - space.max_bytes // META_ROOM_SHARE:
-            raise NoSpace(
-                f"the metadata takes {space.used_bytes} of its {space.max_bytes} bytes, too much for a clone; raise "
-                "lmdb_bytes_max in volume.json"
-            )
 
     def _hold(self, ino: Ino) -> None:
         self._volume.orphans.hold(ino)
@@ -142,15 +146,21 @@ class Clones:
 
     async def copy_file(self, source: Ino) -> Ino:
         """A clone without a name, which is held: the file as it is at one moment."""
-        await self._admit()
+        await admit_copies(self._ledger)
         inode = inodes.get_inode(self._ledger.store, source)
         if not inode.is_file:
             return self._copy_at_once(source)
+        if inode.flags & InodeFlag.SNAPSHOT:
+            return await self._copy_clean(source)  # nobody writes to it
         async with self._volume.write_back.held(source):
-            inode = inodes.get_inode(self._ledger.store, source)
-            if extents.find_all(self._ledger.store, source, inode, PAGE_EXTENTS) is not None:
-                return self._copy_at_once(source)
-            return await self._copy_in_steps(source)
+            return await self._copy_clean(source)
+
+    async def _copy_clean(self, source: Ino) -> Ino:
+        """The same of a file with nothing dirty."""
+        inode = inodes.get_inode(self._ledger.store, source)
+        if extents.find_all(self._ledger.store, source, inode, PAGE_EXTENTS) is not None:
+            return self._copy_at_once(source)
+        return await self._copy_in_steps(source)
 
     def _copy_at_once(self, source: Ino) -> Ino:
         """In one batch. Plain: atomic between tasks."""
@@ -185,7 +195,7 @@ class Clones:
             done = 0
             while done < size:
                 await trio.lowlevel.checkpoint()
-                await self._admit()
+                await admit_copies(self._ledger)
                 transaction = self._ledger.begin()
                 copied = inodes.get_inode(transaction, target)
                 version = copied.version

@@ -250,6 +250,12 @@ class _TreeClone:
             self._progress(Progress(self._entries, max(self._total, self._entries), "files"))
 
 
+async def find_path(tree: Tree, path: bytes) -> Attributes:
+    """What is at a path from the root of the volume; no link is followed. Raises NotFound, NotADirectory,
+    InvalidArgument."""
+    return await _walk(tree, path_names(path), path)
+
+
 def path_names(path: bytes) -> list[bytes]:
     """The names of a path from the root on. Raises InvalidArgument for one with ``..``."""
     found = [name for name in path.split(b"/") if name not in (b"", b".")]

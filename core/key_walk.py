@@ -3,6 +3,7 @@
 Names in a directory are stored in byte order, but a directory ``a`` stands for keys that begin with ``a/``, which sort
 behind ``a!`` and ``a.txt``. So a directory that the walk meets waits in a heap until the names have passed ``name/``.
 Names that stand for something else (core/key_names.py) are in order among themselves, and are merged with the others.
+What is in snapshots is walked only where the prefix leads into them.
 """
 
 from __future__ import annotations
@@ -303,7 +304,7 @@ def _names(reader: Reader, directory: Ino, wanted: bytes, first: bytes) -> Itera
     first = max(first, wanted)
     if first:
         entry = names.get_dentry(reader, directory, first)
-        if entry is not None:
+        if entry is not None and not names.is_hidden(reader, directory, first):
             yield first, entry
     after: bytes | None = first or None
     limit = PAGE_NAMES_MIN
@@ -375,7 +376,7 @@ def _earlier_directories(reader: Reader, source: Source, where: _Where, lower: b
     """
     first = _first_part(where.path, lower)
     for length in range(len(first)):
-        if first[length] < ord("/"):
+        if first[length] < ord("/") and not names.is_hidden(reader, where.ino, first[:length]):
             for entry in _single(reader, source, where, first[:length]):
                 if entry.is_directory and not entry.codes:
                     yield entry

@@ -308,6 +308,13 @@ class Ledger:
         # Last: who holds changes back must not see one that was let through before and waited for something else.
         await self.wait_changes_go()
 
+    async def wait_quiet(self) -> None:
+        """Before ``admit``, for who commits much and is in no hurry: return when that lets nobody else wait for the log
+        or for memory. Raises as ``admit`` does."""
+        while self.log.pending_bytes > PENDING_BYTES_MAX // 2:
+            await self.log.wait_durable(self.log.next_lsn)
+        await self.store.wait_quiet()
+
     async def _admit_bytes(self, size: int, logged: int) -> None:
         """Wait for room in the pool, and for the log to be under its high-water mark."""
         if size + CHANGE_BYTES <= self._easy_bytes and self._refusal is None and self._writers_go.is_set():

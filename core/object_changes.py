@@ -289,6 +289,7 @@ class KeyChange:
         transaction = self._transaction
         info = look_in(transaction, None if self._missing else self._near, self._key, self._path, version_id)
         inode = inodes.get_inode(transaction, info.ino)
+        inodes.check_writable(info.ino, inode)
         record = objects.get_object(transaction, info.ino, inode) or Object("")
         apply_edit(record, edit, self._now_ns)
         objects.put_object(transaction, info.ino, inode, record)
@@ -310,6 +311,7 @@ class KeyChange:
             directory, made = make_directories(transaction, parent, path.name, self._key, self._now_ns)
             self._news += made
             spot = Spot(directory, join(path.directory, path.name), FINAL)
+        inodes.check_writable(spot.directory, inodes.get_inode(transaction, spot.directory))
         return spot
 
     def _make_way(self, spot: Spot, current: Place | None, versioning: Versioning) -> int:
@@ -389,6 +391,7 @@ class KeyChange:
         if ino:
             inode = inodes.get_inode(transaction, ino)
             check_removable(objects.get_object(transaction, ino, inode), self._now_ns, may_bypass=may_bypass)
+            inodes.check_writable(ino, inode)
             names.drop_link(transaction, ino, inode, self._now_ns, place=None)
             if inode.nlink == 0:
                 self._lost.append(ino)
@@ -421,6 +424,7 @@ class KeyChange:
     def _unmark_directory(self, ino: Ino) -> None:
         """A directory is no object any more."""
         inode = inodes.get_inode(self._transaction, ino)
+        inodes.check_writable(ino, inode)
         objects.drop_object(self._transaction, ino, inode)
         inode.flags |= InodeFlag.IMPLICIT
         inodes.put_inode(self._transaction, ino, inode)

@@ -39,9 +39,18 @@ class Orphans:
         self._waiting: set[Ino] = set()
         self._queue: deque[Ino] = deque()
         self._wakeup = trio.Event()
+        self._at: Ino | None = None
+        """What is being purged now."""
+        self.purged = 0
+        """How many inodes were purged in steps since the volume was opened."""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._queue)
+
+    @property
+    def purging(self) -> int:
+        """How many inodes are being purged, or wait for that and are held by nobody."""
+        return len(self._queue) + (self._at is not None)
 
     def register_holder(self, holder: Holder) -> None:
         """Ask ``holder`` too before an inode is purged."""
@@ -124,10 +133,12 @@ class Orphans:
                 if self.is_held(ino):
                     self._waiting.add(ino)
                     continue
+                self._at = ino
                 self._write_back.discard(ino)
                 while self._ledger.owns(ino) and not await self._purge_some(ino):
                     await trio.lowlevel.checkpoint()
                     await self._ledger.admit()
+                self._at = None
                 await trio.lowlevel.checkpoint()
 
     def find_all(self) -> None:
@@ -181,6 +192,7 @@ class Orphans:
         def committed(lost: dict[Ino, bool]) -> None:
             for child, purged in lost.items():
                 self.lost_its_name(child, purged=purged)
+                self.purged += purged
 
         await self._ledger.perform(change, committed)
 
@@ -191,6 +203,7 @@ class Orphans:
         freed: list[FreedStripe] = []
         done = self._purge_step(transaction, ino, freed)
         self._ledger.commit(transaction, freed)
+        self.purged += done
         return done
 
     def _purge_step(self, transaction: Transaction, ino: Ino, freed: list[FreedStripe]) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from siltstone.meta.records import Inode
+from siltstone.meta.records import Inode, InodeFlag
 from siltstone.types import Ino
 
 
@@ -29,16 +29,22 @@ class Attributes(msgspec.Struct, frozen=True):
     flags: int
     target: bytes
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether this is part of a snapshot, which never changes."""
+        return bool(self.flags & InodeFlag.SNAPSHOT)
+
 
 def attributes_of(ino: Ino, inode: Inode) -> Attributes:
-    """The attributes that a record holds."""
+    """The attributes that a record holds; of a directory without what holds its snapshots."""
+    hidden = 1 if inode.flags & InodeFlag.HAS_SNAPSHOTS else 0
     return Attributes(
         ino,
         inode.mode,
-        inode.nlink,
+        inode.nlink - hidden,
         inode.uid,
         inode.gid,
-        inode.size,
+        inode.size - hidden,
         inode.allocated_bytes,
         inode.rdev,
         inode.atime_ns,

@@ -215,6 +215,13 @@ class WriteBack:
             file.lock.release()
             self._forget_clean(file)
 
+    def commit_at_once(self, ino: Ino) -> bool:
+        """Commit in this turn what is dirty of a file. False if that is much, on its way, or cannot be written."""
+        file = self.files.get(ino)
+        if file is None:
+            return True
+        return file.error is None and not file.lock.locked() and self._commit_small(file)
+
     @asynccontextmanager
     async def held(self, ino: Ino) -> AsyncIterator[None]:
         """All bytes that were written to a file are in committed batches, and writers of it wait, as long as the
@@ -568,6 +575,7 @@ class WriteBack:
             raise IsADirectory(f"inode {ino} is a directory")
         if not inode.is_file:
             raise InvalidArgument(f"inode {ino} is not a regular file")
+        inodes.check_writable(ino, inode)
         file = OpenFile(ino, inode, self._ledger.clock.now_ns())
         file.is_locked = self._is_locked(ino, inode)
         file.check_unlocked()

@@ -50,6 +50,7 @@ ERRNO: dict[type[errors.SiltstoneError], int] = {
     errors.FileTooLarge: errno.EFBIG,
     errors.TooManyLinks: errno.EMLINK,
     errors.NotPermitted: errno.EPERM,
+    errors.ReadOnly: errno.EROFS,
     errors.AccessDenied: errno.EACCES,
     errors.NoSuchAttribute: errno.ENODATA,
     errors.ValueTooLarge: errno.E2BIG,

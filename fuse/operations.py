@@ -262,6 +262,8 @@ class Operations(pyfuse3.Operations):
         """
         ino = Ino(inode)
         attributes = await self._volume.attributes(ino)
+        if flags & os.O_ACCMODE != os.O_RDONLY and attributes.is_read_only:
+            raise FUSEError(errno.EROFS)
         if flags & os.O_TRUNC:
             changes = changes_of_emptying(attributes.mode, ctx.uid)
             attributes = await self._volume.set_attributes(ino, changes, origin=self)

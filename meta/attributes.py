@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-from siltstone.meta.inodes import PERMISSION_BITS, get_inode, put_inode
+from siltstone.meta.inodes import PERMISSION_BITS, check_writable, get_inode, put_inode
 from siltstone.meta.records import Inode
 from siltstone.meta.store.store import Transaction
 from siltstone.types import Ino
@@ -24,10 +24,12 @@ def set_attributes(
 ) -> Inode:
     """Change what is not None; ctime becomes now, unless it is a read that moves atime.
 
-    Returns the inode as it is then. Raises NotFound. Of ``mode`` only the permission bits count: a file's type never
-    changes. Which set-id bits a change of owner takes away is the kernel's to say: it sends the mode with it.
+    Returns the inode as it is then. Of ``mode`` only the permission bits count: a file's type never changes. Which
+    set-id bits a change of owner takes away is the kernel's to say: it sends the mode with it. Raises NotFound,
+    ReadOnly.
     """
     inode = get_inode(transaction, ino)
+    check_writable(ino, inode)
     if mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | mode & PERMISSION_BITS
     if uid is not None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from siltstone.meta import keys
 from siltstone.meta.keys import INO_KEY_BYTES
 from siltstone.meta.notes import OF_OBJECTS, Note, head_of
-from siltstone.meta.records import Dentry, Inode, Object, Version, decode, decode_dentry, decode_inode
+from siltstone.meta.records import Dentry, Inode, InodeFlag, Object, Version, decode, decode_dentry, decode_inode
 from siltstone.types import Ino
 
 Place = tuple[Ino, bytes]
@@ -78,8 +78,12 @@ _OF_WHAT_WAS = frozenset(
 
 
 def tree_changes(note: Note, batch: Mapping[bytes, bytes | None]) -> list[TreeChange]:
-    """What a batch did to names and to inodes that have one."""
-    return list(_Reading(note, batch).run())
+    """What a batch did to names and to inodes that have one. Snapshots that come and go change nothing of a tree."""
+    return [change for change in _Reading(note, batch).run() if not _is_of_snapshot(change.inode)]
+
+
+def _is_of_snapshot(inode: Inode | None) -> bool:
+    return inode is not None and bool(inode.flags & InodeFlag.SNAPSHOT)
 
 
 def quick_change(batch: Mapping[bytes, bytes | None]) -> tuple[bool, Ino, Inode, Place] | None:

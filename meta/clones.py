@@ -72,7 +72,7 @@ def copy_nameless(transaction: Transaction, source: Ino, inode: Inode, *, now_ns
     tally = counters.Tally(transaction)
     target = tally.take_ino(partition_of(source), 0)
     tally.end()
-    _copy_records(transaction, source, inode, target)
+    copy_records(transaction, source, inode, target)
     inode.nlink = inode.size = inode.allocated_bytes = inode.parent = 0
     inode.name = b""
     if stat.S_ISLNK(inode.mode):
@@ -166,7 +166,7 @@ class _PageWriter:
         inode = get_inode(self._transaction, source)
         target = self._tally.take_ino(partition_of(source), 0)
         self._subdirectories.append(Subdirectory(source, target, inode.size))
-        _copy_records(self._transaction, source, inode, target)
+        copy_records(self._transaction, source, inode, target)
         inode.nlink, inode.size = 2, 0
         self._enter(name, target, inode)
 
@@ -185,7 +185,7 @@ class _PageWriter:
         target = self._tally.take_ino(partition_of(source), inode.allocated_bytes)
         extents.share(self._transaction, target, found)
         self._size += inode.size if inode.is_file else 0
-        _copy_records(self._transaction, source, inode, target)
+        copy_records(self._transaction, source, inode, target)
         inode.nlink = 1
         self._enter(name, target, inode)
         return True
@@ -235,8 +235,9 @@ def name_tree(
             transaction.put(keys.bucket_document(clone, keys.bucket_document_name(key)), document)
 
 
-def _copy_records(transaction: Transaction, source: Ino, inode: Inode, target: Ino) -> None:
-    """What hangs on an inode beside names and extents."""
+def copy_records(transaction: Transaction, source: Ino, inode: Inode, target: Ino) -> None:
+    """What hangs on an inode beside names and extents. A copy is in no snapshot, and has none."""
+    inode.flags &= ~(InodeFlag.SNAPSHOT | InodeFlag.HAS_SNAPSHOTS)
     if inode.flags & InodeFlag.HAS_XATTRS:
         for key, value in list(transaction.scan(*keys.prefix_range(keys.xattrs(source)))):
             transaction.put(keys.xattr(target, keys.xattr_name(key)), value)

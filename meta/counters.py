@@ -104,6 +104,14 @@ class Tally:
         found.bytes += size
         return make_ino(found.serial, partition)
 
+    def add_bytes(self, partition: PartitionId, delta: int) -> None:
+        """Count a change of the bytes of extents."""
+        found = self._counters.get(partition)
+        if found is None:
+            found = self._counters[partition] = read_counters(self._transaction, partition)
+        found.bytes += delta
+        assert found.bytes >= 0, f"partition {partition} counts fewer than no bytes"
+
     def end(self) -> None:
         """Put what was counted."""
         for partition, found in self._counters.items():

@@ -335,6 +335,48 @@ def share(transaction: Transaction, target: Ino, found: Iterable[Found]) -> None
         _refer(transaction, target, offset, extent)
 
 
+def mirror(
+    transaction: Transaction,
+    source: Ino,
+    target: Ino,
+    offsets: Iterable[int],
+    freed: list[FreedStripe],
+    *,
+    limit: int,
+) -> tuple[int, list[int]]:
+    """Let the extents that a copy has at some offsets be those of the source, sharing them. No data moves.
+
+    At all other offsets both have the same. At most ``limit`` extents are touched; returns by how many bytes the copy
+    has grown, and the offsets that are left. What goes, goes before anything comes: so no extents of the copy overlap
+    at any time, whatever the source has become meanwhile. The caller counts the bytes.
+    """
+    stale: list[Placed] = []
+    fresh: list[Found] = []
+    for offset in sorted(offsets):
+        old, new = transaction.get(keys.extent(target, offset)), transaction.get(keys.extent(source, offset))
+        if old == new:
+            continue
+        if old is not None:
+            stale.append((offset, decode_extent(old)))
+        if new is not None:
+            fresh.append(Found(offset, decode_extent(new), new))
+    delta = 0
+    touched: set[StripeId] = set()
+    for offset, extent in stale[:limit]:
+        if extent.place == Place.STRIPE:
+            touched.add(StripeId(extent.address))
+        _delete(transaction, target, offset, extent)
+        delta -= extent.length
+    room = max(0, limit - len(stale))
+    coming = fresh[:room] if len(stale) <= limit else []
+    share(transaction, target, coming)
+    delta += sum(found.extent.length for found in coming)
+    if touched:
+        _free_unreferenced(transaction, touched, freed)
+    left = {offset for offset, _ in stale[limit:]} | {found.offset for found in fresh[len(coming) :]}
+    return delta, sorted(left)
+
+
 def relocate(
     transaction: Transaction, ino: Ino, offset: int, old: Extent, new: Sequence[Extent], freed: list[FreedStripe]
 ) -> bool:

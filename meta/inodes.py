@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from siltstone.errors import NotADirectory, NotFound
+from siltstone.errors import NotADirectory, NotFound, ReadOnly
 from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import counters, keys
 from siltstone.meta.records import Inode, InodeFlag, decode_inode, encode
@@ -70,11 +70,18 @@ def get_directory(reader: Reader, ino: Ino) -> Inode:
 
 
 def get_living_directory(reader: Reader, ino: Ino) -> Inode:
-    """A directory that entries may be added to or taken from. Raises NotFound also when it was removed."""
+    """A directory that entries may be added to. Raises NotFound also when it was removed, ReadOnly in a snapshot."""
     inode = get_directory(reader, ino)
+    check_writable(ino, inode)
     if inode.nlink == 0:
         raise NotFound(f"directory {ino} was removed")
     return inode
+
+
+def check_writable(ino: Ino, inode: Inode) -> None:
+    """Raise ReadOnly if an inode is part of a snapshot."""
+    if inode.flags & InodeFlag.SNAPSHOT:
+        raise ReadOnly(f"inode {ino} is part of a snapshot, which does not change")
 
 
 def partition_for_directory(parent: Ino, name: bytes) -> PartitionId:

@@ -20,6 +20,7 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``p`` partition ``v`` directory ino (8) name 00 | place in the order (8) of the name's null version |
 | ``p`` partition ``v`` directory ino (8) name 00 place in the order, from above (8) | Version |
 | ``p`` partition ``x`` ino (8) name | value of an extended attribute, raw |
+| ``p`` partition ``z`` ino (8) | TreeSnapshot, of the top of a snapshot |
 | ``s`` ``S`` slab id (4) | Slab |
 | ``s`` ``T`` stripe id (8) | Stripe |
 | ``s`` ``f`` stripe id (8) | Fill: bytes that are on their way to dead places of the stripe |
@@ -147,6 +148,11 @@ def version_order(key: bytes) -> int:
 def is_version(key: bytes) -> bool:
     """Whether a key of that kind is of a version, and not of where the null version is."""
     return key.index(b"\0", INO_KEY_BYTES) < len(key) - 1
+
+
+def tree_snapshot(top: Ino) -> bytes:
+    """Key of a TreeSnapshot record."""
+    return _HEAD.pack(b"p", top & 0xFF, b"z", top)
 
 
 def orphan(ino: Ino) -> bytes:
@@ -406,6 +412,7 @@ PART = b"n"
 TRASH = b"t"
 VERSION = b"v"
 XATTR = b"x"
+TREE_SNAPSHOT = b"z"
 
 
 NOTE = b"xf"

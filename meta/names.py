@@ -2,6 +2,8 @@
 
 A directory's ``size`` is the number of its entries, its ``nlink`` 2 plus its subdirectories; its mtime and ctime move
 with every change of its entries. A removed directory that is still held has nlink 0, and nothing can be made in it.
+Nothing in a snapshot can be changed (ReadOnly); what holds the snapshots of a directory is its entry SNAPSHOTS_NAME,
+which no listing shows.
 Errors come in Linux's order: the parent, the name, what is there, what may be done with it. All raise before the first
 put. Permissions, the sticky bit and symbolic links on the way are the caller's (the kernel's) business.
 """
@@ -9,6 +11,7 @@ put. Permissions, the sticky bit and symbolic links on the way are the caller's 
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from itertools import islice
 
 from siltstone.errors import (
@@ -26,6 +29,7 @@ from siltstone.limits import LINK_COUNT_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
 from siltstone.meta import counters, keys, versions
 from siltstone.meta.inodes import (
     PERMISSION_BITS,
+    check_writable,
     find_inode,
     get_directory,
     get_inode,
@@ -34,13 +38,16 @@ from siltstone.meta.inodes import (
     partition_for_directory,
     put_inode,
 )
-from siltstone.meta.records import Dentry, Inode, Trashed, decode_dentry, encode, file_kind
+from siltstone.meta.records import Dentry, Inode, InodeFlag, Trashed, decode_dentry, encode, file_kind
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
 from siltstone.types import ROOT_INO, Ino, partition_of
 
 KINDS = frozenset((stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFLNK))
 """What ``create`` makes."""
+
+SNAPSHOTS_NAME = b".snapshots"
+"""Where the snapshots of a directory are, if it has any."""
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -75,16 +82,27 @@ def lookup(reader: Reader, parent: Ino, name: bytes) -> tuple[Ino, Inode]:
 
 
 def list_directory(reader: Reader, ino: Ino, *, after: bytes | None = None, limit: int) -> list[tuple[bytes, Dentry]]:
-    """Up to ``limit`` entries in byte order of their names, behind the name ``after``; without "." and "..".
+    """Up to ``limit`` entries in byte order of their names, behind the name ``after``; without "." and "..", and
+    without what holds snapshots.
 
     Empty when there are no more. Raises NotFound, NotADirectory.
     """
-    get_directory(reader, ino)
+    directory = get_directory(reader, ino)
     start, end = keys.prefix_range(keys.dentries(ino))
     if after is not None:
         start = keys.dentry(ino, after) + b"\0"
-    found = islice(reader.scan(start, end, expected=limit), limit)
-    return [(keys.dentry_name(key), decode_dentry(value)) for key, value in found]
+    found: Iterable[tuple[bytes, bytes]] = reader.scan(start, end, expected=limit)
+    if directory.flags & InodeFlag.HAS_SNAPSHOTS:
+        hidden = keys.dentry(ino, SNAPSHOTS_NAME)
+        found = (record for record in found if record[0] != hidden)
+    return [(keys.dentry_name(key), decode_dentry(value)) for key, value in islice(found, limit)]
+
+
+def is_hidden(reader: Reader, directory: Ino, name: bytes) -> bool:
+    """Whether an entry is what holds snapshots, which no listing shows. Raises NotFound, NotADirectory."""
+    if name != SNAPSHOTS_NAME:
+        return False
+    return bool(get_directory(reader, directory).flags & InodeFlag.HAS_SNAPSHOTS)
 
 
 def is_empty(reader: Reader, directory: Ino) -> bool:
@@ -206,6 +224,7 @@ def link(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_ns
     check_name(name)
     if transaction.get(keys.dentry(parent, name)) is not None:
         raise AlreadyExists(f"{name!r} is in directory {parent} already")
+    check_writable(ino, inode)
     if inode.is_directory:
         raise NotPermitted(f"inode {ino} is a directory, it can have one name only")
     if inode.nlink >= LINK_COUNT_MAX:
@@ -328,6 +347,7 @@ def rmdir(transaction: Transaction, parent: Ino, name: bytes, *, now_ns: int) ->
         raise NotADirectory(f"{name!r} in directory {parent} is not a directory")
     ino = Ino(entry.ino)
     inode = get_inode(transaction, ino)
+    check_writable(ino, inode)
     check_empty(transaction, ino)
     drop_link(transaction, ino, inode, now_ns, place=(parent, name))
     directory.nlink -= 1
@@ -385,6 +405,7 @@ def forget_place(inode: Inode, parent: Ino, name: bytes) -> bool:
 
 def _find_for_removal(transaction: Transaction, parent: Ino, name: bytes) -> tuple[Inode, Dentry]:
     directory = get_directory(transaction, parent)
+    check_writable(parent, directory)
     check_name(name)
     entry = get_dentry(transaction, parent, name)
     if entry is None:

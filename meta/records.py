@@ -67,6 +67,10 @@ class InodeFlag(enum.IntEnum):
     """Xattr records exist (or existed)."""
     HAS_LOCK = 8
     """The Object record has a retention or a legal hold (or had one): look before changing the data."""
+    SNAPSHOT = 64
+    """Part of a snapshot of a tree, or the directory that holds snapshots: nothing of it is ever changed."""
+    HAS_SNAPSHOTS = 128
+    """A directory whose entry ``.snapshots`` holds snapshots of it, and is shown in no listing."""
 
 
 class Dentry(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -172,6 +176,19 @@ class Bucket(msgspec.Struct, array_like=True, tag=1):
     serial: int = 0
 
 
+class TreeSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """What is known of a snapshot of a tree beyond its copies (meta/tree_snapshots.py).
+
+    ``lsn``: where the log was at its moment. ``entries``: how many files, directories and all else it has; ``bytes``:
+    of its files, most of which it shares.
+    """
+
+    lsn: int
+    created_ns: int
+    entries: int
+    bytes: int
+
+
 class Upload(msgspec.Struct, array_like=True, tag=1):
     """A multipart upload that is under way. Its key is in the record's key."""
 
@@ -274,6 +291,7 @@ _decoders: dict[type[Any], Any] = {
         Object,
         Version,
         Bucket,
+        TreeSnapshot,
         Upload,
         Part,
         Counters,

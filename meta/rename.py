@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from siltstone.errors import AlreadyExists, InvalidArgument, IsADirectory, NotADirectory, NotFound
 from siltstone.meta import keys
-from siltstone.meta.inodes import get_directory, get_inode, get_living_directory, put_inode
+from siltstone.meta.inodes import check_writable, get_directory, get_inode, get_living_directory, put_inode
 from siltstone.meta.names import (
     check_empty,
     check_name,
@@ -65,11 +65,12 @@ def rename(
     With ``exchange`` both must exist and swap names; with ``no_replace`` the target must not exist. A directory
     replaces only an empty directory, anything else no directory. Raises NotFound, NotADirectory, NameTooLong,
     AlreadyExists, InvalidArgument (a directory into itself; both flags), IsADirectory, TooManyLinks,
-    DirectoryNotEmpty.
+    DirectoryNotEmpty, ReadOnly.
     """
     if exchange and no_replace:
         raise InvalidArgument("rename can either exchange or not replace")
     source = get_directory(transaction, parent)
+    check_writable(parent, source)
     target = source if new_parent == parent else get_living_directory(transaction, new_parent)
     check_name(name)
     check_name(new_name)
@@ -103,6 +104,7 @@ def _replace(transaction: Transaction, move: _Move, other: Dentry | None, now_ns
     parent, source, new_parent, target, entry = move.parent, move.source, move.new_parent, move.target, move.entry
     is_directory = stat.S_ISDIR(entry.kind)
     ino, inode = Ino(entry.ino), get_inode(transaction, Ino(entry.ino))
+    check_writable(ino, inode)
     replaced: Ino | None = None
     replaced_inode: Inode | None = None
     if other is not None:
@@ -139,6 +141,8 @@ def _check_kinds(move: _Move, other: Dentry) -> None:
 def _exchange(transaction: Transaction, move: _Move, other: Dentry, now_ns: int) -> Renamed:
     ino, other_ino = Ino(move.entry.ino), Ino(other.ino)
     inode, other_inode = get_inode(transaction, ino), get_inode(transaction, other_ino)
+    check_writable(ino, inode)
+    check_writable(other_ino, other_inode)
     grown = stat.S_ISDIR(move.entry.kind) - stat.S_ISDIR(other.kind)
     if move.new_parent != move.parent:
         if grown > 0:

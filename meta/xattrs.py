@@ -17,7 +17,7 @@ from siltstone.errors import (
 )
 from siltstone.limits import NAME_BYTES_MAX, XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from siltstone.meta import keys
-from siltstone.meta.inodes import get_inode, put_inode
+from siltstone.meta.inodes import check_writable, get_inode, put_inode
 from siltstone.meta.records import Inode, InodeFlag
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Transaction
@@ -105,5 +105,6 @@ def _check_settable(ino: Ino, inode: Inode, name: bytes) -> None:
         raise InvalidArgument(f"{name!r} cannot be the name of an extended attribute")
     if not name.startswith(NAMESPACES):
         raise NotSupported(f"extended attribute {name!r}: only user, trusted and security are supported")
+    check_writable(ino, inode)
     if name.startswith(b"user.") and not (inode.is_file or inode.is_directory):
         raise NotPermitted(f"inode {ino} is neither a file nor a directory and cannot have user attributes")

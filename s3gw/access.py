@@ -2,7 +2,8 @@
 
 A denial by either policy decides, then what the bucket's policy allows. The owner of a bucket may do everything else in
 it, but read objects of others who wrote them there and kept them; those need lists of the bucket or the object. Where
-lists do not count (BucketOwnerEnforced) all objects are the bucket owner's.
+lists do not count (BucketOwnerEnforced) all objects are the bucket owner's. What is in snapshots is for the owner of
+the bucket only: who might read it may not be who may read it now.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ _BUCKET_PERMISSIONS: dict[Operation, str] = {
     Operation.GET_BUCKET_ACL: "READ_ACP",
     Operation.PUT_BUCKET_ACL: "WRITE_ACP",
 }
+SNAPSHOTS_SEGMENT = "/.snapshots/"
+
 _OBJECT_PERMISSIONS: dict[Operation, str] = {
     Operation.GET_OBJECT: "READ",
     Operation.HEAD_OBJECT: "READ",
@@ -117,6 +120,12 @@ def action_of(operation: Operation, *, of_version: bool = False) -> str:
 def resource_of(bucket: str, key: bytes = b"") -> str:
     """The resource that a request is about."""
     return f"{ARN}{bucket}/{key.decode('utf-8', 'surrogateescape')}" if key else ARN + bucket
+
+
+def is_of_snapshots(resource: str, prefix: str) -> bool:
+    """Whether a request is about keys in snapshots, or may be: a segment of its key, or of the prefix that it lists, is
+    where they are."""
+    return SNAPSHOTS_SEGMENT in resource + "/" or SNAPSHOTS_SEGMENT in f"/{prefix}"
 
 
 def key_allows(asker: Asker, action: str, resource: str, values: Values) -> bool:

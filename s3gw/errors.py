@@ -154,6 +154,7 @@ _BY_CLASS: tuple[tuple[type[errors.SiltstoneError], str, bool], ...] = (
     (errors.PreconditionFailed, "PreconditionFailed", False),
     (errors.AccessDenied, "AccessDenied", False),
     (errors.NotPermitted, "AccessDenied", True),
+    (errors.ReadOnly, "AccessDenied", True),
     (errors.InvalidPart, "InvalidPart", False),
     (errors.InvalidPartOrder, "InvalidPartOrder", False),
     (errors.PartTooSmall, "EntityTooSmall", True),

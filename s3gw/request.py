@@ -11,7 +11,7 @@ from siltstone.core.object_types import NO_CONDITIONS, BucketInfo, Conditions, O
 from siltstone.errors import IsDeleteMarker, NotFound
 from siltstone.limits import MULTIPART_PARTS_MAX, USER_METADATA_BYTES_MAX
 from siltstone.ports import Clock, Random, Workers
-from siltstone.s3gw.access import Asker, Decision, decide, object_permits, owns, resource_of
+from siltstone.s3gw.access import Asker, Decision, decide, is_of_snapshots, object_permits, owns, resource_of
 from siltstone.s3gw.acl import PRIVATE, Grants, Owners, Users, is_public, names_a_list, of_headers
 from siltstone.s3gw.body import Body, read_whole
 from siltstone.s3gw.budget import Budget
@@ -228,6 +228,8 @@ class Request(NamedTuple):
     def _decide(self, config: Configuration) -> Decision:
         resource = resource_of(self.target.bucket, self.target.key)
         of_version = "versionId" in self.query
+        if is_of_snapshots(resource, self.query.get("prefix", "")) and not self.owns(config.info):
+            return Decision.DENY
         return decide(self._asker, config, self.operation, resource, self.value, of_version=of_version)
 
     def value(self, key: str) -> Sequence[str] | None:

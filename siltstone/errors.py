@@ -161,6 +161,10 @@ class NotPermitted(Refused):
     """The operation is not permitted on this kind of inode (EPERM)."""
 
 
+class ReadOnly(Refused):
+    """What is asked to change is part of a snapshot (EROFS)."""
+
+
 class AccessDenied(Refused):
     """The caller lacks the permission (EACCES)."""
 

@@ -36,6 +36,7 @@ from siltstone.membership import Membership
 from siltstone.owner import Owner, open_owner
 from siltstone.s3gw.store import Store
 from siltstone.sharded_tree import sharded_tree
+from siltstone.snapshot_operations import snapshot_create, snapshot_delete, snapshot_list
 
 REMAINS_LOOK_SECONDS = 1.0
 REMAINS_LOOKS_MAX = 5
@@ -327,6 +328,9 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "trash_list": _trash_list,
     "trash_restore": _trash_restore,
     "trash_empty": _trash_empty,
+    "snapshot_create": snapshot_create,
+    "snapshot_list": snapshot_list,
+    "snapshot_delete": snapshot_delete,
     "meta_spread": _meta_spread,
     "meta_auto": _meta_auto,
     "disk_list": _disk_list,

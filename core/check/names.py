@@ -20,6 +20,7 @@ from struct import Struct
 import msgspec
 
 from siltstone.core.check.findings import Findings
+from siltstone.core.check.tree_snapshots import held_by
 from siltstone.meta import counters, keys
 from siltstone.meta.records import Dentry, Inode, InodeFlag, Part, Trashed, Version, decode_dentry, decode_inode
 from siltstone.meta.store.port import Reader
@@ -297,6 +298,8 @@ class NameCheck:
         for ino in some.trashed:
             if some.index(ino) < 0 or ino in some.orphans:
                 self._findings.report("I3", f"inode {ino}", "is in the trash, and an orphan or not there")
+            if inode.flags & InodeFlag.HAS_SNAPSHOTS and held_by(self._reader, ino) is None:
+                self._findings.report("I17", f"inode {ino}", "has snapshots, and nothing that holds them")
         for ino in some.orphans:
             if some.index(ino) < 0:
                 self._findings.report("I2", f"inode {ino}", "is marked as an orphan, and does not exist")

@@ -14,6 +14,7 @@ from siltstone.core.check.names import NameCheck, NamePage, NameWalk
 from siltstone.core.check.reading import Reading
 from siltstone.core.check.space import SpaceCheck
 from siltstone.core.check.transactions import TransactionRecords, read_transactions
+from siltstone.core.check.tree_snapshots import check_tree_snapshots
 from siltstone.core.types import ProgressListener
 from siltstone.core.volume import Volume
 from siltstone.limits import PARTITION_COUNT
@@ -86,6 +87,7 @@ class ShardCheck:
         self._check_partitions()
         await self._names.check()
         await check_buckets(self._reader, self._owned, self._findings)
+        await check_tree_snapshots(self._reader, self._owned, self._findings)
         await SpaceCheck(self._volume, self._findings).check()
         return self._findings.all()
 

@@ -30,6 +30,7 @@ LIST_STEP = 128
 _SORTED_OUT = (
     keys.DENTRY,
     keys.XATTR,
+    keys.TREE_SNAPSHOT,
     keys.OBJECT,
     keys.VERSION,
     keys.BUCKET,

@@ -268,6 +268,12 @@ class Store:
         while self.pressure:
             await self._wait_applied()
 
+    async def wait_quiet(self) -> None:
+        """The same for who commits much and is in no hurry: it leaves others half of a memtable while one is applied,
+        so that they need not wait for what it has committed."""
+        while self._frozen is not None and self._active.size_bytes >= self._memtable_bytes_max // 2:
+            await self._wait_applied()
+
     async def _wait_applied(self) -> None:
         """Return when the frozen memtable is gone, or after some time. Raises as ``wait_room`` does."""
         if self._failure is not None:

@@ -194,8 +194,13 @@ class Machine(Rules):
             problem = self.model.explains(found.names, contents)
             assert not problem, problem
             self.model.adopt(found.names, contents)
+            pictures = await self.pictures(volume)
+            problem = self.model.explains_snapshots(pictures)
+            assert not problem, problem
+            self.model.adopt_snapshots(pictures)
             self.must_recover = False
         await self.look(volume)
+        assert await self.pictures(volume) == self.model.snapshots
 
     async def _live(self, volume: Volume, todo: list[Step]) -> None:
         """Steps until the next restart, or the loss of power."""
@@ -232,6 +237,7 @@ class Machine(Rules):
                 await trio.sleep(20)
                 await self.look(volume)
                 await self.do_watch(volume, 0, 0, 0)
+                assert await self.pictures(volume) == self.model.snapshots
                 await self._check(volume)
                 staying = [disk for disk in volume.status().disks if disk.disk_id not in self.given_up]
                 assert {disk.state for disk in staying} <= {"up", "new", "draining"}

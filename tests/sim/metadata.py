@@ -16,7 +16,7 @@ from siltstone.meta.counters import partitions_in_use, read_counters
 from siltstone.meta.extents import borrowed_key
 from siltstone.meta.inodes import format_root, get_inode, orphans
 from siltstone.meta.keys import Reference
-from siltstone.meta.names import lookup
+from siltstone.meta.names import SNAPSHOTS_NAME, lookup
 from siltstone.meta.records import (
     Counters,
     Extent,
@@ -131,6 +131,10 @@ def _check_dentries(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]
         held.names += 1
         held.holder = directory
         holder.subdirectories += held.inode.is_directory
+        is_holder = name == SNAPSHOTS_NAME and bool(holder.inode.flags & InodeFlag.HAS_SNAPSHOTS)
+        is_part = bool(holder.inode.flags & InodeFlag.SNAPSHOT) or is_holder
+        if is_part != bool(held.inode.flags & InodeFlag.SNAPSHOT):
+            yield Problem(subject, f"is {'' if is_part else 'not '}in a snapshot, the inode says otherwise")
 
 
 def _check_versions(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:

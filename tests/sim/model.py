@@ -30,6 +30,27 @@ class State(NamedTuple):
     floors: dict[Ino, int]
 
 
+class Picture(NamedTuple):
+    """What a snapshot holds. ``entries``: by the path from its top the bytes of each file, None for a directory.
+    ``links``: the paths of files that are one."""
+
+    entries: dict[bytes, bytes | None]
+    links: frozenset[frozenset[bytes]]
+
+
+SnapshotKey = tuple[Ino, bytes]
+"""The directory that a snapshot is of, and its name."""
+
+
+def picture_of(inos: Mapping[bytes, Ino], contents: Mapping[Ino, bytes]) -> Picture:
+    """The picture of paths, and of the bytes of those that are files."""
+    paths: dict[Ino, set[bytes]] = {}
+    for path, ino in inos.items():
+        paths.setdefault(ino, set()).add(path)
+    entries = {path: contents.get(ino) for path, ino in inos.items()}
+    return Picture(entries, frozenset(frozenset(found) for found in paths.values() if len(found) > 1))
+
+
 class ModelFile:
     """The versions of one file's bytes since the last that is durable. They are numbered from the file's beginning."""
 
@@ -105,6 +126,10 @@ class ModelVolume:
         """What the operations that are under way may lead to."""
         self.unknown: dict[bytes, ModelFile] = {}
         """What is in the files that they would make, by path."""
+        self.snapshots: dict[SnapshotKey, Picture] = {}
+        """All that there are: each is durable when it is there."""
+        self.snapshots_under_way: dict[SnapshotKey, Picture] = {}
+        """Those that are being made or deleted: a crash leaves them, or none."""
 
     @property
     def names(self) -> dict[bytes, Ino]:
@@ -115,6 +140,30 @@ class ModelVolume:
     def linked(self) -> set[Ino]:
         """The files that have a name."""
         return {ino for ino in self.names.values() if ino in self.files}
+
+    def picture(self, path: bytes) -> Picture:
+        """What a snapshot of a directory holds now; the root's path is empty."""
+        prefix = path + b"/" if path else b""
+        inos = {other[len(prefix) :]: ino for other, ino in self.names.items() if other.startswith(prefix)}
+        return picture_of(inos, {ino: self.files[ino].data for ino in inos.values() if ino in self.files})
+
+    def has_snapshots(self, ino: Ino) -> bool:
+        """Whether a directory has any."""
+        return any(directory == ino for directory, _ in self.snapshots)
+
+    def explains_snapshots(self, found: Mapping[SnapshotKey, Picture]) -> str:
+        """Empty if a crash may leave these snapshots; otherwise what is wrong with them."""
+        for key in self.snapshots.keys() | found.keys():
+            expected = self.snapshots.get(key) or self.snapshots_under_way.get(key)
+            if key not in found and key not in self.snapshots_under_way:
+                return f"the snapshot {key} is not there"
+            if key in found and found[key] != expected:
+                return f"the snapshot {key} is {found[key]}, and not {expected}"
+        return ""
+
+    def adopt_snapshots(self, found: Mapping[SnapshotKey, Picture]) -> None:
+        """After a crash: these are the truth."""
+        self.snapshots, self.snapshots_under_way = dict(found), {}
 
     def children(self, path: bytes) -> list[bytes]:
         """The paths below a directory."""

@@ -33,6 +33,7 @@ RULES: dict[str, int] = {
     "rename directory": 1,
     "link": 1,
     "clone": 2,
+    "snapshot tree": 3,
     "unlink": 2,
     "hold": 1,
     "release": 1,

@@ -17,6 +17,7 @@ import trio
 from siltstone.core.cloning import ClonesHere, clone_path
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import CompletePart, ObjectInfo, PutAttributes
+from siltstone.core.tree_snapshots import TreeSnapshots
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import (
@@ -29,9 +30,10 @@ from siltstone.errors import (
     Unavailable,
 )
 from siltstone.limits import KIB, MIB, MULTIPART_PART_BYTES_MIN
+from siltstone.meta.names import SNAPSHOTS_NAME
 from siltstone.types import ROOT_INO, Ino, Lsn
 from sim.feed import FeedReplica
-from sim.model import UNKNOWN_INO, ModelFile, ModelVolume
+from sim.model import UNKNOWN_INO, ModelFile, ModelVolume, Picture, SnapshotKey, picture_of
 from sim.volume import SimVolume
 
 DIRECTORIES = (b"d", b"e")
@@ -92,11 +94,11 @@ class Rules:
         """Whether the program still uses an inode."""
         return ino in self.held
 
-    async def walk(self, volume: Volume) -> Walked:
+    async def walk(self, volume: Volume, top: Ino = ROOT_INO) -> Walked:
         """Every name."""
         names: dict[bytes, Ino] = {}
         files: set[Ino] = set()
-        todo = [(b"", ROOT_INO)]
+        todo = [(b"", top)]
         while todo:
             prefix, directory = todo.pop()
             for name, ino, attributes in await volume.list_directory(directory, after=None, limit=100):
@@ -128,6 +130,20 @@ class Rules:
             assert await self.read_all(volume, ino) == self.model.files[ino].data
             assert (await volume.attributes(ino)).size == len(self.model.files[ino].data)
             assert (await volume.attributes(ino)).nlink == list(self.model.names.values()).count(ino)
+
+    async def pictures(self, volume: Volume) -> dict[SnapshotKey, Picture]:
+        """Every snapshot, read."""
+        found: dict[SnapshotKey, Picture] = {}
+        for directory in (ROOT_INO, *(self.model.names[path] for path in DIRECTORIES if path in self.model.names)):
+            snapshots = await TreeSnapshots(volume).list(directory)
+            for info in snapshots:
+                holder = (await volume.lookup(directory, SNAPSHOTS_NAME)).ino
+                walked = await self.walk(volume, (await volume.lookup(holder, info.name)).ino)
+                contents = {ino: await self.read_all(volume, ino) for ino in walked.files}
+                found[directory, info.name] = picture_of(walked.names, contents)
+                assert info.entries == len(walked.names)
+                assert info.bytes == sum(map(len, contents.values()))
+        return found
 
     async def attempt(self, operation: Awaitable[object]) -> bool:
         """Whether the operation was done; it may be refused for want of room, or of HOME, only."""
@@ -379,10 +395,10 @@ class Rules:
             try:
                 await volume.rmdir(ROOT_INO, path)
             except DirectoryNotEmpty:
-                assert self.model.children(path)
+                assert self.model.children(path) or self.model.has_snapshots(self.model.names[path])
                 self.model.refused()
             else:
-                assert not self.model.children(path)
+                assert not self.model.children(path) and not self.model.has_snapshots(self.model.names[path])
                 self.model.done(after)
 
     async def do_rename(self, volume: Volume, a: int, b: int, c: int) -> None:
@@ -420,7 +436,7 @@ class Rules:
         try:
             await volume.rename(ROOT_INO, source, ROOT_INO, target)
         except DirectoryNotEmpty:
-            assert self.model.children(target)
+            assert self.model.children(target) or self.model.has_snapshots(self.model.names[target])
             self.model.refused()
         else:
             self.model.done(after)
@@ -460,6 +476,36 @@ class Rules:
         self.model.done({**self.model.names, **cloned})
         self.model.names_durable()
         self.fired["directory with files cloned"] += len(pairs) > 1
+
+    async def do_snapshot_tree(self, volume: Volume, a: int, b: int, c: int) -> None:
+        """Make a snapshot of a directory, perhaps while somebody writes to it, or delete one. Durable when it is done;
+        refused when the name is taken."""
+        path = (b"", *DIRECTORIES)[a % 3]
+        if path and path not in self.model.names:
+            return
+        directory, name = (self.model.names[path] if path else ROOT_INO), b"%d" % (b % 2)
+        key = (directory, name)
+        if key in self.model.snapshots:
+            await self._delete_snapshot(volume, key, is_taken=c % 3 == 0)
+            return
+        picture = self.model.picture(path)
+        self.model.snapshots_under_way[key] = picture
+        if await self.attempt_for(TreeSnapshots(volume).create(directory, name)) is not None:
+            self.model.snapshots[key] = picture
+            self.model.names_durable()
+            self.fired["snapshot with files taken"] += any(picture.entries.values())
+        del self.model.snapshots_under_way[key]
+
+    async def _delete_snapshot(self, volume: Volume, key: SnapshotKey, *, is_taken: bool) -> None:
+        snapshots = TreeSnapshots(volume)
+        if is_taken:
+            with pytest.raises(AlreadyExists):
+                await snapshots.create(*key)
+            return
+        self.model.snapshots_under_way[key] = self.model.snapshots[key]
+        await snapshots.delete(*key)
+        del self.model.snapshots[key], self.model.snapshots_under_way[key]
+        self.fired["snapshot deleted"] += 1
 
     async def do_link(self, volume: Volume, a: int, b: int, _: int) -> None:
         """A further name, if it is free."""

@@ -12,8 +12,8 @@ from siltstone.core.fsck import fsck
 from siltstone.core.volume import Volume
 from siltstone.engine.stripe.layout import Slab, Stripe, chunk_name
 from siltstone.errors import Corrupt
-from siltstone.meta import counters, inodes, keys, space
-from siltstone.meta.records import Counters, Dentry, Extent, Place, decode_extent, encode
+from siltstone.meta import counters, inodes, keys, names, space
+from siltstone.meta.records import Counters, Dentry, Extent, InodeFlag, Place, TreeSnapshot, decode_extent, encode
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Ino, StripeId, partition_of
 from sim.clock import autojump
@@ -143,6 +143,22 @@ def _payload_outside_the_log(volume: Volume, tx: Transaction, made: Made) -> Non
     tx.put(key, encode(Extent(old.length, old.place, 1 << 50, 0, old.span, old.blob)))
 
 
+def _snapshots_without_a_holder(volume: Volume, tx: Transaction, made: Made) -> None:
+    inode = inodes.get_inode(tx, made.directory)
+    inode.flags |= InodeFlag.HAS_SNAPSHOTS
+    inodes.put_inode(tx, made.directory, inode)
+
+
+def _record_of_no_snapshot(volume: Volume, tx: Transaction, made: Made) -> None:
+    tx.put(keys.tree_snapshot(made.directory), encode(TreeSnapshot(1, 2, 3, 4)))
+
+
+def _snapshot_without_a_record(volume: Volume, tx: Transaction, made: Made) -> None:
+    top, _ = names.mkdir(tx, made.directory, b"top", mode=0o755, uid=0, gid=0, flags=InodeFlag.SNAPSHOT, now_ns=1)
+    names.mkdir(tx, made.directory, b"other", mode=0o755, uid=0, gid=0, flags=InodeFlag.SNAPSHOT, now_ns=1)
+    tx.put(keys.tree_snapshot(top), encode(TreeSnapshot(1, 2, 3, 4)))
+
+
 @pytest.mark.parametrize(
     ("tamper", "invariant"),
     [
@@ -162,6 +178,9 @@ def _payload_outside_the_log(volume: Volume, tx: Transaction, made: Made) -> Non
         (_slab_with_one_disk_twice, "I8"),
         (_checksums_without_a_stripe, "I8"),
         (_payload_outside_the_log, "I9"),
+        (_snapshots_without_a_holder, "I17"),
+        (_record_of_no_snapshot, "I17"),
+        (_snapshot_without_a_record, "I17"),
     ],
 )
 def test_a_broken_invariant_is_named(tamper: Break, invariant: str) -> None:

@@ -32,6 +32,7 @@ from siltstone.meta.names import list_directory
 from siltstone.meta.store.port import Reader
 from siltstone.types import ROOT_INO, Ino
 from sim.clock import autojump
+from sim.feed import events_since
 from sim.metadata import check_metadata
 from sim.trees import Node, read_tree
 from sim.volume import SimVolume, small_config
@@ -428,6 +429,7 @@ def test_a_snapshot_is_of_one_moment_whatever_goes_on(seed: int, monkeypatch: py
                 assert not list(check_metadata(store))
 
         volume.subscribe(heard)
+        begun = volume.ledger.store.last_lsn
         is_over = False
 
         async def change() -> None:
@@ -452,6 +454,9 @@ def test_a_snapshot_is_of_one_moment_whatever_goes_on(seed: int, monkeypatch: py
             assert (info.entries, info.bytes) == (len(there) - 1, sum(files.values()))
         for _ in range(50):
             await changer.step()
+        told = await events_since(volume, begun)
+        assert {"rename", "create"} <= {event["event"] for event in told}
+        assert not [event for event in told if "/.snapshots" in event["path"] + event.get("to", "")]
         await volume.settle()
         for name, tree in found.items():
             assert await read_tree(volume, b"source/.snapshots/" + name) == tree

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from siltstone.core.calls import METHODS
 from siltstone.core.gates import DRAIN_SECONDS, Gates
 from siltstone.core.turns import Turns
 from siltstone.core.volume import Volume
@@ -149,6 +150,21 @@ def test_of_what_has_left_nothing_is_remembered() -> None:
         assert gated.forgotten == [True]
 
     run(body)
+
+
+def test_calls_of_a_front_end_in_the_same_process_pass_the_gates_as_others_do() -> None:
+    async def main() -> None:
+        world = SimShardVolumes(1)
+        await world.create()
+        async with trio.open_nursery() as nursery:
+            await world.start(nursery)
+            side = world.serving[ShardId(0)][0]
+            before = side.load().partition_calls.get(HERE, 0)
+            await side.call_here(METHODS["attributes"], {"ino": ROOT_INO}, b"client")
+            assert side.load().partition_calls[HERE] == before + 1
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=autojump())
 
 
 def test_a_turn_is_over_when_the_last_call_of_it_is_and_later_calls_are_of_the_next() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from siltstone.core.calls import News, Poll
+from siltstone.core.calls import News, Poll, Spread
 from siltstone.core.sessions import POLL_SECONDS
 from siltstone.core.shard import Shard
 from siltstone.core.types import EntryChanged
@@ -81,6 +81,33 @@ def test_polls_that_were_given_up_do_not_fill_the_connection() -> None:
                 nursery.start_soon(poll, shard, session, seen)
                 await trio.testing.wait_all_tasks_blocked()
             assert shard.load().under_way == 1
+            nursery.cancel_scope.cancel()
+
+    run(body)
+
+
+def test_who_announces_how_many_shards_there_are_waits_until_every_front_end_has_taken_it_in() -> None:
+    async def body(shard: Shard, volume: Volume) -> None:
+        session, seen = await begin(shard)
+        is_told = False
+
+        async def announce() -> None:
+            nonlocal is_told
+            await shard.announce(2, [])
+            is_told = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll, shard, session, seen)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(announce)
+            await trio.sleep(1)
+            news = await poll(shard, session, seen)
+            assert [type(item) for item in news.items] == [Spread]
+            await trio.sleep(1)
+            assert not is_told, "it has heard, and not said yet that it knows"
+            nursery.start_soon(poll, shard, session, news.number)
+            await trio.sleep(1)
+            assert is_told
             nursery.cancel_scope.cancel()
 
     run(body)

@@ -1,4 +1,4 @@
-"""How fast is a lost disk rebuilt, against what the disks allow, and what do users notice meanwhile?
+"""How fast is a lost disk rebuilt, or everything scrubbed, against what the disks allow, and what do users notice?
 
 A volume (4+2 on six directories of one device) is filled with large files and small ones that are settled. A disk is
 taken away and rebuilt onto a spare one, nobody else doing anything; another is drained onto a second spare; a third is
@@ -12,6 +12,9 @@ dropped from the page cache (posix_fadvise DONTNEED): both read from the disk. T
 after; the mean counts.
 ratio_foreground_small, _large: what clients get done while a rebuild runs, over what they get done before and after it:
 one writes 4 KiB and calls fsync; one writes 1 MiB, calls fsync, and reads 1 MiB elsewhere; both again and again.
+ratio_scrub: a scrub of everything, without a limit, over threads that read the chunk files of a disk each.
+ratio_read_one_away, _two_away: megabytes read at random while one or two disks are away, over the same with all disks.
+All from the disk.
 `python bench/rebuild.py [--quick] [--json] [--folder DIR]`.
 """
 
@@ -148,6 +151,21 @@ class Bench:
         await trio.to_thread.run_sync(self.drop_caches)
         return await trio.to_thread.run_sync(copy_plainly, self.folder, chunks)
 
+    async def come_back(self, disk_id: DiskId) -> None:
+        """The disk is there again."""
+        path = self.path(disk_id)
+        path.with_name(f"{path.name}.away").rename(path)
+        await self.pool.probe()
+
+    async def rate_of_reads(self, count: int) -> float:
+        """Bytes a second of so many megabytes that are read at random, the page cache being empty at first."""
+        await trio.to_thread.run_sync(self.drop_caches)
+        began = time.perf_counter()
+        for _ in range(count):
+            offset = self.random.randrange(BIG_FILE_BYTES // MIB) * MIB
+            await self.volume.read(self.random.choice(self.big), offset, MIB)
+        return count * MIB / (time.perf_counter() - began)
+
     async def clients(self, until: Callable[[], Awaitable[None]]) -> Done:
         """What clients get done until something returns, the page cache being empty at first."""
         await trio.to_thread.run_sync(self.drop_caches)
@@ -260,6 +278,41 @@ async def measure_drain(bench: Bench, drained: DiskId) -> tuple[float, float]:
     return rate, (before + await bench.rate_of_plain_copy(bench.chunks_of(spare, is_lost=False))) / 2
 
 
+async def measure_scrub(bench: Bench) -> tuple[float, float]:
+    """Seconds of a scrub without a limit, and of plain threads that read all chunk files, before and after it."""
+
+    def files_of(disk: LocalDisk) -> list[Path]:
+        return sorted(Path(disk.path).glob("slab/*"))
+
+    async def read_all() -> float:
+        await trio.to_thread.run_sync(bench.drop_caches)
+        began = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for disk in bench.disks:
+                nursery.start_soon(trio.to_thread.run_sync, read_plainly, files_of(disk))
+        return time.perf_counter() - began
+
+    before = await read_all()
+    await trio.to_thread.run_sync(bench.drop_caches)
+    began = time.perf_counter()
+    report = await bench.volume.scrub()
+    elapsed = time.perf_counter() - began
+    assert report.is_sound
+    return elapsed, (before + await read_all()) / 2
+
+
+async def measure_reads(bench: Bench, count: int) -> list[float]:
+    """Rates of reads with no disk away, one, and two."""
+    rates = [await bench.rate_of_reads(count)]
+    away = [DiskId(0), DiskId(1)]
+    for disk_id in away:
+        await bench.take_away(disk_id)
+        rates.append(await bench.rate_of_reads(count))
+    for disk_id in away:
+        await bench.come_back(disk_id)
+    return rates
+
+
 async def measure_load(bench: Bench, lost: DiskId, seconds: float) -> tuple[float, Done, Done]:
     """The rate of a rebuild beside clients; what they get done meanwhile, and without it."""
     rates: list[float] = []
@@ -284,6 +337,8 @@ async def measure(folder: Path, size: int, rounds: int, seconds: float) -> dict[
     async with opened_bench(folder) as bench:
         await bench.fill(size)
         chunk_files = len(bench.chunks_of(DiskId(0), is_lost=True))
+        scrub_seconds, plain_scrub_seconds = await measure_scrub(bench)
+        reads = await measure_reads(bench, size // (8 * MIB))
         # Every round takes the next of the oldest disks, and adds one.
         rebuilds = [await measure_rebuild(bench, DiskId(number)) for number in range(rounds)]
         drains = [await measure_drain(bench, DiskId(rounds + number)) for number in range(rounds)]
@@ -291,6 +346,12 @@ async def measure(folder: Path, size: int, rounds: int, seconds: float) -> dict[
     plain = statistics.median(plain for _, plain in rebuilds)
     return {
         "chunk_files": chunk_files,
+        "scrub_seconds": round(scrub_seconds, 1),
+        "plain_scrub_seconds": round(plain_scrub_seconds, 1),
+        "ratio_scrub": round(plain_scrub_seconds / scrub_seconds, 3),
+        "read_bytes_per_s": round(reads[0]),
+        "ratio_read_one_away": round(reads[1] / reads[0], 3),
+        "ratio_read_two_away": round(reads[2] / reads[0], 3),
         "rebuild_bytes_per_s": round(statistics.median(rate for rate, _ in rebuilds)),
         "plain_rebuild_bytes_per_s": round(plain),
         "ratio_rebuild": round(statistics.median(rate / plain for rate, plain in rebuilds), 3),

@@ -22,6 +22,8 @@ from siltstone.types import partition_of as partition_of_ino
 
 PERMISSION_BITS = 0o7777
 
+_SNAPSHOT = int(InodeFlag.SNAPSHOT)  # a plain number: looked at by every change
+
 
 def format_root(transaction: Transaction, now_ns: int) -> None:
     """Make the root directory of an empty volume; it holds itself."""
@@ -80,7 +82,7 @@ def get_living_directory(reader: Reader, ino: Ino) -> Inode:
 
 def check_writable(ino: Ino, inode: Inode) -> None:
     """Raise ReadOnly if an inode is part of a snapshot."""
-    if inode.flags & InodeFlag.SNAPSHOT:
+    if inode.flags & _SNAPSHOT:
         raise ReadOnly(f"inode {ino} is part of a snapshot, which does not change")
 
 

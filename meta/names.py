@@ -49,6 +49,8 @@ KINDS = frozenset((stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat
 SNAPSHOTS_NAME = b".snapshots"
 """Where the snapshots of a directory are, if it has any."""
 
+_HAS_SNAPSHOTS = int(InodeFlag.HAS_SNAPSHOTS)  # a plain number: looked at by every listing
+
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -92,7 +94,7 @@ def list_directory(reader: Reader, ino: Ino, *, after: bytes | None = None, limi
     if after is not None:
         start = keys.dentry(ino, after) + b"\0"
     found: Iterable[tuple[bytes, bytes]] = reader.scan(start, end, expected=limit)
-    if directory.flags & InodeFlag.HAS_SNAPSHOTS:
+    if directory.flags & _HAS_SNAPSHOTS:
         hidden = keys.dentry(ino, SNAPSHOTS_NAME)
         found = (record for record in found if record[0] != hidden)
     return [(keys.dentry_name(key), decode_dentry(value)) for key, value in islice(found, limit)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import trio
 
+from siltstone.core.types import DirEntry
 from siltstone.core.volume import Volume
+from siltstone.errors import NotFound
 from siltstone.types import ROOT_INO, Ino, Lsn
 
 
@@ -128,7 +131,10 @@ async def walk_below(volume: Volume, directory: Ino, prefix: bytes) -> dict[byte
     todo = [(prefix, directory)]
     while todo:
         above, ino = todo.pop()
-        for name, found, attributes in await volume.list_directory(ino, after=None, limit=1000):
+        entries: list[DirEntry] = []
+        with suppress(NotFound):
+            entries = await volume.list_directory(ino, after=None, limit=1000)
+        for name, found, attributes in entries:
             names[above + name] = found
             if attributes.mode & 0o170000 == 0o040000:
                 todo.append((above + name + b"/", found))

@@ -310,6 +310,23 @@ def test_deleting_gives_the_space_back_and_only_what_nobody_else_has() -> None:
     with_volume(body)
 
 
+def test_a_trash_keeps_nothing_of_a_snapshot_and_a_snapshot_nothing_of_the_trash() -> None:
+    async def body(volume: Volume) -> None:
+        source = await make_everything(volume)
+        volume.ledger.store.keeps_trash = True
+        await volume.unlink(source, b"inline")
+        expected = await read_tree(volume, b"source")
+        await snapshot(volume, b"source", b"first")
+        assert await read_tree(volume, b"source/.snapshots/first") == expected
+        assert volume.status().orphans == 0
+        inodes_held = (await volume.space()).inodes
+        await delete(volume, b"source", b"first")
+        # One file has two names, and what held the snapshot has gone as well.
+        assert (await volume.space()).inodes == inodes_held - len(expected)
+
+    with_volume(body)
+
+
 # --- of one moment -----------------------------------------------------------------------------------------------
 
 

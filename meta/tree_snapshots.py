@@ -139,7 +139,7 @@ def remove(transaction: Transaction, directory: Ino, name: bytes, *, now_ns: int
     top = Ino(entry.ino)
     value = transaction.get(keys.tree_snapshot(top))
     entries = 0 if value is None else decode(TreeSnapshot, value).entries
-    drop_link(transaction, top, get_inode(transaction, top), now_ns, place=(holder, name))
+    drop_link(transaction, top, get_inode(transaction, top), now_ns, place=(holder, name), is_for_good=True)
     transaction.delete(keys.dentry(holder, name))
     transaction.delete(keys.tree_snapshot(top))
     held = get_inode(transaction, holder)
@@ -149,7 +149,7 @@ def remove(transaction: Transaction, directory: Ino, name: bytes, *, now_ns: int
     if held.size:
         put_inode(transaction, holder, held)
         return Removed(holder, top, entries, False)
-    drop_link(transaction, holder, held, now_ns, place=(directory, SNAPSHOTS_NAME))
+    drop_link(transaction, holder, held, now_ns, place=(directory, SNAPSHOTS_NAME), is_for_good=True)
     inode = get_directory(transaction, directory)
     transaction.delete(keys.dentry(directory, SNAPSHOTS_NAME))
     inode.flags &= ~InodeFlag.HAS_SNAPSHOTS

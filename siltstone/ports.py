@@ -90,6 +90,10 @@ class Disk(Protocol):
     def disk_id(self) -> DiskId:
         """The slot of this disk in its volume."""
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether there is no medium that writes and flushes are waited for."""
+
     async def create(self, name: str, size: int) -> None:
         """Make a file of ``size`` zero bytes with its space reserved; its existence is durable on return.
 

@@ -165,6 +165,11 @@ class LocalDisk:
         )
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether the directory is on a tmpfs, as far as is known."""
+        return self._directory.is_in_memory
+
+    @property
     def is_shared(self) -> bool:
         """Whether other processes may have parts of the disk."""
         return self._directory.is_shared

@@ -31,6 +31,11 @@ class PrefixedDisk:
         assert name, "a file without a name"
         return self._prefix + name
 
+    @property
+    def is_in_memory(self) -> bool:
+        """See Disk."""
+        return self._disk.is_in_memory
+
     async def create(self, name: str, size: int) -> None:
         """Make a file of zeros; durable on return."""
         await self.disk.create(self.real_name(name), size)

@@ -3,7 +3,7 @@
 LSNs are byte positions in one endless log. An append is in memory and readable at once; it is durable when its bytes
 are written and flushed on every disk of the open segment. One commit is under way at a time (``_commit_lock``) and
 takes all that was gathered until it began, so everybody who waits shares one write and one flush a disk. Who waits
-alone commits in its own task; where several wait the task of ``run`` does it for them.
+alone, for files in memory, commits in its own task; otherwise the task of ``run`` does it.
 
 When a disk fails a write, the open segment ends at the last durable LSN and another begins there on disks that work;
 the frames that were not durable are written again under its epoch. Their LSNs, and so the addresses of their payloads,
@@ -313,7 +313,8 @@ class Log:
         """Whether who waits for a batch had better commit it itself, which saves two rounds of the loop.
 
         Only where nothing is under way and nothing has to be repaired, and where one waiter had the last batch for
-        itself: of many that come at the same time each would find that the first has left without it.
+        itself: of many that come at the same time each would find that the first has left without it. And only where
+        writes return at once: a write that has begun cannot be cancelled, and a wait for a slow disk can.
         """
         return (
             self._is_running
@@ -323,7 +324,7 @@ class Log:
             and not self._commit_lock.locked()
             and self._active.state is SegmentState.OPEN
             and batch.end_lsn <= self._active.limit
-            and all(map(self._pool.is_up, self._active.disks))
+            and all(self._pool.is_up(disk) and self._pool.disk(disk).is_in_memory for disk in self._active.disks)
         )
 
     async def _lead(self, batch: Batch) -> None:

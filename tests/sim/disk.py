@@ -70,6 +70,7 @@ class SimDisk:
         self._uuid = b""
         self._lost = ""
         self._life = 0
+        self.is_in_memory = False
         self.is_shared = False
         """Several processes have it: that one closes it means nothing to the others."""
         self._closed = False

@@ -118,7 +118,10 @@ def test_who_waits_alone_commits_without_the_task_that_commits_for_many() -> Non
                 await trio.lowlevel.checkpoint()
         assert "_commit_when_due" in steps.names
 
-    run_with_log(make_sim_pool(3), body)
+    sim = make_sim_pool(3)
+    for disk in sim.disks:
+        disk.is_in_memory = True
+    run_with_log(sim, body)
 
 
 def test_what_nobody_waits_for_is_durable_within_the_commit_interval() -> None:
@@ -284,6 +287,8 @@ def test_with_too_few_disks_waiters_wait_until_one_returns() -> None:
 
 def test_a_commit_whose_only_waiter_goes_away_is_still_carried_out() -> None:
     sim = make_sim_pool(3)
+    for disk in sim.disks:
+        disk.is_in_memory = True
 
     async def body(log: Log) -> None:
         for disk in sim.disks[:2]:

@@ -221,12 +221,8 @@ class VolumeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 S3_WORKERS_MAX = 64
 
 
-def check_s3_workers(count: int, config: VolumeConfig) -> None:
-    """Raise Refused unless the S3 door of a volume can be served by so many processes."""
+def check_s3_workers(count: int) -> None:
+    """Raise Refused unless the S3 door of a volume can be served by so many processes. With one shard as well: a volume
+    that gets shards by itself, and gives them back, is to be served by the same command at any time."""
     if not 1 <= count <= S3_WORKERS_MAX:
         raise Refused(f"--s3-workers {count}: want 1 to {S3_WORKERS_MAX}")
-    if count > 1 and config.shards == 1:
-        raise Refused(
-            f"--s3-workers {count} is for volumes of several shards (`siltstone meta shards N`); with one shard the "
-            "process that owns the volume serves S3 itself"
-        )

@@ -159,13 +159,14 @@ class Daemon:
         """Serve S3, with several processes if ``workers`` is more than one; returns when the endpoint answers. Raises
         Refused when the address is not to be had, or several processes are, ConfigInvalid for no certificate."""
         owner = self._owner
-        options.check(owner.config)
+        options.check()
         if owner.keys.make_server_key():
             owner.change_config(lambda config: config)
             await owner.publish()
         door = Door("s3")
         door.tls = options.make_tls()
         if options.workers > 1:
+            await owner.shards.serve()  # which the only shard of a volume does not by itself
             door.workers = S3Workers(owner.home, options, owner.clock)
             return await self._open(door, door.workers.serve, options.url)
         return await self._open(door, functools.partial(self._serve_s3_here, door, options), options.url)

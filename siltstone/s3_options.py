@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from siltstone.config import VolumeConfig, check_s3_workers
+from siltstone.config import check_s3_workers
 from siltstone.errors import ConfigInvalid, InvalidArgument, Refused
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class S3Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tls_key: str = ""
     domains: tuple[str, ...] = ()
 
-    def check(self, config: VolumeConfig) -> None:
+    def check(self) -> None:
         """Raise Refused or ConfigInvalid unless a volume can be served so."""
-        check_s3_workers(self.workers, config)
+        check_s3_workers(self.workers)
         if bool(self.tls_cert) != bool(self.tls_key):
             raise Refused("give both --tls-cert and --tls-key, or neither and S3 is served without TLS")
         if len(self.domains) > DOMAINS_MAX:

@@ -46,7 +46,7 @@ def add_s3_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=1,
-        help="processes that share the S3 port, for volumes of several shards (default 1: the owner's own)",
+        help="processes that share the S3 port; of use for volumes of several shards (default 1: the owner's own)",
     )
     parser.add_argument(
         "--tls-cert", metavar="FILE", help="serve S3 by TLS, with this certificate (PEM, with its chain)"

@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     """Serve; returns when the endpoint answers."""
     home = Home(options.home)
     wanted = s3_options(options, options.listen)
-    wanted.check(home.load_config())
+    home.load_config()
+    wanted.check()
     try:
         lines = [request(home, "s3", msgspec.to_builtins(wanted))]
     except NoOwner:

@@ -102,10 +102,11 @@ class SlowUpload(threading.Thread):
             yield PIECE
 
 
-def client_of(home: Path) -> Any:
-    """A client of the S3 door of a running volume, which is opened."""
-    succeed("key", "add", home, "--access", MAIN.access, "--secret", MAIN.secret)
-    url = succeed("s3", home, "--listen", "127.0.0.1:0").split()[-1]
+def client_of(home: Path, *options: str) -> Any:
+    """A client of the S3 door of a volume, which is opened."""
+    if MAIN.access not in succeed("key", "list", home):
+        succeed("key", "add", home, "--access", MAIN.access, "--secret", MAIN.secret)
+    url = succeed("s3", home, "--listen", "127.0.0.1:0", *options).split()[-1]
     settings = Config(retries={"max_attempts": 0, "mode": "standard"}, signature_version="s3v4")
     return boto3.client(
         "s3",
@@ -229,6 +230,26 @@ def test_a_stopped_volume_gets_shards_that_a_further_mount_uses_unless_a_disk_is
         assert (first / "7" / "file").read_text() == "again 7"
         (first / "7" / "file").unlink()
         assert not (second / "7" / "file").exists()
+    finally:
+        siltstone("stop", home)
+    assert succeed("fsck", home, "--deep") == "no findings\n"
+
+
+def test_s3_workers_go_on_with_one_shard_and_begin_with_one(tmp_path: Path) -> None:
+    """A volume that has given its shards back is to be served by the same command as before."""
+    home = tmp_path / "home"
+    succeed("init", home)
+    where = {"Bucket": "bucket", "Key": "key"}
+    try:
+        client = client_of(home, "--s3-workers", "2")
+        client.create_bucket(Bucket="bucket")
+        assert "2 shards have all" in succeed("meta", "shards", "2", home)
+        client.put_object(**where, Body=b"over two")
+        assert "1 shard has all" in succeed("meta", "single", home, "--wait")
+        assert client.get_object(**where)["Body"].read() == b"over two"
+        client.put_object(**where, Body=b"over one")
+        succeed("stop", home)
+        assert client_of(home, "--s3-workers", "2").get_object(**where)["Body"].read() == b"over one"
     finally:
         siltstone("stop", home)
     assert succeed("fsck", home, "--deep") == "no findings\n"

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     )
     parse_options(wanted.mount_options)
     # What ends this process without a Python error (a fault in a library) leaves its stacks in the log.
-    faulthandler.enable(sys.stderr)
+    faulthandler.enable(sys.__stderr__ or sys.stderr)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
 
     def announce(line: str) -> None:

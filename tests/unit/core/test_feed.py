@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -159,6 +160,34 @@ def test_who_watches_is_told_soon_and_only_what_is_durable() -> None:
         assert volume.feed.status().watchers == 0
 
     with_volume(body)
+
+
+def test_nothing_is_told_that_a_crash_could_take_back() -> None:
+    async def main() -> None:
+        world = SimVolume(small_config())
+        await world.create()
+        async with world.opened() as volume:
+
+            class Checked(ListSink):
+                def send_nowait(self, data: bytes) -> int:
+                    last = json.loads(data.splitlines()[-1])["lsn"]
+                    assert last <= volume.ledger.log.durable_lsn, "told before it was durable"
+                    return super().send_nowait(data)
+
+            for disk in world.disks:
+                disk.slow(0.03, "flush")
+            sink = Checked()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: volume.feed.watch(b"", None, sink, follow=True))
+                await trio.sleep(0.5)
+                for number in range(100):
+                    await make(volume, ROOT_INO, b"%d" % number)
+                    await trio.sleep(0.003)
+                await trio.sleep(1)
+                nursery.cancel_scope.cancel()
+            assert len(sink.take()) == 101
+
+    trio.run(main, clock=autojump())
 
 
 def test_who_is_too_slow_reads_the_log_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

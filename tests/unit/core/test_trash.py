@@ -11,6 +11,7 @@ import trio
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes
+from siltstone.core.tree_snapshots import TreeSnapshots
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import AlreadyExists, NotFound
@@ -195,3 +196,33 @@ def test_the_oldest_makes_room_when_the_pool_fills() -> None:
         assert 0 < len(names) < number
 
     with_volume(body, capacity_bytes=24 * MIB)
+
+
+def test_what_is_written_after_the_last_name_went_is_there_too() -> None:
+    async def body(volume: Volume) -> None:
+        ino = await make(volume, ROOT_INO, b"a", b"before")
+        volume.orphans.hold(ino)
+        await volume.unlink(ROOT_INO, b"a")
+        await volume.write(ino, 6, b" and after")
+        volume.orphans.let_go(ino)
+        await trio.sleep(0.1)
+        await volume.trash.restore(b"/a")
+        assert await content(volume, b"a") == b"before and after"
+
+    with_volume(body)
+
+
+def test_a_snapshot_that_is_deleted_is_gone_and_its_tree_is_not_in_the_trash() -> None:
+    async def body(volume: Volume) -> None:
+        d = await directory(volume, ROOT_INO, b"d")
+        await make(volume, await directory(volume, d, b"inner"), b"a", b"a" * 100_000)
+        snapshots = TreeSnapshots(volume)
+        for name in (b"one", b"two"):
+            await snapshots.create(d, name)
+        for name in (b"one", b"two"):
+            await snapshots.wait_purged(await snapshots.delete(d, name))
+        assert await paths(volume) == []
+        await trio.sleep(5)
+        assert not volume.status().orphans and volume.status().file_bytes == 100_000
+
+    with_volume(body)

@@ -1,4 +1,4 @@
-"""Is a tree cloned at once, and what do clones and snapshots cost those who write to it?
+"""Is a tree cloned at once, and what do clones and snapshots cost those who write to it? What do usage and quotas cost?
 
 A volume on six directories (4+2), opened in this process. A tree of small files, a hundred in a directory, is made
 through Volume and cloned; beside it the loop's delay is noted. Then every file of a sample is written to for the first
@@ -19,6 +19,10 @@ ratio_writes_held: 4 KiB writes, flushed, to files of a tree with ten snapshots,
 most 1.1); of each file the second write after the last snapshot. ratio_first_writes_held: the first.
 ratio_creates_held: creates in the same two trees, over the same before there were snapshots. ratio_delete: the time
 that deleting a snapshot takes over that of making it.
+
+ratio_counted_*: a create, or a first write of 4 KiB and its flush, five directories deep, where usage is kept over one
+where it is not. ratio_quota_*: the same under two nested quotas over none. Blocks of 100 take turns; the lower quartile
+of each. du_reads: records that the usage of a tree takes, after a restart.
 Ratios are of the processor time of the loop's thread, so that what else runs on the machine matters less.
 `python bench/trees.py [--quick] [--json] [--folder DIR] [--files N]`.
 """
@@ -46,10 +50,14 @@ from local.volume import opened
 
 from siltstone.control import StreamSink
 from siltstone.core.cloning import ClonesHere, clone_path
+from siltstone.core.quotas import Quotas
 from siltstone.core.tree_snapshots import TreeSnapshots
 from siltstone.core.volume import Volume
 from siltstone.limits import GIB, KIB
 from siltstone.loop_delay import SWITCH_INTERVAL_SECONDS
+from siltstone.meta.store.store import Store
+from siltstone.meta.usage import TreeUsage
+from siltstone.meta.usage_count import forget_usage
 from siltstone.types import ROOT_INO, Ino
 
 FILES = 100_000
@@ -59,6 +67,8 @@ FILE_BYTES = 4 * KIB
 SAMPLE = 2_000
 FEED_FILES = 5_000
 WATCHERS = 100
+BLOCKS = 80
+BLOCKS_QUICK = 30
 DISK_BYTES = 8 * GIB
 HELD = 10
 """Snapshots that are held while writes are measured."""
@@ -400,6 +410,75 @@ async def measure(folder: Path, files: int) -> dict[str, float]:
     }
 
 
+async def block(volume: Volume, directory: Ino, name: bytes) -> tuple[float, float]:
+    """Processor time of making files, and of writing to them."""
+    watch = Stopwatch()
+    inos = [
+        (await volume.create(directory, b"%b%d" % (name, number), mode=0o644, uid=0, gid=0)).ino
+        for number in range(DIRECTORY_FILES)
+    ]
+    made = watch.read().processor_seconds
+    return made, (await first_writes(volume, inos)).processor_seconds
+
+
+async def measure_usage(folder: Path, blocks: int) -> dict[str, float]:
+    """What usage and quotas cost, and reads."""
+    times: dict[str, list[tuple[float, float]]] = {"off": [], "counted": [], "quota": []}
+    async with opened(folder, config_for(folder, DISK_BYTES)) as (volume, _):
+        usage = volume.ledger.usage
+        path, directory = b"", ROOT_INO
+        limited: list[bytes] = []
+        for name in (b"a", b"b", b"c", b"d", b"e"):
+            directory = (await volume.mkdir(directory, name, mode=0o755, uid=0, gid=0)).ino
+            path += b"/" + name
+            limited.append(path)
+        for number in range(blocks):
+            for kind in sorted(times, key=lambda kind: hash((kind, number))):
+                if kind == "quota":
+                    for path in limited[::3]:
+                        await Quotas(volume).set(path, {"bytes": 1 << 40, "files": 1 << 30})
+                usage.is_known = kind != "off"
+                times[kind].append(await block(volume, directory, b"%b%d." % (kind.encode(), number)))
+                usage.is_known = True
+                if kind == "quota":
+                    for path in limited[::3]:
+                        await Quotas(volume).remove(path)
+                await trio.lowlevel.checkpoint()
+        await volume.sync()
+        await volume.ledger.store.checkpoint()
+        reader = CountingReads(volume.ledger.store)
+        TreeUsage(reader).usage(directory)
+        usage.is_known = False  # it was not kept all the time
+        forget_usage(volume.ledger.store)
+    quartiles = {
+        kind: [sorted(one[at] for one in found)[len(found) // 4] for at in (0, 1)] for kind, found in times.items()
+    }
+    return {
+        "ratio_counted_create": round(quartiles["counted"][0] / quartiles["off"][0], 3),
+        "ratio_counted_write": round(quartiles["counted"][1] / quartiles["off"][1], 3),
+        "ratio_quota_create": round(quartiles["quota"][0] / quartiles["counted"][0], 3),
+        "ratio_quota_write": round(quartiles["quota"][1] / quartiles["counted"][1], 3),
+        "create_us": round(1e6 * quartiles["off"][0] / DIRECTORY_FILES, 1),
+        "write_us": round(1e6 * quartiles["off"][1] / DIRECTORY_FILES, 1),
+        "du_reads": reader.reads,
+    }
+
+
+class CountingReads:
+    """A store that counts what is read of it."""
+
+    def __init__(self, store: Store) -> None:
+        self.reads = 0
+        self.is_settled = True
+        self.owns, self.expect, self.scan = store.owns, store.expect, store.scan
+        self._store = store
+
+    def get(self, key: bytes) -> bytes | None:
+        """See Store."""
+        self.reads += 1
+        return self._store.get(key)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -412,7 +491,9 @@ def main() -> None:
     files = options.files or (FILES_QUICK if options.quick else FILES)
     folder = Path(tempfile.mkdtemp(prefix="trees-", dir=options.folder))
     try:
-        found = trio.run(partial(measure, folder, files))
+        (folder / "usage").mkdir()
+        found = trio.run(partial(measure_usage, folder / "usage", BLOCKS_QUICK if options.quick else BLOCKS))
+        found |= trio.run(partial(measure, folder, files))
     finally:
         shutil.rmtree(folder)
     if options.json:

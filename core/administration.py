@@ -24,8 +24,9 @@ from siltstone.core.status import VolumeStatus
 from siltstone.core.types import ProgressListener
 from siltstone.core.volume import Volume
 from siltstone.engine.pool import DiskRole
-from siltstone.errors import InvalidArgument, Unavailable
+from siltstone.errors import InvalidArgument, Refused, Unavailable
 from siltstone.meta.shards.map import Placement
+from siltstone.meta.usage_count import forget_usage
 from siltstone.types import DiskId, PartitionId, ShardId
 
 TRANSACTIONS_LOOK_SECONDS = 0.1
@@ -119,6 +120,19 @@ class Administration:
     async def scrub_snapshots(self) -> None:
         """See Volume."""
         await self._volume.scrub_snapshots()
+
+    async def forget_usage(self) -> None:
+        """There are to be several shards, over which the usage of trees is not kept. Raises Refused while there are
+        quotas. Durable on return."""
+        usage, store = self._volume.ledger.usage, self._volume.ledger.store
+        if usage.has_quotas:
+            raise Refused(
+                "the volume has quotas, which hold in a volume of one shard only: see `siltstone quota list`, and "
+                "remove them first"
+            )
+        usage.forget()
+        forget_usage(store)
+        await self._volume.sync()
 
     async def wait_transactions(self) -> None:
         """Return when no transaction over several shards, and no move of a partition, is under way here."""

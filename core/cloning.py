@@ -43,6 +43,9 @@ class CloneMaker(Protocol):
     def let_go(self, clone: Ino) -> None:
         """What ``begin_clone`` returned is not needed any more."""
 
+    def check_room(self, source: Ino, parent: Ino) -> None:
+        """Raise QuotaExceeded if a clone of a directory is too large for another: before all the work is done."""
+
     async def begin_clone(self, source: Ino) -> Ino: ...
     async def clone_entries(self, source: Ino, target: Ino, after: bytes | None) -> Page: ...
     async def clone_file(self, source: Ino, parent: Ino, name: bytes, is_last: bool) -> ClonedFile: ...
@@ -61,6 +64,11 @@ class ClonesHere(Clones):
         super().__init__(volume)
         self.let_go = volume.orphans.let_go
         self.wait_done = volume.wait_done
+        self._usage = volume.ledger.usage
+
+    def check_room(self, source: Ino, parent: Ino) -> None:
+        """See CloneMaker."""
+        self._usage.check_room(parent, self._usage.usage(source))
 
 
 class ClonesOverShards:
@@ -82,6 +90,9 @@ class ClonesOverShards:
         """See CloneMaker."""
         self._held.discard(clone)
         self._tree.released(clone)
+
+    def check_room(self, source: Ino, parent: Ino) -> None:
+        """There are no quotas over shards."""
 
     async def begin_clone(self, source: Ino) -> Ino:
         """See Clones."""
@@ -116,8 +127,8 @@ async def clone_path(
 ) -> CloneReport:
     """Let ``target`` be a clone of ``source``; both are paths from the root of the volume, and no link is followed.
 
-    Raises NotFound, NotADirectory, AlreadyExists, InvalidArgument (a tree into itself), NameTooLong, NoSpace; then
-    nothing is there that was not before.
+    Raises NotFound, NotADirectory, AlreadyExists, InvalidArgument (a tree into itself), NameTooLong, NoSpace,
+    QuotaExceeded; then nothing is there that was not before.
     """
     source_names, target_names = path_names(source), path_names(target)
     if not target_names:
@@ -137,6 +148,7 @@ async def clone_path(
         return CloneReport(entries=1, bytes=clone.size if stat.S_ISREG(found.mode) else 0)
     if await _is_below(tree, parent, found.ino):
         raise InvalidArgument(f"{_shown(source)} cannot be cloned into itself: {_shown(target)} is in it")
+    maker.check_room(found.ino, parent)
     return await _TreeClone(maker, found.ino, progress).run(found.size, parent, name)
 
 

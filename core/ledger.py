@@ -29,6 +29,7 @@ from siltstone.meta.extents import FreedStripe
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.store import Store, Transaction
 from siltstone.meta.totals import SpaceTotals
+from siltstone.meta.usage import TreeUsage
 from siltstone.ports import Clock, Random
 from siltstone.types import Ino, Lsn, PartitionId, SlabId, StripeId, make_ino, slab_of
 
@@ -128,8 +129,11 @@ class Ledger:
         log_bytes_low: int,
         log_bytes_high: int,
         totals: SpaceTotals,
+        usage: TreeUsage | None = None,
     ) -> None:
         self.store = store
+        self.usage = TreeUsage(store) if usage is None else usage
+        """What is in every directory tree, and the quotas."""
         self.log = log
         self.stripes = stripes
         self.pool = pool
@@ -181,7 +185,8 @@ class Ledger:
         self._changes_go = trio.Event()
         self._changes_go.set()
         self.waits = 0
-        """How often a change had to wait: for room in the pool, or for the log to get under its high-water mark."""
+        """How often a change had to wait: for room in the pool, or for the log to get under its high-water mark; and
+        anything for the limit of a tree's rate."""
         self._spread: SpreadOperations | None = None
         self.performing = 0
         """Operations over several shards that have begun and not ended; who begins one was let through by ``admit``."""
@@ -210,7 +215,7 @@ class Ledger:
                 self.performing -= 1
         transaction = self.store.begin()
         result = change(transaction)
-        self.commit(transaction)
+        self.commit(transaction, is_limited=True)
         committed(result)
         return result
 
@@ -254,12 +259,22 @@ class Ledger:
         transaction: Transaction,
         freed: Sequence[FreedStripe] = (),
         written: Iterable[WrittenStripe] = (),
+        *,
+        is_limited: bool = False,
     ) -> Lsn:
         """Commit a batch; ``freed`` are the stripes whose last reference it took, ``written`` those it points at first.
 
-        Visible on return, durable when the log has passed the LSN that is returned.
+        Visible on return, durable when the log has passed the LSN that is returned. ``is_limited``: raises
+        QuotaExceeded, and commits nothing, if it adds more to a tree than its quota allows.
         """
-        lsn = transaction.commit()
+        counted = self.usage.apply(transaction)
+        try:
+            if is_limited and self.usage.has_quotas and not transaction.may_exceed_quotas:
+                self.usage.check_grown()
+            lsn = transaction.commit()
+        except BaseException:
+            self.usage.undo(counted)
+            raise
         self.totals.add(transaction.totals)
         if transaction.freed:
             freed = [*transaction.freed, *freed]

@@ -74,6 +74,7 @@ class WrittenBytes(AnonymousBytes):
     async def write(self, buffer: Buffer) -> None:
         """Take over further bytes; the buffer must not change any more."""
         assert not self._ended, "written to after commit or abort"
+        await self._volume.rates.wait(self._near, write_bytes=len(buffer), operations=0)
         if self._ino is None and self.size + len(buffer) < DIRECT_THRESHOLD_BYTES:
             self._buffers.append(buffer)
             self.size += len(buffer)
@@ -95,6 +96,7 @@ class WrittenBytes(AnonymousBytes):
 
     async def ready(self) -> None:
         """Return when the bytes are where a batch can point at them, and there is room for that batch."""
+        await self._volume.rates.wait(self._near)
         if self._ino is not None:
             await self._volume.flush(self._ino)
         await self._volume.ledger.admit(max(1, self.size) if self._ino is None else 0)

@@ -341,15 +341,17 @@ class KeyChange:
         transaction, ino = self._transaction, current.ino
         if current.inode.is_directory:
             assert record is not None, "a directory is an object by its record"
-            ino = self._as_file(current, record)
+            ino = self._as_file(current, record, spot)
         else:
             names.detach(transaction, current.parent, current.name, now_ns=self._now_ns)
+            inode = inodes.get_inode(transaction, ino)
+            names.keep_elsewhere(transaction, ino, inode, current.parent, spot.directory)
             self._news.append(EntryChanged(current.parent, current.name, ino, True))
         owner = "" if record is None else record.owner
         version = Version(ino, version_of(record), current.inode.mtime_ns, owner)
         versions.put(transaction, spot.directory, spot.name, order, version)
 
-    def _as_file(self, current: Place, record: Object) -> Ino:
+    def _as_file(self, current: Place, record: Object, spot: Spot) -> Ino:
         """An empty file that is what a directory was as an object."""
         transaction, directory = self._transaction, current.inode
         ino, inode = inodes.create_anonymous(
@@ -361,7 +363,8 @@ class KeyChange:
             now_ns=directory.mtime_ns,
         )
         transaction.delete(keys.orphan(ino))
-        inode.nlink = 1
+        inode.nlink, inode.home = 1, spot.directory
+        transaction.may_exceed_quotas = True  # a DELETE may need it
         objects.put_object(transaction, ino, inode, record)
         inodes.put_inode(transaction, ino, inode)
         self._unmark_directory(current.ino)
@@ -392,7 +395,7 @@ class KeyChange:
             inode = inodes.get_inode(transaction, ino)
             check_removable(objects.get_object(transaction, ino, inode), self._now_ns, may_bypass=may_bypass)
             inodes.check_writable(ino, inode)
-            names.drop_link(transaction, ino, inode, self._now_ns, place=None)
+            names.drop_link(transaction, ino, inode, self._now_ns, place=None, directory=spot.directory)
             if inode.nlink == 0:
                 self._lost.append(ino)
         versions.remove(transaction, spot.directory, spot.name, order, version)
@@ -409,7 +412,8 @@ class KeyChange:
         entry = names.get_dentry(transaction, parent, name)
         if entry is not None and stat.S_ISDIR(entry.kind):
             parent, name = Ino(entry.ino), SELF
-        names.attach(transaction, Ino(version.ino), parent, name, now_ns=self._now_ns)
+        now_ns = self._now_ns
+        names.attach(transaction, Ino(version.ino), parent, name, source=spot.directory, now_ns=now_ns)
         self._news.append(EntryChanged(parent, name, Ino(version.ino), False))
 
     def _mark_directory(self, ino: Ino, attributes: PutAttributes) -> ObjectInfo:

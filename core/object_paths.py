@@ -126,7 +126,7 @@ def make_directories(
         )
         news.append(EntryChanged(parent, name, ino, False))
         if displaced is not None:
-            names.attach(transaction, displaced, ino, SELF, now_ns=now_ns)
+            names.attach(transaction, displaced, ino, SELF, source=parent, now_ns=now_ns)
             news.append(EntryChanged(ino, SELF, displaced, False))
         parent = ino
     return parent, news
@@ -173,7 +173,7 @@ def prune(transaction: Transaction, directory: Ino, path: bytes, now_ns: int) ->
         news.append(EntryChanged(above, name, directory, True))
         orphans.append(directory)
         if own is not None:
-            names.attach(transaction, own, above, name, now_ns=now_ns)
+            names.attach(transaction, own, above, name, source=directory, now_ns=now_ns)
             news.append(EntryChanged(above, name, own, False))
             break
         directory = above

@@ -391,6 +391,8 @@ class Objects:
         if conditions is not NO_CONDITIONS:
             # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
             await self.flush_key(bucket, path, start)
+        if self.volume.ledger.usage.has_rates:
+            await self.volume.rates.wait(await self.nearest(bucket, path))
         await self.volume.ledger.admit(0 if versioning is Versioning.OFF or version_id is not None else 1)
         now_ns = self.volume.ledger.clock.now_ns()
 

@@ -46,6 +46,8 @@ from siltstone.meta.shards.map import map_of
 from siltstone.meta.store.port import Backing
 from siltstone.meta.store.store import Store
 from siltstone.meta.totals import SpaceTotals
+from siltstone.meta.usage import TreeUsage
+from siltstone.meta.usage_count import count_usage, forget_usage
 from siltstone.ports import Clock, Disk, Fanout, Random, Workers
 from siltstone.types import ROOT_INO, DiskId, Lsn, ShardId, partition_of
 
@@ -89,6 +91,8 @@ async def create_volume(
         if _has_root(config, shard):
             transaction = store.begin()
             inodes.format_root(transaction, clock.now_ns())
+            if config.shards == 1:
+                transaction.put(keys.USAGE_STATE, b"")
             await log.wait_durable(transaction.commit())
         await store.checkpoint()
         nursery.cancel_scope.cancel()
@@ -125,6 +129,10 @@ async def open_volume(
     await pool.probe()
     store = Store(backing, apply_interval=config.commit_interval, limit_seconds=config.disk_timeout)
     store.keeps_notes = config.shards == 1  # nobody could read what they say over shards
+    usage = TreeUsage(store)
+    if config.shards == 1:
+        usage.load()
+    store.before_replay, store.derive = usage.replay, usage.derive
     log = await _recover_log(config, pool, clock, store)
     stripes = StripeStore(
         pool,
@@ -144,11 +152,14 @@ async def open_volume(
     stripes.load(slabs.items(), space.counted(totals, slabs, space.stripes(store)))
     await stripes.collect_strays()
     snapshots = snapshot_files(config, pool, random, workers)
-    volume = _assemble(config, pool, store, log, stripes, snapshots, totals, clock, random, open_disk)
+    volume = _assemble(config, pool, store, log, stripes, snapshots, totals, usage, clock, random, open_disk)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         await nursery.start(store.run)
+        if config.shards == 1 and not usage.is_known:
+            await count_usage(store)
+            usage.load()
         if join is not None:
             join(volume, nursery)
         await _start(nursery, config, volume)
@@ -190,6 +201,7 @@ async def run_log(config: VolumeConfig, pool: Pool, backing: Backing, clock: Clo
         await nursery.start(log.run)
         await nursery.start(store.run)
         end = store.last_lsn
+        forget_usage(store)
         await store.checkpoint()
         nursery.cancel_scope.cancel()
     await log.close()
@@ -243,6 +255,7 @@ def _assemble(
     stripes: StripeStore,
     files: SnapshotFiles,
     totals: SpaceTotals,
+    usage: TreeUsage,
     clock: Clock,
     random: Random,
     open_disk: OpenDisk | None,
@@ -258,6 +271,7 @@ def _assemble(
         log_bytes_low=log_low,
         log_bytes_high=log_high,
         totals=totals,
+        usage=usage,
     )
     write_back = WriteBack(
         ledger,

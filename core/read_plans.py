@@ -148,6 +148,8 @@ class ReadPlans:
         Volume.read. ``reading``: of which opening of an object; raises ObjectChanged."""
         if reading is not None:
             self._readings.check(ino, reading)
+        if self._volume.rates.limits(ino):
+            return ReadPlan(await self._volume.read(ino, offset, size))
         plan = self._plan(ino, offset, size, ahead, origin)
         return ReadPlan(await self.read_object(ino, offset, size, reading)) if plan is None else plan
 

@@ -149,6 +149,7 @@ class Resizer:
             )
             for shard in map(ShardId, range(before.shards, count)):
                 await ground.lay(laid, shard)
+            await self._shards.shards[FIRST].ask("forget_usage")
             # From here on they are shards.
             await ground.save(shards=count, shards_void=0, shards_sized=laid.shards_sized)
         except BaseException:

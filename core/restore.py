@@ -15,6 +15,7 @@ from siltstone.engine.snapshot.copies import Snapshot, SnapshotFrame
 from siltstone.engine.snapshot.files import SnapshotFiles
 from siltstone.errors import Corrupt, FormatInvalid
 from siltstone.limits import MIB
+from siltstone.meta import keys
 from siltstone.meta.snapshot import unpack_batches, unpack_entries
 from siltstone.meta.store.batch import decode_batch
 from siltstone.meta.store.port import Backing
@@ -102,6 +103,7 @@ class _Loader:
 
     async def finish(self, applied_lsn: Lsn) -> None:
         """All of it is in the backing, durably, as of this LSN."""
+        self._gathered[keys.USAGE_STATE] = None  # a snapshot is no state of one moment: it is counted anew
         await self._apply(applied_lsn)
 
     async def _load(

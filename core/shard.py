@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -176,7 +177,7 @@ class Shard:
             read=volume.reader.read,
             admit=ledger.admit,
             bring=self._bringer.bring,
-            commit=ledger.commit,
+            commit=partial(ledger.commit, is_limited=True),
             on_applied=volume.applied,
         )
         volume.reader.borrow = self._node.borrowing.read

@@ -47,6 +47,7 @@ def sum_of_spaces(spaces: Sequence[VolumeSpace]) -> VolumeSpace:
         available_bytes=room_of_all([(space.available_bytes, space.in_slabs_bytes) for space in spaces]),
         inodes=sum(space.inodes for space in spaces),
         in_slabs_bytes=sum(space.in_slabs_bytes for space in spaces),
+        inodes_max=sum(space.inodes_max for space in spaces),
     )
 
 

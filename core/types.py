@@ -125,13 +125,14 @@ class Holder(Protocol):
 
 class VolumeSpace(NamedTuple):
     """Room in usable bytes: raw bytes times k / (k + m). ``available_bytes`` leaves out the reserve; ``in_slabs_bytes``
-    is what of it is no other shard's to take."""
+    is what of it is no other shard's to take. ``inodes_max``: how many there may be, 0 where only room says so."""
 
     total_bytes: int
     free_bytes: int
     available_bytes: int
     inodes: int
     in_slabs_bytes: int = 0
+    inodes_max: int = 0
 
 
 class Progress(NamedTuple):

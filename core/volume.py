@@ -25,6 +25,7 @@ from siltstone.core.mount_versions import keep_removed, moved
 from siltstone.core.mover import Mover
 from siltstone.core.orphans import Orphans
 from siltstone.core.pool_members import PoolMembers
+from siltstone.core.rates import Rates
 from siltstone.core.reader import Reader
 from siltstone.core.relocate import Relocator
 from siltstone.core.room import Room
@@ -56,6 +57,7 @@ from siltstone.meta.rename import Renamed
 from siltstone.meta.shards.messages import Change
 from siltstone.meta.store.port import Reader as StoreReader
 from siltstone.meta.store.transaction import Transaction
+from siltstone.meta.usage import TreeUsage
 from siltstone.types import ROOT_INO, Buffer, Ino
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ class Volume:
         self.labels = labels
         self.members = members
         self._checking = trio.Lock()
+        self.rates = Rates(ledger)
+        """How fast trees may be used."""
         self.reader = reader
         self.carrier = carrier
         self._subscribers = subscribers
@@ -219,17 +223,22 @@ class Volume:
         return await self.ledger.look(lambda reader: xattrs.list_xattrs(reader, ino))
 
     async def space(self) -> VolumeSpace:
-        """Room in usable bytes."""
+        """Room in usable bytes, or what the quotas of the root leave of it."""
+        return self.space_in(ROOT_INO)
+
+    def space_in(self, ino: Ino) -> VolumeSpace:
+        """The same inside a tree: what the quotas over an inode leave."""
         available_bytes = self.room.available_bytes()
         stripes = self.ledger.stripes.space()
         inode_count = counters.read_totals(self.ledger.store, self.ledger.owned_partitions()).inodes
-        return VolumeSpace(
+        space = VolumeSpace(
             total_bytes=stripes.usable_total_bytes,
             free_bytes=self.room.free_for_users() + self.ledger.hole_bytes,
             available_bytes=available_bytes,
             inodes=inode_count,
             in_slabs_bytes=stripes.data_free_bytes,
         )
+        return within_quotas(space, self.ledger.usage, ino)
 
     # --- names -----------------------------------------------------------------------------------------------------
 
@@ -267,6 +276,7 @@ class Volume:
     async def _make(
         self, parent: Ino, name: bytes, make: Callable[..., tuple[Ino, Inode]], origin: object
     ) -> Attributes:
+        await self.rates.wait(parent)
         await self.ledger.admit(1)
         now_ns = self.ledger.clock.now_ns()
         ino, inode = await self.ledger.perform(
@@ -293,6 +303,7 @@ class Volume:
 
         Its dirty bytes are committed first, so that the name never shows less than was written before it.
         """
+        await self.rates.wait(parent)
         await self.write_back.flush(ino)
         await self.ledger.admit(1)
         now_ns = self.ledger.clock.now_ns()
@@ -309,6 +320,7 @@ class Volume:
 
     async def unlink(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         """Take a name away; the inode goes with its last name when nobody holds it, or into the trash."""
+        await self.rates.wait(parent)
         await self._flush_for_trash(parent, name)
         await self.ledger.admit()
         now_ns = self.ledger.clock.now_ns()
@@ -330,6 +342,7 @@ class Volume:
 
     async def rmdir(self, parent: Ino, name: bytes, *, origin: object = None) -> None:
         """Remove an empty directory."""
+        await self.rates.wait(parent)
         await self.ledger.admit()
         now_ns = self.ledger.clock.now_ns()
 
@@ -361,6 +374,7 @@ class Volume:
         The dirty bytes of what gets a new name are committed first: write-then-rename never leaves an empty file after
         a crash.
         """
+        await self.rates.wait(parent)
         await self._flush_entry(parent, name)
         if exchange:
             await self._flush_entry(new_parent, new_name)
@@ -416,6 +430,7 @@ class Volume:
 
     async def set_attributes(self, ino: Ino, changes: SetAttributes, *, origin: object = None) -> Attributes:
         """Change attributes; a size cuts or extends the file."""
+        await self.rates.wait(ino)
         if changes.size is not None:
             await self._set_size(ino, changes.size, origin)
         rest = (changes.mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
@@ -483,6 +498,9 @@ class Volume:
         """Up to ``size`` bytes at ``offset``; short at the end of the file. Never bytes that fail their checksum."""
         if offset < 0 or size < 0:
             raise InvalidArgument(f"inode {ino}: a read of {size} bytes at {offset}")
+        if self.ledger.usage.has_rates:
+            there = self.seen(ino, inodes.get_inode(self.ledger.store, ino)).size - offset
+            await self.rates.wait(ino, read_bytes=max(0, min(size, READ_BYTES_MAX, there)))
         inode = inodes.get_inode(self.ledger.store, ino)
         if inode.is_directory:
             raise IsADirectory(f"inode {ino} is a directory")
@@ -505,6 +523,8 @@ class Volume:
 
     async def write(self, ino: Ino, offset: int, data: Buffer, *, origin: object = None) -> int:
         """Write ``data``, which must not change afterwards (it is not copied); returns its length."""
+        if self.ledger.usage.has_rates:
+            await self.rates.wait(ino, write_bytes=len(data))
         size = await self.write_back.write(ino, offset, data)
         if size:
             self._subscribers.publish(origin, DataChanged(ino, offset, size))
@@ -661,6 +681,24 @@ class Volume:
         """The batch that took the name away was committed."""
         if unlinked.dies:
             self.orphans.lost_its_name(unlinked.ino, purged=unlinked.purged)
+
+
+def within_quotas(space: VolumeSpace, usage: TreeUsage, ino: Ino) -> VolumeSpace:
+    """What the quotas that limit an inode leave of some room: the least of all."""
+    if not usage.has_quotas:
+        return space
+    total, free, available = space.total_bytes, space.free_bytes, space.available_bytes
+    inodes, inodes_max = space.inodes, 0
+    for limited, quota in usage.quotas_over(usage.home_of(ino)):
+        size, files = usage.held(limited)
+        if quota.bytes:
+            left = max(0, quota.bytes - size)
+            total, free, available = min(total, quota.bytes), min(free, left), min(available, left)
+        if quota.files and (not inodes_max or quota.files - files < inodes_max - inodes):
+            inodes, inodes_max = files, quota.files
+    return space._replace(
+        total_bytes=total, free_bytes=free, available_bytes=available, inodes=inodes, inodes_max=inodes_max
+    )
 
 
 def _entries(reader: StoreReader, ino: Ino, after: bytes | None, limit: int) -> list[tuple[bytes, Ino]]:

@@ -31,6 +31,7 @@ from siltstone.errors import (
     NoSpace,
     NotFound,
     NotPermitted,
+    QuotaExceeded,
     SiltstoneError,
     TooFewDisks,
 )
@@ -86,6 +87,7 @@ class OpenFile:
         "ctime_ns",
         "dirty",
         "error",
+        "home",
         "idle",
         "in_flight",
         "ino",
@@ -101,6 +103,8 @@ class OpenFile:
         self.dirty = DirtyMap()
         self.in_flight: list[Run] = []
         self.size = inode.size
+        self.home: int | None = inode.home
+        """The directory that it counts in, in the turn in which this is made; then None, as it may be renamed."""
         self.mtime_ns = now_ns
         self.ctime_ns = now_ns
         self.changed_ns = now_ns
@@ -183,6 +187,7 @@ class WriteBack:
             self._take_over(file, offset, data)
         else:
             # A flush or truncate of this file is under way: a stream of writes must not keep it from its end.
+            file.home = None
             file = await self._lock(ino)
             try:
                 await self._ledger.wait_unclaimed(ino)
@@ -296,6 +301,7 @@ class WriteBack:
             self.dirty_bytes -= file.dirty.size
             file.dirty.truncate(0)
             file.error = None
+            self._ledger.usage.release(ino)
 
     def layers(self, file: OpenFile, start: int, end: int) -> list[Run]:
         """The file's uncommitted bytes around [start, end), oldest first: each lies over the ones before it."""
@@ -352,6 +358,9 @@ class WriteBack:
         if not len(data):
             self._forget_clean(file)
             return
+        if offset + len(data) > file.size:
+            self._reserve(file, offset + len(data))
+        file.home = None
         if not file.dirty.size and not file.in_flight:
             file.changed_ns = self._ledger.clock.monotonic_ns()
         before = file.dirty.size
@@ -557,6 +566,8 @@ class WriteBack:
         self.overwrites.note(file.ino, size)
         self._departures += 1
         self.dirty_bytes += file.dirty.size - before
+        if size > file.size:
+            self._reserve(file, size)
         transaction = self._ledger.begin()
         inode = inodes.get_inode(transaction, file.ino)
         freed: list[FreedStripe] = []
@@ -565,6 +576,7 @@ class WriteBack:
         self._put_changed(transaction, file, inode)
         self._ledger.commit(transaction, freed)
         file.size = inode.size
+        self._ledger.usage.release(file.ino)
         return done
 
     # --- bookkeeping -----------------------------------------------------------------------------------------------
@@ -596,6 +608,7 @@ class WriteBack:
                 self._track(ino)
             file = await self._lock_known(ino)
             if file is not None:
+                file.home = None
                 return file
 
     async def _lock_known(self, ino: Ino) -> OpenFile | None:
@@ -612,6 +625,22 @@ class WriteBack:
         # It may have been forgotten already, and another have come, with bytes of its own.
         if is_clean and self.files.get(file.ino) is file:
             del self.files[file.ino]
+            self._ledger.usage.release(file.ino)
+
+    def _reserve(self, file: OpenFile, size: int) -> None:
+        """Let a file grow to a size. Raises QuotaExceeded."""
+        try:
+            self._ledger.usage.reserve(file.ino, size - file.size, file.home)
+        except QuotaExceeded:
+            self._forget_clean(file)
+            raise
+
+    def grown(self) -> Iterator[tuple[Ino, int]]:
+        """By how many bytes files will grow with what is not committed yet."""
+        for file in self.files.values():
+            inode = inodes.find_inode(self._ledger.store, file.ino)
+            if inode is not None and file.size > inode.size:
+                yield file.ino, file.size - inode.size
 
     def _raise_error(self, file: OpenFile) -> None:
         if file.error is not None:

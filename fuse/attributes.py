@@ -125,7 +125,10 @@ def statvfs_of(space: VolumeSpace) -> StatvfsData:
     data.f_blocks = space.total_bytes // BLOCK_BYTES
     data.f_bfree = space.free_bytes // BLOCK_BYTES
     data.f_bavail = space.available_bytes // BLOCK_BYTES
-    data.f_ffree = data.f_favail = space.available_bytes // INODE_BYTES
+    files = space.available_bytes // INODE_BYTES
+    if space.inodes_max:
+        files = min(files, max(0, space.inodes_max - space.inodes))
+    data.f_ffree = data.f_favail = files
     data.f_files = space.inodes + data.f_ffree
     data.f_namemax = NAME_BYTES_MAX
     return data

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from siltstone.errors import NotFound
-from siltstone.meta import counters, extents, keys, names
+from siltstone.meta import counters, extents, homes, keys, names
 from siltstone.meta.inodes import get_directory, get_inode, mark_orphan, put_inode
 from siltstone.meta.records import Bucket, Dentry, Inode, InodeFlag, decode, encode, file_kind
 from siltstone.meta.store.store import Transaction
@@ -73,7 +73,7 @@ def copy_nameless(transaction: Transaction, source: Ino, inode: Inode, *, now_ns
     target = tally.take_ino(partition_of(source), 0)
     tally.end()
     copy_records(transaction, source, inode, target)
-    inode.nlink = inode.size = inode.allocated_bytes = inode.parent = 0
+    inode.nlink = inode.size = inode.allocated_bytes = inode.parent = inode.home = 0
     inode.name = b""
     if stat.S_ISLNK(inode.mode):
         inode.size = len(inode.target)
@@ -186,7 +186,7 @@ class _PageWriter:
         extents.share(self._transaction, target, found)
         self._size += inode.size if inode.is_file else 0
         copy_records(self._transaction, source, inode, target)
-        inode.nlink = 1
+        inode.nlink, inode.home = 1, self._target
         self._enter(name, target, inode)
         return True
 
@@ -210,6 +210,7 @@ def enter_clone(transaction: Transaction, clone: Ino, parent: Ino, name: bytes) 
         transaction.delete(keys.orphan(clone))
     inode.nlink += 1
     inode.parent, inode.name = parent, name
+    homes.gained(transaction, clone, inode, parent)
     put_inode(transaction, clone, inode)
     transaction.put(keys.dentry(parent, name), encode(Dentry(clone, file_kind(inode.mode))))
     directory.size += 1

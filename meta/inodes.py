@@ -22,6 +22,9 @@ from siltstone.types import partition_of as partition_of_ino
 
 PERMISSION_BITS = 0o7777
 
+KIND_BITS = 0o170000
+"""Of a mode; stat.S_IFMT is a call."""
+
 _SNAPSHOT = int(InodeFlag.SNAPSHOT)  # a plain number: looked at by every change
 
 
@@ -60,7 +63,13 @@ def get_inodes(reader: Reader, inos: Sequence[Ino]) -> list[Inode]:
 
 def put_inode(transaction: Transaction, ino: Ino, inode: Inode) -> None:
     """Store an inode that was changed."""
-    transaction.put(keys.inode(ino), encode(inode))
+    key = keys.inode(ino)
+    transaction.put(key, encode(inode))
+    mode = inode.mode
+    home = inode.home
+    if mode & KIND_BITS == stat.S_IFDIR:
+        home = 0 if inode.flags & _SNAPSHOT else inode.parent  # snapshots count nowhere
+    transaction.inodes[ino] = key, home, inode.nlink, inode.size, mode
 
 
 def get_directory(reader: Reader, ino: Ino) -> Inode:
@@ -129,10 +138,14 @@ def remove_inode(transaction: Transaction, ino: Ino) -> None:
             transaction.delete(key)
     if inode.flags & InodeFlag.HAS_OBJECT:
         transaction.delete(keys.object_(ino))
-    if inode.is_directory and transaction.get(keys.bucket(ino)) is not None:
-        transaction.delete(keys.bucket(ino))
-        for key, _ in list(transaction.scan(*keys.prefix_range(keys.bucket_documents(ino)))):
-            transaction.delete(key)
+    if inode.is_directory:
+        if transaction.get(keys.bucket(ino)) is not None:
+            transaction.delete(keys.bucket(ino))
+            for key, _ in list(transaction.scan(*keys.prefix_range(keys.bucket_documents(ino)))):
+                transaction.delete(key)
+        if transaction.get(keys.quota(ino)) is not None:
+            transaction.delete(keys.quota(ino))
     transaction.delete(keys.orphan(ino))
     transaction.delete(keys.inode(ino))
+    transaction.inodes[ino] = None
     counters.drop_ino(transaction, ino)

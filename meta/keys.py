@@ -8,15 +8,18 @@ what describes the shard's own space (slabs, stripes, references) starts with ``
 | ``p`` partition ``c`` | Counters |
 | ``p`` partition ``d`` directory ino (8) name | Dentry |
 | ``p`` partition ``e`` ino (8) file offset (8) | Extent |
+| ``p`` partition ``h`` ino (8) directory ino (8) | how many names (4) a file with more than one has in the directory |
 | ``p`` partition ``i`` ino (8) | Inode |
 | ``p`` partition ``g`` directory ino (8) name | a document of a bucket's configuration, raw |
 | ``p`` partition ``k`` directory ino (8) | Bucket |
+| ``p`` partition ``l`` directory ino (8) | Quota |
 | ``p`` partition ``m`` bucket ino (8) key 00 upload id (16) | Upload |
 | ``p`` partition ``n`` upload id (16) part number (2) | Part |
 | ``p`` partition ``q`` client (16) request number (8) | what the request was answered, msgpack; number 0: Watermark |
 | ``p`` partition ``o`` ino (8) | empty: an orphan (no name, to be purged when nobody holds it) |
 | ``p`` partition ``b`` ino (8) | Object |
 | ``p`` partition ``t`` removed, nanoseconds (8) ino (8) | Trashed |
+| ``p`` partition ``u`` directory ino (8) | Usage |
 | ``p`` partition ``v`` directory ino (8) name 00 | place in the order (8) of the name's null version |
 | ``p`` partition ``v`` directory ino (8) name 00 place in the order, from above (8) | Version |
 | ``p`` partition ``x`` ino (8) name | value of an extended attribute, raw |
@@ -153,6 +156,26 @@ def is_version(key: bytes) -> bool:
 def tree_snapshot(top: Ino) -> bytes:
     """Key of a TreeSnapshot record."""
     return _HEAD.pack(b"p", top & 0xFF, b"z", top)
+
+
+def home(ino: Ino, directory: Ino) -> bytes:
+    """Key of how many names a file has in a directory."""
+    return _HEAD_OFFSET.pack(b"p", ino & 0xFF, b"h", ino, directory)
+
+
+def home_directory(key: bytes) -> Ino:
+    """The directory in such a key."""
+    return Ino(int.from_bytes(key[-8:], "big"))
+
+
+def usage(directory: Ino) -> bytes:
+    """Key of what is in a directory and below it."""
+    return _HEAD.pack(b"p", directory & 0xFF, b"u", directory)
+
+
+def quota(directory: Ino) -> bytes:
+    """Key of the limits of a directory tree."""
+    return _HEAD.pack(b"p", directory & 0xFF, b"l", directory)
 
 
 def orphan(ino: Ino) -> bytes:
@@ -357,6 +380,11 @@ def xattrs(ino: Ino) -> bytes:
     return xattr(ino, b"")
 
 
+def homes(ino: Ino) -> bytes:
+    """Prefix of the directories that a file with more than one name has names in."""
+    return _HEAD.pack(b"p", ino & 0xFF, b"h", ino)
+
+
 def bucket_documents(directory: Ino) -> bytes:
     """Prefix of the documents of a bucket's configuration."""
     return bucket_document(directory, b"")
@@ -410,6 +438,9 @@ PART = b"n"
 ORPHAN = b"o"
 PART = b"n"
 TRASH = b"t"
+HOME = b"h"
+USAGE = b"u"
+QUOTA = b"l"
 VERSION = b"v"
 XATTR = b"x"
 TREE_SNAPSHOT = b"z"
@@ -467,6 +498,9 @@ AWAY = b"sa"
 
 SCRUB = b"sc"
 """Key of the record of scrubbing."""
+
+USAGE_STATE = b"su"
+"""Key of the mark that the Usage records are right."""
 
 SLABS = b"sS"
 STRIPES = b"sT"

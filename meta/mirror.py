@@ -302,7 +302,7 @@ class MirrorBatch:
         copied = _with_flags(inode)
         copy_records(self._transaction, source, copied, target)
         copied.flags |= InodeFlag.SNAPSHOT
-        copied.nlink = copied.allocated_bytes = copied.parent = 0
+        copied.nlink = copied.allocated_bytes = copied.parent = copied.home = 0
         copied.name = b""
         if inode.is_directory:
             copied.size = 0
@@ -326,7 +326,7 @@ class MirrorBatch:
         if (inode.flags | copied.flags) & InodeFlag.HAS_OBJECT:
             _put(transaction, keys.object_(target), transaction.get(keys.object_(source)))
         now = _with_flags(inode)
-        now.nlink, now.parent, now.name = copied.nlink, copied.parent, copied.name
+        now.nlink, now.parent, now.name, now.home = copied.nlink, copied.parent, copied.name, 0
         now.allocated_bytes = copied.allocated_bytes
         if inode.is_directory:
             now.size = copied.size

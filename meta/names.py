@@ -26,7 +26,7 @@ from siltstone.errors import (
     TooManyLinks,
 )
 from siltstone.limits import LINK_COUNT_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
-from siltstone.meta import counters, keys, versions
+from siltstone.meta import counters, homes, keys, versions
 from siltstone.meta.inodes import (
     PERMISSION_BITS,
     check_writable,
@@ -168,7 +168,7 @@ def create(
         gid = directory.gid
     ino = counters.take_ino(transaction, partition_of(parent))
     inode = Inode(kind | mode & PERMISSION_BITS, 1, uid, gid, len(target), rdev, now_ns, now_ns, now_ns, target=target)
-    inode.parent, inode.name = parent, name
+    inode.parent, inode.name, inode.home = parent, name, parent
     put_inode(transaction, ino, inode)
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
     return ino, inode
@@ -234,6 +234,7 @@ def link(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_ns
     if inode.nlink == 0:
         transaction.delete(keys.orphan(ino))
     inode.nlink += 1
+    homes.gained(transaction, ino, inode, parent)
     inode.ctime_ns = now_ns
     inode.parent, inode.name = parent, name
     put_inode(transaction, ino, inode)
@@ -255,17 +256,25 @@ def detach(transaction: Transaction, parent: Ino, name: bytes, *, now_ns: int) -
     return ino
 
 
-def attach(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, now_ns: int) -> None:
-    """Give an inode a name that it counts already. Raises NotFound, NotADirectory, NameTooLong, InvalidArgument,
-    AlreadyExists."""
+def attach(transaction: Transaction, ino: Ino, parent: Ino, name: bytes, *, source: Ino, now_ns: int) -> None:
+    """Give an inode a name that it counts already, in the directory ``source``. Raises NotFound, NotADirectory,
+    NameTooLong, InvalidArgument, AlreadyExists."""
     inode = get_inode(transaction, ino)
     directory = get_living_directory(transaction, parent)
     check_name(name)
     if transaction.get(keys.dentry(parent, name)) is not None:
         raise AlreadyExists(f"{name!r} is in directory {parent} already")
     inode.parent, inode.name = parent, name
+    homes.moved(transaction, ino, inode, source, parent)
     put_inode(transaction, ino, inode)
     _enter(transaction, parent, directory, name, ino, inode, now_ns)
+
+
+def keep_elsewhere(transaction: Transaction, ino: Ino, inode: Inode, source: Ino, target: Ino) -> None:
+    """A name, or what counts as one, of a file is in another directory now."""
+    if source != target:
+        homes.moved(transaction, ino, inode, source, target)
+        put_inode(transaction, ino, inode)
 
 
 def adopt_directory(
@@ -373,12 +382,19 @@ def drop_link(
     *,
     place: tuple[Ino, bytes] | None,
     is_for_good: bool = False,
+    directory: Ino | None = None,
 ) -> None:
     """Count one name less of an inode; a directory loses its only one. Without names it is an orphan, or in the trash
     if there is one and this is not for good, and keeps the last in mind. ``place``: the name, with its directory; None
-    for one that is a version's, which goes for good."""
-    inode.nlink = 0 if inode.is_directory else inode.nlink - 1
-    assert inode.nlink >= 0, f"inode {ino} lost more names than it had"
+    for one that is a version's, of ``directory``, which goes for good."""
+    if inode.is_directory:
+        inode.nlink = 0
+    else:
+        inode.nlink -= 1
+        assert inode.nlink >= 0, f"inode {ino} lost more names than it had"
+        where = directory if place is None else place[0]
+        assert where is not None, "a name is in a directory"
+        homes.lost(transaction, ino, inode, where)
     inode.ctime_ns = now_ns
     if inode.nlink == 0:
         if transaction.keeps_trash and not is_for_good and place is not None and is_kept(inode):

@@ -44,6 +44,8 @@ class Inode(msgspec.Struct, array_like=True, tag=1, kw_only=False):
     """A symbolic link's target."""
     name: bytes = b""
     """Empty also in what programs wrote that did not know it."""
+    home: int = 0
+    """Of anything but a directory: the directory that it counts in (meta/homes.py); 0 where there is none."""
 
     @property
     def is_directory(self) -> bool:
@@ -231,6 +233,25 @@ class Counters(msgspec.Struct, array_like=True, tag=1):
     serial: int = 0
 
 
+class Usage(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """What is in a directory and below it; derived (fsck recomputes it). ``bytes``: of regular files, by their size.
+    ``files``: everything but directories."""
+
+    bytes: int = 0
+    files: int = 0
+    directories: int = 0
+
+
+class Quota(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The limits of a directory tree; 0 is none. ``files`` counts directories too. The others are of a second."""
+
+    bytes: int = 0
+    files: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    operations: int = 0
+
+
 class ScrubTally(msgspec.Struct, array_like=True, tag=1):
     """What a pass of scrubbing did on one disk. A unit that is wrong counts once, with all its wrong blocks."""
 
@@ -295,6 +316,8 @@ _decoders: dict[type[Any], Any] = {
         Upload,
         Part,
         Counters,
+        Usage,
+        Quota,
         Slab,
         Stripe,
         ScrubRecord,

@@ -10,7 +10,7 @@ import stat
 from typing import NamedTuple
 
 from siltstone.errors import AlreadyExists, InvalidArgument, IsADirectory, NotADirectory, NotFound
-from siltstone.meta import keys
+from siltstone.meta import homes, keys
 from siltstone.meta.inodes import check_writable, get_directory, get_inode, get_living_directory, put_inode
 from siltstone.meta.names import (
     check_empty,
@@ -125,7 +125,7 @@ def _replace(transaction: Transaction, move: _Move, other: Dentry | None, now_ns
     target.nlink += is_directory
     transaction.delete(keys.dentry(parent, move.name))
     transaction.put(keys.dentry(new_parent, move.new_name), encode(entry))
-    _put_moved(transaction, ino, inode, new_parent, move.new_name, now_ns)
+    _put_moved(transaction, ino, inode, parent, new_parent, move.new_name, now_ns)
     _put_parents(transaction, move, now_ns)
     return Renamed(ino, True, replaced, replaced_inode)
 
@@ -153,14 +153,18 @@ def _exchange(transaction: Transaction, move: _Move, other: Dentry, now_ns: int)
     move.target.nlink += grown
     transaction.put(keys.dentry(move.parent, move.name), encode(other))
     transaction.put(keys.dentry(move.new_parent, move.new_name), encode(move.entry))
-    _put_moved(transaction, ino, inode, move.new_parent, move.new_name, now_ns)
-    _put_moved(transaction, other_ino, other_inode, move.parent, move.name, now_ns)
+    _put_moved(transaction, ino, inode, move.parent, move.new_parent, move.new_name, now_ns)
+    _put_moved(transaction, other_ino, other_inode, move.new_parent, move.parent, move.name, now_ns)
     _put_parents(transaction, move, now_ns)
     return Renamed(ino, True, exchanged=other_ino)
 
 
-def _put_moved(transaction: Transaction, ino: Ino, inode: Inode, parent: Ino, name: bytes, now_ns: int) -> None:
-    inode.parent, inode.name = parent, name
+def _put_moved(
+    transaction: Transaction, ino: Ino, inode: Inode, source: Ino, target: Ino, name: bytes, now_ns: int
+) -> None:
+    inode.parent, inode.name = target, name
+    if not inode.is_directory:
+        homes.moved(transaction, ino, inode, source, target)
     inode.ctime_ns = now_ns
     put_inode(transaction, ino, inode)
 

@@ -6,12 +6,13 @@ as long as the operation takes; for access keys it need not even open the disks.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import select
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from siltstone.core.cloning import ClonesHere, ClonesOverShards, clone_path, pat
 from siltstone.core.feed_encoding import TYPES
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.opening import ONLY_SHARD
+from siltstone.core.quotas import Quotas
 from siltstone.core.scrub_report import sum_of_reports
 from siltstone.core.sharded_objects import ShardedObjects
 from siltstone.core.trash import Trash
@@ -260,6 +262,39 @@ def _path(arguments: Arguments, name: str) -> bytes:
     return b"".join(b"/" + each for each in path_names(bytes.fromhex(str(arguments[name]))))
 
 
+@contextlib.asynccontextmanager
+async def _quotas(owner: Owner) -> AsyncIterator[Quotas]:
+    """The quotas of a volume that does not become one of several shards meanwhile."""
+    async with owner.resizer.turn:
+        yield Quotas(owner.volume)
+
+
+async def _du(owner: Owner, arguments: Arguments, report: Report) -> object:
+    async with _quotas(owner) as quotas:
+        return await quotas.usage(_path(arguments, "path"))
+
+
+async def _quota_set(owner: Owner, arguments: Arguments, report: Report) -> object:
+    async with _quotas(owner) as quotas:
+        return await quotas.set(_path(arguments, "path"), {str(k): int(v) for k, v in arguments["limits"].items()})
+
+
+async def _quota_get(owner: Owner, arguments: Arguments, report: Report) -> object:
+    async with _quotas(owner) as quotas:
+        return await quotas.get(_path(arguments, "path"))
+
+
+async def _quota_list(owner: Owner, arguments: Arguments, report: Report) -> object:
+    async with _quotas(owner) as quotas:
+        return await quotas.all()
+
+
+async def _quota_remove(owner: Owner, arguments: Arguments, report: Report) -> object:
+    async with _quotas(owner) as quotas:
+        await quotas.remove(_path(arguments, "path"))
+    return None
+
+
 async def _meta_spread(owner: Owner, arguments: Arguments, report: Report) -> object:
     if owner.config.trash_days and int(arguments["shards"]) > 1:
         raise NotSupported("a volume over several shards has no trash yet: `siltstone set HOME --trash-days 0` first")
@@ -331,6 +366,11 @@ VOLUME_OPERATIONS: dict[str, Callable[[Owner, Arguments, Report], Awaitable[obje
     "snapshot_create": snapshot_create,
     "snapshot_list": snapshot_list,
     "snapshot_delete": snapshot_delete,
+    "du": _du,
+    "quota_set": _quota_set,
+    "quota_get": _quota_get,
+    "quota_list": _quota_list,
+    "quota_remove": _quota_remove,
     "meta_spread": _meta_spread,
     "meta_auto": _meta_auto,
     "disk_list": _disk_list,

@@ -22,12 +22,13 @@ import msgspec
 from siltstone.core.check.findings import Findings
 from siltstone.core.check.tree_snapshots import held_by
 from siltstone.meta import counters, keys
+from siltstone.meta.homes import homes_of
 from siltstone.meta.records import Dentry, Inode, InodeFlag, Part, Trashed, Version, decode_dentry, decode_inode
 from siltstone.meta.store.port import Reader
 from siltstone.types import ROOT_INO, Ino, PartitionId, partition_of
 
 SLICE_INODES = 1 << 20
-"""Inodes that are compared together: 14 bytes each and some hundred for each directory, and a walk over the names of
+"""Inodes that are compared together: 22 bytes each and some hundred for each directory, and a walk over the names of
 the partition for each slice."""
 
 PAGE_FACTS = 16_384
@@ -115,12 +116,25 @@ class NameWalk:
 class _Slice:
     """Inodes of a partition, and what their names say of them. ``kinds`` has the type bits of their modes."""
 
-    __slots__ = ("entries", "holders", "inos", "kinds", "names", "orphans", "parts", "subdirectories", "trashed")
+    __slots__ = (
+        "entries",
+        "holders",
+        "homes",
+        "inos",
+        "kinds",
+        "names",
+        "orphans",
+        "parts",
+        "subdirectories",
+        "trashed",
+    )
 
     def __init__(self) -> None:
         self.inos = array("Q")
         self.kinds = array("H")
         self.names = array("I")
+        self.homes = array("Q")
+        """The directories of all names of an inode, xored."""
         self.holders: dict[Ino, Ino] = {}
         """Of directories: where an entry for them was found last."""
         self.entries: dict[Ino, int] = defaultdict(int)
@@ -188,6 +202,7 @@ class NameCheck:
             some.inos.append(keys.inode_ino(key))
             some.kinds.append(0 if inode is None else stat.S_IFMT(inode.mode))
         some.names = array("I", bytes(4 * len(some.inos)))
+        some.homes = array("Q", bytes(8 * len(some.inos)))
         following = next(records, None)
         return some, None if following is None else following[0]
 
@@ -276,6 +291,7 @@ class NameCheck:
             self._findings.report("I2", f"inode {ino}", f"an entry of directory {directory} leads to it; no such inode")
             return
         some.names[at] += 1
+        some.homes[at] ^= directory
         if some.kinds[at] not in (0, kind):
             message = f"an entry of directory {directory} says kind {kind:o}, its mode says {some.kinds[at]:o}"
             self._findings.report("I2", f"inode {ino}", message)
@@ -293,10 +309,12 @@ class NameCheck:
             size += inode.allocated_bytes
             ino = keys.inode_ino(key)
             self._check_links(some, ino, inode, some.names[at])
+            if not inode.is_directory and inode.home:
+                self._check_home(ino, inode, some.homes[at])
             if inode.flags & InodeFlag.HAS_OBJECT and self._reader.get(keys.object_(ino)) is None:
                 self._findings.report("I3", f"inode {ino}", "is marked as an object and has no Object record")
             if inode.flags & InodeFlag.HAS_SNAPSHOTS and held_by(self._reader, ino) is None:
-                self._findings.report("I17", f"inode {ino}", "has snapshots, and nothing that holds them")
+                self._findings.report("I18", f"inode {ino}", "has snapshots, and nothing that holds them")
         for ino in some.trashed:
             if some.index(ino) < 0 or ino in some.orphans:
                 self._findings.report("I3", f"inode {ino}", "is in the trash, and an orphan or not there")
@@ -330,6 +348,17 @@ class NameCheck:
             report("I3", subject, f"directory counts {inode.size} entries, it has {some.entries.get(ino, 0)}")
         if ino != ROOT_INO and (found != 1 or inode.parent != some.holders.get(ino)):
             report("I3", subject, f"directory has {found} names, and {inode.parent} as its parent")
+
+    def _check_home(self, ino: Ino, inode: Inode, found: int) -> None:
+        """Compare where a file is said to have names with where it has them (all together)."""
+        homes = homes_of(self._reader, ino)
+        noted = inode.home if inode.nlink == 1 else 0
+        for directory, count in homes.items():
+            noted ^= directory if count % 2 else 0
+        if noted != found or inode.nlink == 0 or (inode.nlink > 1 and inode.home not in homes):
+            names = ", ".join(f"{count} in {directory}" for directory, count in homes.items()) or "one"
+            message = f"counts in directory {inode.home}, and is said to have names there: {names}; that is not so"
+            self._findings.report("I18", f"inode {ino}", message)
 
 
 def _inode_or_none(value: bytes) -> Inode | None:

@@ -15,6 +15,7 @@ from siltstone.core.check.reading import Reading
 from siltstone.core.check.space import SpaceCheck
 from siltstone.core.check.transactions import TransactionRecords, read_transactions
 from siltstone.core.check.tree_snapshots import check_tree_snapshots
+from siltstone.core.check.usage import check_usage
 from siltstone.core.types import ProgressListener
 from siltstone.core.volume import Volume
 from siltstone.limits import PARTITION_COUNT
@@ -89,6 +90,7 @@ class ShardCheck:
         await check_buckets(self._reader, self._owned, self._findings)
         await check_tree_snapshots(self._reader, self._owned, self._findings)
         await SpaceCheck(self._volume, self._findings).check()
+        await check_usage(self._volume, self._findings)
         return self._findings.all()
 
     def _check_partitions(self) -> None:

@@ -39,6 +39,9 @@ _SORTED_OUT = (
     keys.PART,
     keys.ANSWER,
     keys.ORPHAN,
+    keys.HOME,
+    keys.USAGE,
+    keys.QUOTA,
 )
 """All kinds of records but inodes, extents and counters."""
 

@@ -24,8 +24,9 @@ def is_mergeable(key: bytes) -> bool:
 def identity(key: bytes, value: bytes | None) -> object:
     """What must hold of a record from when it is read to when the transaction commits; None when there is none.
 
-    Of an inode: all but its times, counts, size and version; whether it has a name; of a directory whether it is empty.
-    Its place is part of it: who changes anything else must not put an old one back.
+    Of an inode: all but its times, counts, size and version; of a directory whether it has a name, and whether it is
+    empty; of anything else how many names it has, since where these are is noted (meta/homes.py). Its place is part of
+    it: who changes anything else must not put an old one back.
     Of counters nothing: numbers of new inodes are reserved when they are read.
     """
     if key[0] != _PARTITION_KEY:
@@ -37,9 +38,9 @@ def identity(key: bytes, value: bytes | None) -> object:
         return value
     inode = decode_inode(value)
     is_empty = inode.is_directory and inode.size == 0
-    named = inode.nlink > 0
-    place = (inode.parent, inode.name)
-    return (inode.mode, inode.uid, inode.gid, inode.rdev, place, inode.flags, inode.target, named, is_empty)
+    names = inode.nlink > 0 if inode.is_directory else inode.nlink
+    place = (inode.parent, inode.name, inode.home)
+    return (inode.mode, inode.uid, inode.gid, inode.rdev, place, inode.flags, inode.target, names, is_empty)
 
 
 def is_taken_from(key: bytes, old: bytes | None, new: bytes | None) -> bool:

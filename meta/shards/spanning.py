@@ -159,11 +159,6 @@ class SpanningTransaction(Transaction):
         return self._foreign_reads
 
     @property
-    def reads(self) -> Mapping[bytes, bytes | None]:
-        """What it read of the shard's own records."""
-        return self._reads
-
-    @property
     def is_of_one_moment(self) -> bool:
         """Whether all that it read was surely there at the same time: nothing of others, or one record of theirs and
         that last, so that the shard's own were read before it was fetched and after."""

@@ -30,6 +30,11 @@ MEMTABLE_BYTES_MAX = 16 * MIB
 LOOKS = 8
 """Who waits for the backing looks so often within its limit whether it still answers."""
 
+
+def ignore(writes: Mapping[bytes, bytes | None]) -> None:
+    """For who need not hear of a batch."""
+
+
 Watcher = Callable[[Mapping[bytes, bytes | None]], None]
 """Called with what a batch writes, None for a delete. Must neither change it nor raise."""
 
@@ -88,6 +93,11 @@ class Store:
         """Whether batches say what they changed (meta/notes.py)."""
         self.keeps_trash = False
         """Whether what loses its last name is kept for a time (meta/trash.py)."""
+        self.derive: Callable[[], Mapping[bytes, bytes | None]] = dict
+        """Records that follow from the others, and are not in the log: what is to be applied with the memtable that is
+        about to be, as of its last batch. Called in the turn in which that is set apart."""
+        self.before_replay: Watcher = ignore
+        """Called with each batch of the log that is about to be merged, before anything shows it."""
         self.commit_count = 0
         self.conflict_count = 0
         self._applies = 0
@@ -102,7 +112,9 @@ class Store:
         """
         assert self._log is None, "replay comes before the log is connected"
         if end_lsn > self._applied_lsn:
-            self._merge(decode_batch(body), end_lsn)
+            writes = decode_batch(body)
+            self.before_replay(writes)
+            self._merge(writes, end_lsn)
 
     def connect(self, log: LogPort) -> None:
         """From now on commits go to this log, which starts behind everything that was replayed."""
@@ -340,6 +352,7 @@ class Store:
             self._frozen = self._active
             # Frames of others that came behind the last batch are passed as well, so that segments can be retired.
             self._frozen.end_lsn = self.log.next_lsn
+            self._frozen.update(self.derive(), self._frozen.end_lsn)
             self._active = Memtable(self._frozen.end_lsn)
             self._written = trio.Event()
             self._big = trio.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,15 @@ from siltstone.meta.store.batch import KEY_BYTES_MAX, encode_batch
 from siltstone.meta.store.memtable import MISSING
 from siltstone.meta.store.port import BATCH_KIND, CHUNK_MAX, FIRST_CHUNK, Chunk
 from siltstone.meta.totals import SpaceTotals
-from siltstone.types import Buffer, Lsn
+from siltstone.types import Buffer, Ino, Lsn
 
 if TYPE_CHECKING:
     from siltstone.meta.extents import FreedStripe
     from siltstone.meta.store.store import Store
+
+
+Put = tuple[bytes, int, int, int, int]
+"""What says how an inode counts in the usage of trees: the key of its record, its directory, nlink, size, mode."""
 
 UNSORTED_WRITES_MAX = 32
 """Up to so many writes, a scan looks at each of them; of more it keeps the keys sorted (settle moves thousands)."""
@@ -43,7 +47,9 @@ class Transaction:
         "_writes",
         "flags",
         "freed",
+        "inodes",
         "keeps_trash",
+        "may_exceed_quotas",
         "totals",
     )
 
@@ -65,6 +71,10 @@ class Transaction:
         """How the totals of space change when this is committed."""
         self.freed: list[FreedStripe] = []
         """Stripes that lost a part with what this took away; whoever commits it hands them on (core/ledger.py)."""
+        self.inodes: dict[Ino, Put | None] = {}
+        """The inodes that it puts, and those that it deletes."""
+        self.may_exceed_quotas = False
+        """Whether it takes away, and what that adds elsewhere is nobody's wish."""
 
     def owns(self, key: bytes) -> bool:
         """Whether the record under a key is one of this store's; of a transaction over several shards some are not."""
@@ -77,6 +87,11 @@ class Transaction:
 
     def expect(self, wanted: Iterable[bytes | tuple[bytes, bytes]]) -> None:
         """Nothing is to be fetched (see Reader)."""
+
+    @property
+    def reads(self) -> Mapping[bytes, bytes | None]:
+        """What it read by key of the store's own records, before it wrote them."""
+        return self._reads
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key as this transaction sees it, None when there is none. The same each time."""

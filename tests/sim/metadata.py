@@ -7,6 +7,7 @@ neither hides what the other forgets.
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ class Problem(NamedTuple):
 class _Seen:
     """What is known of one inode while its records go by."""
 
-    __slots__ = ("allocated_bytes", "entries", "holder", "inode", "names", "subdirectories")
+    __slots__ = ("allocated_bytes", "entries", "holder", "holders", "inode", "names", "subdirectories")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
@@ -75,6 +76,8 @@ class _Seen:
         self.allocated_bytes = 0
         self.holder: Ino | None = None
         """The directory whose entry was seen last."""
+        self.holders: Counter[Ino] = Counter()
+        """In which directories its names are."""
 
 
 def check_metadata(reader: Reader) -> Iterator[Problem]:
@@ -94,6 +97,7 @@ def check_names(reader: Reader) -> Iterator[Problem]:
     yield from _check_extents(reader, seen)
     yield from _check_inodes(reader, seen)
     yield from _check_reachable(seen)
+    yield from _check_homes(reader, seen)
     yield from _check_companions(reader, seen)
     yield from _check_counters(reader, seen)
 
@@ -130,6 +134,7 @@ def _check_dentries(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]
             yield Problem(subject, f"says kind {entry.kind:o}, inode {entry.ino} has mode {held.inode.mode:o}")
         held.names += 1
         held.holder = directory
+        held.holders[directory] += 1
         holder.subdirectories += held.inode.is_directory
         is_holder = name == SNAPSHOTS_NAME and bool(holder.inode.flags & InodeFlag.HAS_SNAPSHOTS)
         is_part = bool(holder.inode.flags & InodeFlag.SNAPSHOT) or is_holder
@@ -159,6 +164,7 @@ def _check_versions(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]
             else:
                 held.names += 1
                 held.holder = directory
+                held.holders[directory] += 1
     if nulls != pointers:
         yield Problem("null versions", f"are {nulls}, and found as {pointers}")
 
@@ -235,6 +241,27 @@ def _check_inodes(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:
             yield Problem(subject, f"counts {inode.allocated_bytes} bytes, its extents have {found.allocated_bytes}")
         if stat.S_ISLNK(inode.mode) and inode.size != len(inode.target):
             yield Problem(subject, f"is a symbolic link of {inode.size} bytes to {len(inode.target)} bytes")
+
+
+def _check_homes(reader: Reader, seen: dict[Ino, _Seen]) -> Iterator[Problem]:
+    """Where files count, and of those with several names, where these are."""
+    homes: dict[Ino, Counter[Ino]] = {}
+    for key, value in _scan_all(reader, keys.HOME):
+        homes.setdefault(keys.inode_ino(key), Counter())[keys.home_directory(key)] = keys.decode_length(value)
+    for ino, found in seen.items():
+        if found.inode.is_directory:
+            continue
+        noted = homes.pop(ino, Counter())
+        if found.inode.flags & InodeFlag.SNAPSHOT:
+            if noted or found.inode.home:
+                yield Problem(f"inode {ino}", "is in a snapshot, and counts")
+            continue
+        if noted != (found.holders if found.names > 1 else Counter()):
+            yield Problem(f"inode {ino}", f"has names in {dict(found.holders)}, and notes {dict(noted)}")
+        if found.inode.home not in (found.holders or {0: 1}):
+            yield Problem(f"inode {ino}", f"counts in {found.inode.home}, and has names in {dict(found.holders)}")
+    for ino in homes:
+        yield Problem(f"homes of inode {ino}", "are of a file that does not exist")
 
 
 def _check_reachable(seen: dict[Ino, _Seen]) -> Iterator[Problem]:

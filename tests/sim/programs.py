@@ -29,6 +29,7 @@ RULES: dict[str, int] = {
     "truncate": 2,
     "mkdir": 2,
     "rmdir": 1,
+    "quota": 2,
     "rename": 3,
     "rename directory": 1,
     "link": 1,

@@ -17,6 +17,7 @@ import trio
 from siltstone.core.cloning import ClonesHere, clone_path
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import CompletePart, ObjectInfo, PutAttributes
+from siltstone.core.quotas import Quotas
 from siltstone.core.tree_snapshots import TreeSnapshots
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
@@ -122,6 +123,13 @@ class Rules:
         """Names are compared after each step; bytes that the step may have changed are read by the step."""
         found = (await self.walk(volume)).names
         assert found == self.model.names, (found, self.model.names)
+        files = self.model.linked
+        directories = set(self.model.names.values()) - files
+        usage = volume.ledger.usage.usage(ROOT_INO)
+        assert (usage.files, usage.directories) == (len(files), len(directories))
+        if volume.ledger.usage.has_quotas:
+            size = sum(len(self.model.files[ino].data) for ino in files)
+            assert volume.ledger.usage.held(ROOT_INO) == (size, len(files) + len(directories))
 
     async def look(self, volume: Volume) -> None:
         """Everything as the model has it."""
@@ -400,6 +408,10 @@ class Rules:
             else:
                 assert not self.model.children(path) and not self.model.has_snapshots(self.model.names[path])
                 self.model.done(after)
+
+    async def do_quota(self, volume: Volume, a: int, _: int, __: int) -> None:
+        """Limit the whole volume, far from what it holds, or end that: its counters are compared after each step."""
+        await self.attempt(Quotas(volume).set(b"/", {"bytes": (a % 3) << 40}))
 
     async def do_rename(self, volume: Volume, a: int, b: int, c: int) -> None:
         """Rename a file, into another directory too, replacing what is there or exchanging with it."""

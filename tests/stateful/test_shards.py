@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from siltstone.errors import SiltstoneError
@@ -178,6 +178,7 @@ async def _run(
     crash_rate=st.sampled_from([0.0, 2.0, 10.0]),
     scheduling=st.random_module(),
 )
+@example(seed=6203946, shards=2, clients=5, lost=0.05, doubled=0.0, crash_rate=0.0, scheduling=None)
 def test_what_clients_see_has_an_order(
     seed: int, shards: int, clients: int, lost: float, doubled: float, crash_rate: float, scheduling: object
 ) -> None:

@@ -52,7 +52,7 @@ def test_a_new_file_is_in_its_directorys_partition_with_all_times_now() -> None:
     transaction = store.begin()
     ino, inode = names.create(transaction, directory, b"f", mode=0o640, uid=4, gid=5, now_ns=77)
     transaction.commit()
-    assert inode == Inode(stat.S_IFREG | 0o640, 1, 4, 5, 0, 0, 77, 77, 77, parent=directory, name=b"f")
+    assert inode == Inode(stat.S_IFREG | 0o640, 1, 4, 5, 0, 0, 77, 77, 77, parent=directory, name=b"f", home=directory)
     assert partition_of(ino) == partition_of(directory)
     assert names.lookup(store, directory, b"f") == (ino, inode)
     holder = inodes.get_inode(store, directory)

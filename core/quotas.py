@@ -57,9 +57,11 @@ class Quotas:
         found = await find_path(self._volume, path)
         if not stat.S_ISDIR(found.mode):
             size = found.size if stat.S_ISREG(found.mode) else 0
-            return TreeUsageShown(path=_text(path), bytes=size, files=1, directories=0)
+            return TreeUsageShown(path=_text(path or b"/"), bytes=size, files=1, directories=0)
         usage = self._usage.usage(found.ino)
-        return TreeUsageShown(path=_text(path), bytes=usage.bytes, files=usage.files, directories=usage.directories)
+        return TreeUsageShown(
+            path=_text(path or b"/"), bytes=usage.bytes, files=usage.files, directories=usage.directories
+        )
 
     async def set(self, path: bytes, limits: dict[str, int]) -> QuotaShown:
         """Limit a tree; what ``limits`` (fields of Quota) leaves out stays as it is, 0 takes a limit away. Durable.
@@ -94,7 +96,7 @@ class Quotas:
         ledger.commit(transaction)
         self._note(found.ino, quota if is_limited else None, grown)
         await self._volume.wait_done()
-        return self._shown(_text(path), found.ino, quota)
+        return self._shown(_text(path or b"/"), found.ino, quota)
 
     async def get(self, path: bytes) -> list[QuotaShown]:
         """Every quota that limits what is below a path, the nearest first."""

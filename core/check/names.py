@@ -314,7 +314,7 @@ class NameCheck:
             if inode.flags & InodeFlag.HAS_OBJECT and self._reader.get(keys.object_(ino)) is None:
                 self._findings.report("I3", f"inode {ino}", "is marked as an object and has no Object record")
             if inode.flags & InodeFlag.HAS_SNAPSHOTS and held_by(self._reader, ino) is None:
-                self._findings.report("I18", f"inode {ino}", "has snapshots, and nothing that holds them")
+                self._findings.report("I17", f"inode {ino}", "has snapshots, and nothing that holds them")
         for ino in some.trashed:
             if some.index(ino) < 0 or ino in some.orphans:
                 self._findings.report("I3", f"inode {ino}", "is in the trash, and an orphan or not there")

@@ -13,7 +13,17 @@ from siltstone.core.volume import Volume
 from siltstone.engine.stripe.layout import Slab, Stripe, chunk_name
 from siltstone.errors import Corrupt
 from siltstone.meta import counters, inodes, keys, names, space
-from siltstone.meta.records import Counters, Dentry, Extent, InodeFlag, Place, TreeSnapshot, decode_extent, encode
+from siltstone.meta.records import (
+    Counters,
+    Dentry,
+    Extent,
+    InodeFlag,
+    Place,
+    Quota,
+    TreeSnapshot,
+    decode_extent,
+    encode,
+)
 from siltstone.meta.store.transaction import Transaction
 from siltstone.types import ROOT_INO, Ino, StripeId, partition_of
 from sim.clock import autojump
@@ -149,6 +159,16 @@ def _snapshots_without_a_holder(volume: Volume, tx: Transaction, made: Made) -> 
     inodes.put_inode(tx, made.directory, inode)
 
 
+def _home_elsewhere(volume: Volume, tx: Transaction, made: Made) -> None:
+    inode = inodes.get_inode(tx, made.logged)
+    inode.home = ROOT_INO
+    inodes.put_inode(tx, made.logged, inode)
+
+
+def _quota_of_a_file(volume: Volume, tx: Transaction, made: Made) -> None:
+    tx.put(keys.quota(made.logged), encode(Quota(5)))
+
+
 def _record_of_no_snapshot(volume: Volume, tx: Transaction, made: Made) -> None:
     tx.put(keys.tree_snapshot(made.directory), encode(TreeSnapshot(1, 2, 3, 4)))
 
@@ -181,6 +201,8 @@ def _snapshot_without_a_record(volume: Volume, tx: Transaction, made: Made) -> N
         (_snapshots_without_a_holder, "I17"),
         (_record_of_no_snapshot, "I17"),
         (_snapshot_without_a_record, "I17"),
+        (_home_elsewhere, "I18"),
+        (_quota_of_a_file, "I19"),
     ],
 )
 def test_a_broken_invariant_is_named(tamper: Break, invariant: str) -> None:

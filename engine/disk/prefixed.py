@@ -34,7 +34,7 @@ class PrefixedDisk:
     @property
     def is_in_memory(self) -> bool:
         """See Disk."""
-        return self._disk.is_in_memory
+        return self.disk.is_in_memory
 
     async def create(self, name: str, size: int) -> None:
         """Make a file of zeros; durable on return."""

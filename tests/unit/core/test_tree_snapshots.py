@@ -512,6 +512,29 @@ def test_what_was_written_before_is_in_it_and_writers_of_a_stream_do_not_keep_it
     with_volume(body)
 
 
+def test_bytes_in_memory_are_of_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(volume: Volume) -> None:
+        source = await directory(volume, ROOT_INO, b"source")
+        inos = [await make(volume, source, b"%d" % index, b"%08d" % index) for index in range(4)]
+        flush, number = volume.flush, 4
+
+        async def flush_while_somebody_writes(ino: Ino) -> None:
+            nonlocal number
+            await flush(ino)
+            for _ in range(3):
+                await volume.write(inos[number % 4], 0, b"%08d" % number)
+                number += 1
+
+        monkeypatch.setattr(volume, "flush", flush_while_somebody_writes)
+        for turn in range(8):
+            await snapshot(volume, b"source", b"s%d" % turn)
+            tree = await read_tree(volume, b"source/.snapshots/s%d" % turn)
+            seen = sorted(int(tree[b"%d" % index].data) for index in range(4))
+            assert seen == list(range(number - 4, number)), "what was written before is missing"
+
+    with_volume(body)
+
+
 def test_one_that_is_given_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(volume: Volume) -> None:
         await make_everything(volume)

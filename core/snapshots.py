@@ -131,7 +131,7 @@ class Snapshots:
         self._retry_ns = 0
         self._done_bytes = self._total_bytes = 0
         self._unfinished_bytes = 0
-        """What each copy of the full snapshot that is being taken has taken of what is held back for it."""
+        """What the full snapshot that is being taken has taken of what is held back for it."""
         self._taken = self._taken_increments = 0
         self.last_error = ""
         """Why the last attempt in the background failed; empty when it did not."""
@@ -318,7 +318,7 @@ class Snapshots:
             packed_ns = clock.monotonic_ns()
             await writer.add(body, len(entries))
             self._done_bytes = min(self._done_bytes + gathered, self._total_bytes)
-            self._unfinished_bytes = writer.size
+            self._unfinished_bytes = writer.size * len(writer.disks)
             self._hold_room_back()
             if not is_hurried:
                 written_ns = clock.monotonic_ns() - packed_ns
@@ -353,11 +353,9 @@ class Snapshots:
         increments = increment_bytes_max(newest_bytes, self._bytes_min) * (100 + OVERDUE_PERCENT) // 100
         increments -= sum(item.size for item in plan.increments)
         missing = expected * (BASES - len(fulls))
-        disks, copies = len(self._ledger.pool.placeable()), self.files.copies
-        # A copy lies on one disk, and nobody knows on which there will be room: each keeps enough for one.
-        next_bytes = max(0, expected - self._unfinished_bytes)
-        others = copies * (missing + max(0, increments))
-        self._ledger.stripes.slabs.disk_room.hold_back(next_bytes + -(-others // disks) if disks else 0)
+        size = max(0, self.files.copies * (expected + missing + max(0, increments)) - self._unfinished_bytes)
+        disks = len(self._ledger.pool.placeable())
+        self._ledger.stripes.slabs.disk_room.hold_back(-(-size // disks) if disks else 0)
 
     async def _drop(self) -> None:
         """Delete what is not needed, once what is kept instead was read from every disk and is whole there."""

@@ -64,39 +64,6 @@ def test_a_full_volume_of_one_disk_opens_after_any_number_of_crashes() -> None:
     trio.run(main, clock=autojump())
 
 
-def test_a_full_pool_has_room_for_the_next_snapshot_of_much_metadata() -> None:
-    """A copy lies on one disk: what all disks have together is of no use."""
-
-    async def main() -> None:
-        config = msgspec.structs.replace(
-            small_config(),
-            segment_bytes=64 * KIB,
-            chunk_bytes=64 * KIB,
-            log_bytes_low=128 * KIB,
-            log_bytes_high=MIB // 2,
-        )
-        world = SimVolume(config, capacity_bytes=16 * MIB)
-        await world.create()
-        async with world.opened() as volume:
-            source = random.Random(1)
-            for index in range(220):
-                ino = (await volume.create(ROOT_INO, b"x%d" % index, mode=0o100644, uid=0, gid=0)).ino
-                await volume.set_xattr(ino, b"user.a", source.randbytes(8 * KIB))
-            await volume.settle()
-            for _ in range(2):
-                await volume.snapshots.take()
-            large = await fill(volume, MIB)
-            assert len(large) > 20
-            with pytest.raises(NoSpace):
-                for offset in range(MIB, 16 * MIB, 4 * KIB):
-                    await volume.write(large[0], offset, source.randbytes(4 * KIB))
-                    await volume.fsync(large[0])
-            for _ in range(2):
-                assert (await volume.snapshots.take()).size > MIB
-
-    trio.run(main, clock=autojump())
-
-
 @pytest.mark.parametrize("last_size", [1 * MIB, 4 * KIB])
 def test_statfs_and_refusals_agree_and_a_full_pool_stays_of_use(last_size: int) -> None:
     """What is said to be free when a write is refused, and before the last that was not, is within 1 % of the pool;

@@ -62,15 +62,18 @@ class Places:
     def take(self, changes: list[TreeChange]) -> None:
         """What a batch did is so from now on."""
         for change in changes:
+            ino = change.ino
+            if change.kind is ChangeKind.EXCHANGE and change.target is not None and change.replaced is not None:
+                # Either of the two may be a directory.
+                self._paths = {ROOT_INO: b""}
+                self._places |= {ino: change.target, change.replaced: change.place}
+                continue
             if not stat.S_ISDIR(change.file_type) or change.kind is ChangeKind.ATTRIBUTES:
                 continue
-            ino = change.ino
             if change.target is not None:
                 # The paths of all that is below it are others.
                 self._paths = {ROOT_INO: b""}
                 self._places[ino] = change.target
-                if change.kind is ChangeKind.EXCHANGE and change.replaced is not None:
-                    self._places[change.replaced] = change.place
             elif change.kind is ChangeKind.RMDIR:
                 self._places.pop(ino, None)
                 self._paths.pop(ino, None)

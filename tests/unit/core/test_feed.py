@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from siltstone.core import feed as feed_module
 from siltstone.core.cloning import ClonesHere, clone_path
@@ -16,7 +19,7 @@ from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes, Versioning
 from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
-from siltstone.errors import InvalidArgument, OutsideWindow
+from siltstone.errors import InvalidArgument, OutsideWindow, SiltstoneError
 from siltstone.meta.changes import tree_changes
 from siltstone.meta.notes import Note, read_note
 from siltstone.types import ROOT_INO, Ino, Lsn
@@ -325,6 +328,66 @@ def test_a_clone_is_told_when_it_is_there() -> None:
         copy = (await volume.lookup(ROOT_INO, b"copy")).ino
         await make(volume, copy, b"b")
         assert short(await events_since(volume, replica.position)) == [("clone", "/copy"), ("create", "/copy/b")]
+        await replica.follow(volume)
+        assert replica.names == await walk_below(volume, ROOT_INO, b"")
+
+    with_volume(body)
+
+
+PATHS = st.lists(st.sampled_from([b"0", b"1", b"2"]), max_size=3)
+NAMES = st.sampled_from([b"0", b"1", b"2"])
+KINDS = ("mkdir", "mkdir", "create", "link", "rename", "exchange", "unlink", "rmdir")
+STEPS = st.lists(st.tuples(st.sampled_from(KINDS), PATHS, NAMES, PATHS, NAMES), max_size=60)
+Step = tuple[str, list[bytes], bytes, list[bytes], bytes]
+
+
+async def do(volume: Volume, step: Step) -> None:
+    """One change of names, unless it is refused."""
+    kind, path, name, other_path, other_name = step
+    with suppress(SiltstoneError):
+        parent, other = await find(volume, path), await find(volume, other_path)
+        match kind:
+            case "mkdir":
+                await directory(volume, parent, name)
+            case "create":
+                await make(volume, parent, name)
+            case "link":
+                await volume.link((await volume.lookup(parent, name)).ino, other, other_name)
+            case "unlink":
+                await volume.unlink(parent, name)
+            case "rmdir":
+                await volume.rmdir(parent, name)
+            case _:
+                await volume.rename(parent, name, other, other_name, exchange=kind == "exchange")
+
+
+async def find(volume: Volume, path: list[bytes]) -> Ino:
+    """What is at a path."""
+    ino = ROOT_INO
+    for name in path:
+        ino = (await volume.lookup(ino, name)).ino
+    return ino
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS)
+@example(
+    [
+        ("mkdir", [], b"2", [], b"0"),
+        ("create", [], b"0", [], b"0"),
+        ("mkdir", [b"2"], b"0", [], b"0"),
+        ("exchange", [b"2"], b"0", [], b"0"),  # a directory for a file
+        ("create", [b"0"], b"0", [], b"0"),
+    ]
+)
+def test_who_comes_late_is_told_what_makes_the_same_tree(steps: list[Step]) -> None:
+    """Paths are those of the moment of each change, wherever directories have gone since."""
+
+    async def body(volume: Volume) -> None:
+        replica = FeedReplica()
+        await replica.begin(volume)
+        for step in steps:
+            await do(volume, step)
         await replica.follow(volume)
         assert replica.names == await walk_below(volume, ROOT_INO, b"")
 

@@ -10,7 +10,7 @@ import trio
 
 from siltstone.core.types import DirEntry
 from siltstone.core.volume import Volume
-from siltstone.errors import NotFound
+from siltstone.errors import NotADirectory, NotFound
 from siltstone.types import ROOT_INO, Ino, Lsn
 
 
@@ -64,6 +64,8 @@ class FeedReplica:
         self.names: dict[bytes, int] = {}
         self.sizes: dict[int, int] = {}
         self.position: Lsn | None = None
+        self._listed: set[bytes] = set()
+        """What was listed while events were applied, clones: it may be newer than the next events."""
 
     async def begin(self, volume: Volume) -> None:
         """Take the tree as it is, and go on from here."""
@@ -76,6 +78,7 @@ class FeedReplica:
     async def follow(self, volume: Volume) -> None:
         """Apply what has happened since. Raises what ``Feed.watch`` raises."""
         sink = ListSink()
+        self._listed.clear()
         await volume.feed.watch(b"", self.position, sink, follow=False)
         for event in sink.take():
             assert event["lsn"] >= (self.position or 0), "the feed goes backwards"
@@ -91,38 +94,57 @@ class FeedReplica:
             case "create" | "mkdir" | "put" | "link":
                 self.names[path] = ino
             case "clone":
-                self.names[path] = ino
-                for name, inner in (await walk_below(volume, Ino(ino), path + b"/")).items():
-                    self.names[name] = inner
-            case "unlink" | "rmdir":
-                assert self.names.pop(path) == ino, f"{path!r} was removed, and was another"
-            case "delete" if "is_marker" in event:
+                await self._list(volume, path, ino)
+            case "unlink" | "rmdir" | "delete":
+                if not self._is(path, ino) and "is_marker" not in event:
+                    return
                 self.names.pop(path, None)
-            case "delete":
-                assert self.names.pop(path) == ino, f"{path!r} was deleted, and was another"
             case "rename":
                 target = path_in(event, "to")
-                assert self.names.get(target) == event.get("replaced"), f"{target!r} was not what it says"
-                below = [name for name in self.names if name == path or name.startswith(path + b"/")]
-                moved = {target + name[len(path) :]: self.names.pop(name) for name in below}
-                assert moved[target] == ino, f"{path!r} was moved, and was another"
-                self.names |= moved
+                self._is(target, event.get("replaced"))
+                if not self._is(path, ino):
+                    await self._list(volume, target, ino)
+                    return
+                below = [name for name in self.names if is_below(name, path)]
+                self.names |= {target + name[len(path) :]: self.names.pop(name) for name in below}
             case "exchange":
-                self._exchange(path, path_in(event, "to"))
+                target, other = path_in(event, "to"), event["replaced"]
+                if self._is(path, ino) and self._is(target, other):
+                    self._exchange(path, target)
+                else:
+                    await self._list(volume, target, ino)
+                    await self._list(volume, path, other)
             case "write" | "attributes":
-                assert self.names[path] == ino, f"{path!r} was changed, and was another"
+                self._is(path, ino)
             case other:
                 assert other in ("version", "delete_version"), other
+
+    def _is(self, path: bytes, ino: int | None) -> bool:
+        """Whether that has a name. It must, but where something was listed since, which may be newer than the event."""
+        is_so = self.names.get(path) == ino
+        assert is_so or any(is_below(path, top) for top in self._listed), f"{path!r} was another than {ino}"
+        return is_so
+
+    async def _list(self, volume: Volume, path: bytes, ino: int) -> None:
+        """Take something as it is now."""
+        self._listed.add(path)
+        for name in [name for name in self.names if is_below(name, path)]:
+            del self.names[name]
+        self.names[path] = ino
+        with suppress(NotFound, NotADirectory):
+            self.names |= await walk_below(volume, Ino(ino), path + b"/")
 
     def _exchange(self, path: bytes, other: bytes) -> None:
         swapped: dict[bytes, int] = {}
         for source, target in ((path, other), (other, path)):
-            for name in [name for name in self.names if name == source or name.startswith(source + b"/")]:
-                swapped[target + name[len(source) :]] = self.names[name]
-        for name in [*self.names]:
-            if any(name == one or name.startswith(one + b"/") for one in (path, other)):
-                del self.names[name]
+            for name in [name for name in self.names if is_below(name, source)]:
+                swapped[target + name[len(source) :]] = self.names.pop(name)
         self.names |= swapped
+
+
+def is_below(name: bytes, top: bytes) -> bool:
+    """Whether a path is another, or leads through it."""
+    return name == top or name.startswith(top + b"/")
 
 
 async def walk_below(volume: Volume, directory: Ino, prefix: bytes) -> dict[bytes, int]:

@@ -115,7 +115,7 @@ class Owner:
     def shares(self, disks: Sequence[DiskId], reached: int) -> Mapping[DiskId, bytes]:
         """What each of these disks is to have of the key of the secrets, of which so many get it now: as many as are
         left when the volume loses as many as it can."""
-        return shares_of(self.keys.vault, disks, reached - self.config.parity_units, SystemRandom())
+        return shares_of(self.keys.vault, disks, reached - self.config.parity_units)
 
     async def publish(self) -> None:
         """Have the settings and keys on all disks that are up, before something relies on them."""

@@ -1,28 +1,30 @@
-"""A secret in shares, so many of which give it back, and fewer tell nothing of it (Shamir's scheme, in GF(2^8)). Pure
-but for the randomness that is handed in.
+"""A secret in shares, so many of which give it back, and fewer tell nothing of it (Shamir's scheme, in GF(2^8)). Pure.
 
 A share is a byte ``threshold``, a byte ``place`` from 1 up, and a byte for each of the secret: polynomials of degree
-``threshold`` - 1 with random coefficients, whose values at 0 are the secret, at the place.
+``threshold`` - 1, whose values at 0 are the secret, at the place. Their other coefficients are derived from the secret
+(SHAKE-256), which is as random as they should be: so all shares of one threshold go together, whenever they were made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 
 from siltstone.engine.stripe.gf256 import multiply, reciprocal
 
-SHARES_MAX = 255
+PLACES_MAX = 255
 
 
-def split(secret: bytes, *, threshold: int, count: int, random: Callable[[int], bytes]) -> list[bytes]:
-    """``count`` shares of a secret, any ``threshold`` of which give it back."""
-    assert 1 <= threshold <= count <= SHARES_MAX
-    coefficients = [secret, *(random(len(secret)) for _ in range(threshold - 1))]
-    return [bytes((threshold, place)) + _values(coefficients, place) for place in range(1, count + 1)]
+def split(secret: bytes, *, threshold: int, places: Sequence[int]) -> list[bytes]:
+    """A share for each place, of which any ``threshold`` of different places give the secret back. The secret is a key:
+    nobody can guess it."""
+    assert 1 <= threshold <= PLACES_MAX and all(1 <= place <= PLACES_MAX for place in places)
+    coefficients = [secret, *(_coefficient(secret, threshold, power) for power in range(1, threshold))]
+    return [bytes((threshold, place)) + _values(coefficients, place) for place in places]
 
 
 def combine(shares: Iterable[bytes]) -> bytes | None:
-    """The secret that shares of one splitting are of; None when they are too few, or do not fit each other."""
+    """The secret that shares of one threshold are of; None when they are too few, or do not fit each other."""
     found = {share[1]: share for share in shares if len(share) > 2}
     if not found:
         return None
@@ -41,6 +43,10 @@ def combine(shares: Iterable[bytes]) -> bytes | None:
         for index, value in enumerate(found[place][2:]):
             secret[index] ^= multiply(factor, value)
     return bytes(secret)
+
+
+def _coefficient(secret: bytes, threshold: int, power: int) -> bytes:
+    return hashlib.shake_256(b"siltstone share" + bytes((threshold, power)) + secret).digest(len(secret))
 
 
 def _values(coefficients: list[bytes], place: int) -> bytes:

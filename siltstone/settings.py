@@ -1,7 +1,7 @@
 """What the labels of the disks say of a volume: its settings and its access keys, as HOME has them. Pure.
 
-Secrets stand in it encrypted, as they do in HOME/keys.json. Beside the settings each label has a share of the key: all
-disks but as many as may be lost give it back, and fewer tell nothing of it (docs/decisions/0027).
+Secrets stand in it encrypted, as they do in HOME/keys.json. Beside the settings each label has a share of the key: any
+two of them give it back, and one tells nothing of it (docs/decisions/0027).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from siltstone.config import VolumeConfig
 from siltstone.engine.format.label import Label
 from siltstone.errors import FormatInvalid
 from siltstone.keys import StoredKey
-from siltstone.ports import Random
-from siltstone.secret_shares import SHARES_MAX, combine, split
+from siltstone.secret_shares import PLACES_MAX, combine, split
 from siltstone.types import DiskId
 from siltstone.vault import KEY_BYTES, Vault
+
+SHARES_NEEDED = 2
+"""Shares that give the key back. Not more: how many labels are of one moment nobody knows after a crash."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,24 +48,27 @@ def settings_in(label: Label) -> Settings:
     return settings
 
 
-def shares_of(vault: Vault | None, disks: Sequence[DiskId], threshold: int, random: Random) -> dict[DiskId, bytes]:
-    """A share of the key for each of these disks, any ``threshold`` of which give it back."""
+def shares_of(vault: Vault | None, disks: Sequence[DiskId], left: int) -> dict[DiskId, bytes]:
+    """A share of the key for each of these disks. ``left``: so many disks there are when as many are lost as may be.
+
+    One disk tells nothing. Any two give the key back, also when one was written before a crash and the other after it,
+    with whatever disks there were then; only where there may be one disk left, each has it whole.
+    """
     if vault is None or not disks:
         return {}
-    holders = sorted(disks)[:SHARES_MAX]
-    threshold = max(1, min(threshold, len(holders)))
-    shares = split(vault.key, threshold=threshold, count=len(holders), random=random.bytes)
-    return dict(zip(holders, shares, strict=True))
+    threshold = min(SHARES_NEEDED, max(1, left))
+    shares = split(vault.key, threshold=threshold, places=[disk % PLACES_MAX + 1 for disk in disks])
+    return dict(zip(disks, shares, strict=True))
 
 
 def vault_of(labels: Iterable[Label]) -> Vault | None:
-    """The key that the labels of some disks have shares of; None if no label has enough of them. The key never changes,
-    so those of older labels are as good."""
-    by_serial: dict[int, list[bytes]] = {}
+    """The key that the labels of some disks have shares of, of whatever age; None if they do not have enough of it."""
+    by_threshold: dict[int, list[bytes]] = {}
     for label in labels:
-        by_serial.setdefault(label.serial, []).append(label.share)
-    for serial in sorted(by_serial, reverse=True):
-        key = combine(by_serial[serial])
+        if label.share:
+            by_threshold.setdefault(label.share[0], []).append(label.share)
+    for threshold in sorted(by_threshold):
+        key = combine(by_threshold[threshold])
         if key is not None and len(key) == KEY_BYTES:
             return Vault(key)
     return None

@@ -107,7 +107,7 @@ DIRECTED: dict[str, list[Step]] = {
     ],
     "power lost in a fill": [*thinned_and_tight(0), Step("crash", 88), Step("settle")],
     "power lost in a move": [*WRITTEN, Step("crash", 86), Step("replace disk", 0, 1), *WAITED],
-    "power lost in a relocation": [Step("crash", 920), *worn_long_and_tight(), Step("sync"), *WAITED],
+    "power lost in a relocation": [Step("crash", 935), *worn_long_and_tight(), Step("sync"), *WAITED],
     "power lost in a scrub": [*WRITTEN, Step("crash", 26), Step("scrub")],
     "relocated": [*worn_long_and_tight(), Step("sync"), *WAITED],
     "stripe split": [*holey_long_and_tight(), Step("settle"), *WAITED],

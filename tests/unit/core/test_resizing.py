@@ -93,7 +93,7 @@ class FakeShard:
         if name in ("front_ends", "remains", "needs_of"):
             self._world.steps.append(f"{self._shard}: {name}" + (f" {arguments[0]}" if arguments else ""))
             return answer or ([] if name == "front_ends" else "")
-        self._world.steps.append(f"{self._shard}: {name} {arguments[0]}")
+        self._world.steps.append(" ".join([f"{self._shard}: {name}", *map(str, arguments[:1])]))
         return answer
 
 
@@ -112,7 +112,7 @@ def test_doors_go_over_when_every_front_end_listens_to_the_new_shard() -> None:
 
     run(body)
     assert world.steps == [
-        *("share False", "check room", "share True", "save 1/2", "lay 1", "save 2/0", "save 2/0"),
+        *("share False", "check room", "share True", "save 1/2", "lay 1", "0: forget_usage", "save 2/0", "save 2/0"),
         *("join", "start 1", "0: note_shards 2", "1: note_shards 2", "follow", "0: announce 2"),
         *3 * ("0: front_ends", "1: front_ends"),
         "use shards",

@@ -94,6 +94,10 @@ def file(nlink: int) -> Inode:
     return Inode(stat.S_IFREG | 0o644, nlink, 0, 0, 0, 0, 1, 1, 1)
 
 
+def directory(nlink: int) -> Inode:
+    return Inode(stat.S_IFDIR | 0o755, nlink, 0, 0, 0, 0, 1, 1, 1)
+
+
 def preparation(old: bytes, new: bytes, transaction: bytes = TRANSACTION) -> Prepare:
     return Prepare(transaction, [(KEY, old)], [], [Change(KEY, old, new)], True)
 
@@ -136,16 +140,22 @@ def test_two_that_would_each_take_one_of_the_last_names_are_not_both_prepared() 
     trio.run(main, clock=autojump())
 
 
-def test_names_that_are_added_at_the_same_time_add_up() -> None:
+def test_subdirectories_that_are_added_at_the_same_time_add_up_and_names_of_a_file_wait() -> None:
+    """Where a file has its names is noted, so who adds one has to know of the others."""
+
     async def main() -> None:
         shard = Shard(SimBacking(), FakeLog())
-        old = shard.put(file(1))
+        old = shard.put(directory(2))
         others = [bytes((number,)) + bytes(15) for number in range(1, 5)]
         for transaction in others:
-            assert await shard.votes(preparation(old, encode(file(2)), transaction))
+            assert await shard.votes(preparation(old, encode(directory(3)), transaction))
         for transaction in others:
             shard.participant.decide(Decide(transaction, True))
-        assert get_inode(shard.store, INO).nlink == 5
+        assert get_inode(shard.store, INO).nlink == 6
+        old = shard.put(file(1))
+        assert await shard.votes(preparation(old, encode(file(2)), b"a" * 16))
+        shard.participant.decide(Decide(b"a" * 16, True))
+        assert not await shard.votes(preparation(old, encode(file(2)), b"b" * 16))
 
     trio.run(main, clock=autojump())
 

@@ -106,7 +106,7 @@ DIRECTED: dict[str, list[Step]] = {
         Step("return disk"),
     ],
     "power lost in a fill": [*thinned_and_tight(0), Step("crash", 88), Step("settle")],
-    "power lost in a move": [*WRITTEN, Step("crash", 86), Step("replace disk", 0, 1), *WAITED],
+    "power lost in a move": [*WRITTEN, Step("crash", 104), Step("replace disk", 0, 1), *WAITED],
     "power lost in a relocation": [Step("crash", 935), *worn_long_and_tight(), Step("sync"), *WAITED],
     "power lost in a scrub": [*WRITTEN, Step("crash", 26), Step("scrub")],
     "relocated": [*worn_long_and_tight(), Step("sync"), *WAITED],

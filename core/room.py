@@ -21,6 +21,10 @@ PUNCH_IDLE_SECONDS = 10.0
 """Freed rows are punched when nothing was committed for this long, and else only as many as disks are short of room:
 rows that were written before are much faster to write again than punched ones."""
 
+STRANDED_SHARE = 8
+"""Where disks are away all free rows are punched while less than one part in so many of the pool is free: then new
+slabs, on other disks, are what can be written to."""
+
 RECLAIM_SHARE = 128
 """One part in so many of the pool is for relocation alone: it cannot make room without any."""
 
@@ -153,7 +157,7 @@ class Room:
                 if short := self._ledger.stripes.slabs.disk_room.short_disks():
                     await self._ledger.log.delete_free_files(short)
                 missing = self._missing_bytes()
-                if quiet >= PUNCH_IDLE_SECONDS or self._disk_returned:
+                if quiet >= PUNCH_IDLE_SECONDS or self._disk_returned or self._has_stranded_rows():
                     quiet = 0.0
                     await self._give_back(None)
                 elif missing:
@@ -162,6 +166,13 @@ class Room:
             except SiltstoneError as error:
                 self.last_error = str(error)
             seen_lsn = self._ledger.store.last_lsn
+
+    def _has_stranded_rows(self) -> bool:
+        """Whether rows may be free that nothing can be written to, as a disk of their slab is away or drained, while
+        there is little room elsewhere."""
+        pool, room = self._ledger.pool, self._ledger.stripes.space()
+        is_scarce = room.usable_free_bytes < room.usable_total_bytes // STRANDED_SHARE
+        return is_scarce and len(pool.placeable()) < len(pool.status())
 
     def _missing_bytes(self) -> int:
         """How much more room the disks should have: free rows are of no use to the log, to snapshots, or to who wants

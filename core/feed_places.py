@@ -105,20 +105,7 @@ class Places:
         if inode is None:
             value = self._reader.get(keys.inode(directory))
             inode = None if value is None else decode_inode(value)
-        place = None
-        if inode is not None and inode.nlink and inode.parent:
-            parent = Ino(inode.parent)
-            name = inode.name or self._name_of(parent, directory)
-            place = (parent, name) if name else None
+        name = None if inode is None else names.name_of(self._reader, directory, inode)
+        place = None if inode is None or name is None else (Ino(inode.parent), name)
         self._places[directory] = place
         return place
-
-    def _name_of(self, parent: Ino, directory: Ino) -> bytes:
-        """Of a directory that an older program made, which does not know its name."""
-        after: bytes | None = None
-        while entries := names.list_directory(self._reader, parent, after=after, limit=1024):
-            for name, entry in entries:
-                if entry.ino == directory:
-                    return name
-            after = entries[-1][0]
-        return b""

@@ -10,12 +10,9 @@ from siltstone.core.cloning import find_path
 from siltstone.core.types import Attributes
 from siltstone.core.volume import Volume
 from siltstone.errors import InvalidArgument, NotADirectory, NotFound, NotSupported, Refused
-from siltstone.meta import keys, names
+from siltstone.meta import inodes, keys, names
 from siltstone.meta.records import Quota, encode
 from siltstone.types import ROOT_INO, Ino
-
-LIST_STEP = 1000
-"""Entries of a directory that are looked at together for the name of one of them."""
 
 
 class TreeUsageShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,20 +144,12 @@ class Quotas:
         path = b""
         while ino != ROOT_INO:
             parent = await self._volume.parent_of(ino)
-            name = self._name_in(parent, ino)
+            store = self._volume.ledger.store
+            name = names.name_of(store, ino, inodes.get_inode(store, ino))
             if name is None:
                 return f"(inode {ino})"
             path, ino = b"/" + name + path, parent
         return _text(path or b"/")
-
-    def _name_in(self, parent: Ino, ino: Ino) -> bytes | None:
-        after: bytes | None = None
-        while page := names.list_directory(self._volume.ledger.store, parent, after=after, limit=LIST_STEP):
-            for name, entry in page:
-                if entry.ino == ino:
-                    return name
-            after = page[-1][0]
-        return None
 
 
 def _text(path: bytes) -> str:

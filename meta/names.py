@@ -100,6 +100,22 @@ def list_directory(reader: Reader, ino: Ino, *, after: bytes | None = None, limi
     return [(keys.dentry_name(key), decode_dentry(value)) for key, value in islice(found, limit)]
 
 
+def name_of(reader: Reader, ino: Ino, inode: Inode) -> bytes | None:
+    """The name of a directory in its parent; looked for if it was made by an older program, which did not note it. None
+    if it has none. Raises NotFound, NotADirectory."""
+    if not inode.nlink or not inode.parent:
+        return None
+    if inode.name:
+        return inode.name
+    after: bytes | None = None
+    while entries := list_directory(reader, Ino(inode.parent), after=after, limit=1024):
+        for name, entry in entries:
+            if entry.ino == ino:
+                return name
+        after = entries[-1][0]
+    return None
+
+
 def is_hidden(reader: Reader, directory: Ino, name: bytes) -> bool:
     """Whether an entry is what holds snapshots, which no listing shows. Raises NotFound, NotADirectory."""
     if name != SNAPSHOTS_NAME:

@@ -17,13 +17,11 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
-
 from siltstone.errors import QuotaExceeded
 from siltstone.limits import PARTITION_COUNT
 from siltstone.meta import keys
 from siltstone.meta.inodes import KIND_BITS, find_inode
-from siltstone.meta.records import Inode, InodeFlag, Quota, Usage, decode, encode
+from siltstone.meta.records import Inode, InodeFlag, Quota, Usage, decode, decode_inode, encode
 from siltstone.meta.store.port import Reader
 from siltstone.meta.store.transaction import Put, Transaction
 from siltstone.types import Ino, PartitionId
@@ -42,30 +40,6 @@ _ADDED, _MADE, _MOVED, _PENDING, _REMOVED = range(5)
 Step = tuple[int, Any, Any, Any, Any, Any]
 """What ``apply`` did, so that it can be undone: _ADDED to a directory bytes, files, directories, and bytes that were
 pending; _MADE a directory in another; _MOVED one from and to; _PENDING what a file had pending, where; _REMOVED one."""
-
-
-class _Counting(msgspec.Struct, array_like=True, tag=1, gc=False):
-    """The fields of an inode's record that say how it counts: read in half the time that all of them take."""
-
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    size: int
-    rdev: int
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-    allocated_bytes: int = 0
-    version: int = 0
-    parent: int = 0
-    flags: int = 0
-    target: bytes = b""
-    name: bytes = b""
-    home: int = 0
-
-
-_decode_counting = msgspec.msgpack.Decoder(_Counting).decode
 
 
 class _Node:
@@ -284,7 +258,7 @@ class TreeUsage:
             if key[0] != _PARTITION_KEY:
                 continue
             if key[2] == _INODE:
-                found = None if value is None else _decode_counting(value)
+                found = None if value is None else decode_inode(value)
                 put = None if found is None else (key, directory_of(found), found.nlink, found.size, found.mode)
                 self._count(keys.inode_ino(key), self._reader.get(key), put, ignored)
             elif key[2] == _QUOTA:
@@ -381,7 +355,7 @@ class TreeUsage:
                 steps.append((_ADDED, home, size, 1, 0, 0))
                 self._tally(home, size, 1, 0, 0)
             return
-        before = _decode_counting(old)
+        before = decode_inode(old)
         kind = before.mode & KIND_BITS
         if kind == stat.S_IFDIR:
             self._remove(ino, steps)
@@ -525,7 +499,7 @@ class TreeUsage:
         return node
 
 
-def directory_of(inode: _Counting | Inode) -> int:
+def directory_of(inode: Inode) -> int:
     """Where an inode counts that has a name; what is in a snapshot nowhere."""
     if inode.flags & InodeFlag.SNAPSHOT:
         return 0

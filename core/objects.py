@@ -385,12 +385,12 @@ class Objects:
         ``start``: as it was found just now.
         """
         path = split_key(key)
-        if conditions is NO_CONDITIONS and self.volume.ledger.store.keeps_trash:
-            with contextlib.suppress(SiltstoneError):  # as far as that can be
-                await self.flush_key(bucket, path, start)
         if conditions is not NO_CONDITIONS:
-            # Not otherwise: on a full pool what the mount has written cannot be committed, and is to go anyway.
             await self.flush_key(bucket, path, start)
+        elif self.volume.ledger.store.keeps_trash:
+            # As far as that can be: on a full pool what the mount has written cannot be committed, and is to go anyway.
+            with contextlib.suppress(SiltstoneError):
+                await self.flush_key(bucket, path, start)
         if self.volume.ledger.usage.has_rates:
             await self.volume.rates.wait(await self.nearest(bucket, path))
         await self.volume.ledger.admit(0 if versioning is Versioning.OFF or version_id is not None else 1)

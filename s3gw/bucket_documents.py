@@ -42,6 +42,13 @@ async def change(request: Request, documents: Mapping[str, bytes | None]) -> Non
     await request.store.set_bucket_documents(request.target.bucket, documents)
 
 
+async def drop(request: Request, name: str) -> Reply:
+    """Remove a document of the request's bucket, if there is one."""
+    if name in (await configuration_now(request)).documents:
+        await change(request, {name: None})
+    return Reply(204)
+
+
 # --- policy --------------------------------------------------------------------------------------------------------
 
 
@@ -70,9 +77,7 @@ async def put_policy(request: Request) -> Reply:
 
 async def delete_policy(request: Request) -> Reply:
     """DeleteBucketPolicy."""
-    if POLICY in (await configuration_now(request)).documents:
-        await change(request, {POLICY: None})
-    return Reply(204)
+    return await drop(request, POLICY)
 
 
 async def get_policy_status(request: Request) -> Reply:
@@ -113,9 +118,7 @@ async def put_public_access_block(request: Request) -> Reply:
 
 async def delete_public_access_block(request: Request) -> Reply:
     """DeletePublicAccessBlock."""
-    if PUBLIC_ACCESS_BLOCK in (await configuration_now(request)).documents:
-        await change(request, {PUBLIC_ACCESS_BLOCK: None})
-    return Reply(204)
+    return await drop(request, PUBLIC_ACCESS_BLOCK)
 
 
 def _boolean(text: str | None) -> bool:
@@ -154,9 +157,7 @@ async def put_ownership(request: Request) -> Reply:
 
 async def delete_ownership(request: Request) -> Reply:
     """DeleteBucketOwnershipControls."""
-    if OWNERSHIP in (await configuration_now(request)).documents:
-        await change(request, {OWNERSHIP: None})
-    return Reply(204)
+    return await drop(request, OWNERSHIP)
 
 
 # --- CORS ----------------------------------------------------------------------------------------------------------
@@ -180,9 +181,7 @@ async def put_cors(request: Request) -> Reply:
 
 async def delete_cors(request: Request) -> Reply:
     """DeleteBucketCors."""
-    if CORS in (await configuration_now(request)).documents:
-        await change(request, {CORS: None})
-    return Reply(204)
+    return await drop(request, CORS)
 
 
 def _cors_elements(rules: tuple[CorsRule, ...]) -> list[Element]:
@@ -226,9 +225,7 @@ async def put_encryption(request: Request) -> Reply:
 
 async def delete_encryption(request: Request) -> Reply:
     """DeleteBucketEncryption."""
-    if ENCRYPTION in (await configuration_now(request)).documents:
-        await change(request, {ENCRYPTION: None})
-    return Reply(204)
+    return await drop(request, ENCRYPTION)
 
 
 # --- what is not done: only the empty form can be put ----------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from siltstone.core.object_types import BucketInfo, ObjectInfo
-from siltstone.s3gw.bucket_documents import change, configuration_now
+from siltstone.s3gw.bucket_documents import change, configuration_now, drop
 from siltstone.s3gw.configuration import LIFECYCLE
 from siltstone.s3gw.dates import http_date
 from siltstone.s3gw.errors import S3Error
@@ -33,9 +33,7 @@ async def put_lifecycle(request: Request) -> Reply:
 
 async def delete_lifecycle(request: Request) -> Reply:
     """DeleteBucketLifecycle."""
-    if LIFECYCLE in (await configuration_now(request)).documents:
-        await change(request, {LIFECYCLE: None})
-    return Reply(204)
+    return await drop(request, LIFECYCLE)
 
 
 async def expiration_headers(request: Request, bucket: BucketInfo, info: ObjectInfo) -> list[Header]:

@@ -133,13 +133,7 @@ async def _answer(stream: trio.SocketStream, handler: Handler, streams: Mapping[
             async for progress in arriving:
                 await _send(stream, Reply(progress=progress))
 
-        async def cancel_on_hang_up() -> None:
-            with contextlib.suppress(trio.BrokenResourceError):
-                while await stream.receive_some(4096):
-                    pass
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(cancel_on_hang_up)
+        nursery.start_soon(_cancel_on_hang_up, stream, nursery.cancel_scope)
         with trio.CancelScope() as answering:
             async with trio.open_nursery() as sending:
                 sending.start_soon(forward)
@@ -158,14 +152,7 @@ async def _answer(stream: trio.SocketStream, handler: Handler, streams: Mapping[
 async def _answer_on_and_on(stream: trio.SocketStream, handler: StreamHandler, arguments: Mapping[str, Any]) -> None:
     """Lines of a stream until it ends, or whoever asked hangs up; then a reply as always."""
     async with trio.open_nursery() as nursery:
-
-        async def cancel_on_hang_up() -> None:
-            with contextlib.suppress(trio.BrokenResourceError):
-                while await stream.receive_some(4096):
-                    pass
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(cancel_on_hang_up)
+        nursery.start_soon(_cancel_on_hang_up, stream, nursery.cancel_scope)
         reply = Reply(result=None)
         try:
             await handler(arguments, StreamSink(stream))
@@ -173,6 +160,13 @@ async def _answer_on_and_on(stream: trio.SocketStream, handler: StreamHandler, a
             reply = Reply(error=(_kind_of(error), str(error)))
         await _send(stream, reply)
         nursery.cancel_scope.cancel()
+
+
+async def _cancel_on_hang_up(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        while await stream.receive_some(4096):
+            pass
+    scope.cancel()
 
 
 def _kind_of(error: SiltstoneError) -> str:

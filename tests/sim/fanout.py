@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import trio
 
 from siltstone.errors import DiskError
 from siltstone.ports import DiskPunch, DiskRead, DiskWrite, Lane
+
+Operation = TypeVar("Operation", DiskPunch, DiskRead, DiskWrite)
+Answer = TypeVar("Answer")
 
 
 class SimReading:
@@ -74,39 +78,23 @@ class SimFanout:
         """Write and flush each."""
         await trio.lowlevel.checkpoint()
         self.writes += len(writes)
-        results: list[DiskError | None] = [None] * len(writes)
 
-        async def carry_out(index: int, write: DiskWrite) -> None:
-            try:
-                await write.disk.write(write.name, write.offset, write.buffers)
-                await write.disk.flush(write.name)
-            except DiskError as error:
-                results[index] = error
+        async def carry_out(write: DiskWrite) -> None:
+            await write.disk.write(write.name, write.offset, write.buffers)
+            await write.disk.flush(write.name)
 
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                for index, write in enumerate(writes):
-                    nursery.start_soon(carry_out, index, write)
-        return results
+        return await _side_by_side(carry_out, writes)
 
     async def punch(self, punches: Sequence[DiskPunch]) -> list[DiskError | None]:
         """Punch each, place by place."""
         await trio.lowlevel.checkpoint()
         self.punches += len(punches)
-        results: list[DiskError | None] = [None] * len(punches)
 
-        async def carry_out(index: int, punch: DiskPunch) -> None:
-            try:
-                for offset, size in punch.ranges:
-                    await punch.disk.punch(punch.name, offset, size)
-            except DiskError as error:
-                results[index] = error
+        async def carry_out(punch: DiskPunch) -> None:
+            for offset, size in punch.ranges:
+                await punch.disk.punch(punch.name, offset, size)
 
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                for index, punch in enumerate(punches):
-                    nursery.start_soon(carry_out, index, punch)
-        return results
+        return await _side_by_side(carry_out, punches)
 
     def start_read(self, reads: Sequence[DiskRead], lane: Lane) -> SimReading:
         """Begin to read each."""
@@ -117,16 +105,27 @@ class SimFanout:
         """Read each."""
         await trio.lowlevel.checkpoint()
         self.reads += len(reads)
-        results: list[bytes | DiskError] = [b""] * len(reads)
 
-        async def carry_out(index: int, read: DiskRead) -> None:
-            try:
-                results[index] = await read.disk.read(read.name, read.offset, read.size)
-            except DiskError as error:
-                results[index] = error
+        async def carry_out(read: DiskRead) -> bytes:
+            return await read.disk.read(read.name, read.offset, read.size)
 
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                for index, read in enumerate(reads):
-                    nursery.start_soon(carry_out, index, read)
-        return results
+        return await _side_by_side(carry_out, reads)
+
+
+async def _side_by_side(
+    carry_out: Callable[[Operation], Awaitable[Answer]], operations: Sequence[Operation]
+) -> list[Answer | DiskError]:
+    """What each of these gave, or its error; none is cancelled once they have begun."""
+    results: dict[int, Answer | DiskError] = {}
+
+    async def note(index: int, operation: Operation) -> None:
+        try:
+            results[index] = await carry_out(operation)
+        except DiskError as error:
+            results[index] = error
+
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            for index, operation in enumerate(operations):
+                nursery.start_soon(note, index, operation)
+    return [results[index] for index in range(len(operations))]

@@ -9,6 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
 
 PATIENCE_SECONDS = 60
 
@@ -38,6 +42,18 @@ class Served:
         """Where it listens."""
         host, _, port = self.url.partition("://")[2].rpartition(":")
         return host, int(port)
+
+    def s3(self, login: Login = MAIN, **options: Any) -> Any:
+        """A boto3 client that asks once."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=login.access,
+            aws_secret_access_key=login.secret,
+            region_name="us-east-1",
+            config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
+            **options,
+        )
 
     def resident_bytes_max(self) -> int:
         """The most memory that the process ever had in RAM."""

@@ -15,13 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from sim.mounted import is_mounted
-from sim.served import KINDS, MAIN, served
+from sim.served import KINDS, served
 
 MIB = 1024 * 1024
 
@@ -62,15 +60,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     with served(place / "home", request.param) as server:
         try:
             subprocess.run([*siltstone, "mount", place / "home", mountpoint], check=True, capture_output=True)
-            config = Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"})
-            s3 = boto3.client(
-                "s3",
-                endpoint_url=server.url,
-                aws_access_key_id=MAIN.access,
-                aws_secret_access_key=MAIN.secret,
-                region_name="us-east-1",
-                config=config,
-            )
+            s3 = server.s3()
             with contextlib.closing(s3):
                 yield s3, mountpoint
             subprocess.run([*siltstone, "umount", mountpoint], check=True, capture_output=True)

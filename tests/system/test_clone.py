@@ -8,13 +8,11 @@ import stat
 import subprocess
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from sim.command import siltstone, succeed
 from sim.mounted import is_mounted
-from sim.served import KINDS, MAIN, Kind, served
+from sim.served import KINDS, Kind, served
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse here")
 
@@ -63,14 +61,7 @@ def test_a_tree_is_cloned_under_the_mount_and_s3(kind: Kind, tmp_path: Path) -> 
     with served(home, kind) as server:
         succeed("mount", home, mountpoint)
         try:
-            s3 = boto3.client(
-                "s3",
-                endpoint_url=server.url,
-                aws_access_key_id=MAIN.access,
-                aws_secret_access_key=MAIN.secret,
-                region_name="us-east-1",
-                config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
-            )
+            s3 = server.s3()
             s3.create_bucket(Bucket="bucket")
             top = mountpoint / "bucket"
             make_tree(top)

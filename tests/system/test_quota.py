@@ -8,14 +8,12 @@ import os
 import subprocess
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from sim.command import siltstone, succeed
 from sim.mounted import is_mounted
-from sim.served import MAIN, served
+from sim.served import served
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse here")
 
@@ -33,14 +31,7 @@ def test_a_tree_is_limited_at_both_doors(tmp_path: Path) -> None:
     with served(home) as server:
         succeed("mount", home, mountpoint)
         try:
-            s3 = boto3.client(
-                "s3",
-                endpoint_url=server.url,
-                aws_access_key_id=MAIN.access,
-                aws_secret_access_key=MAIN.secret,
-                region_name="us-east-1",
-                config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
-            )
+            s3 = server.s3()
             s3.create_bucket(Bucket="bucket")
             tree = mountpoint / "bucket" / "tree"
             tree.mkdir()

@@ -40,15 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def client_of(server: Served, login: Login = MAIN) -> Any:
     """A client with a connection of its own, so with any of the workers."""
-    return boto3.client(
-        "s3",
-        endpoint_url=server.url,
-        aws_access_key_id=login.access,
-        aws_secret_access_key=login.secret,
-        region_name="us-east-1",
-        config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
-        verify=str(chain_of(server)),
-    )
+    return server.s3(login, verify=str(chain_of(server)))
 
 
 def chain_of(server: Served) -> Path:

@@ -11,17 +11,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from siltstone.cli import main
 from sim.command import succeed
 from sim.mounted import is_mounted
-from sim.served import ALT, MAIN, Login, Served, served
+from sim.served import ALT, MAIN, Served, served
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse here")
 
@@ -39,18 +36,6 @@ def done(*arguments: str | Path) -> str:
     status, said = command(*arguments)
     assert status == 0, said
     return said
-
-
-def client(server: Served, login: Login) -> Any:
-    """One that asks once."""
-    return boto3.client(
-        "s3",
-        endpoint_url=server.url,
-        aws_access_key_id=login.access,
-        aws_secret_access_key=login.secret,
-        region_name="us-east-1",
-        config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
-    )
 
 
 def contents(top: Path) -> dict[str, object]:
@@ -94,7 +79,7 @@ def test_snapshots_by_the_command_under_the_mount_and_s3(tmp_path: Path) -> None
 
 def look_at_snapshots(server: Served, home: Path, mountpoint: Path, scratch: Path) -> dict[str, object]:
     """What users and programs see; returns what is in the snapshot that is left."""
-    s3, other = client(server, MAIN), client(server, ALT)
+    s3, other = server.s3(MAIN), server.s3(ALT)
     s3.create_bucket(Bucket="bucket")
     top = mountpoint / "bucket"
     (top / "a" / "b").mkdir(parents=True)

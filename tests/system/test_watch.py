@@ -10,13 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from sim.command import siltstone, succeed
 from sim.mounted import is_mounted
-from sim.served import MAIN, served
+from sim.served import served
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse here")
 
@@ -71,14 +69,7 @@ def test_what_both_doors_do_is_watched_and_read_back(tmp_path: Path) -> None:
             assert watching.stdout is not None
             begin = json.loads(watching.stdout.readline())
             assert begin["event"] == "mark"
-            s3 = boto3.client(
-                "s3",
-                endpoint_url=server.url,
-                aws_access_key_id=MAIN.access,
-                aws_secret_access_key=MAIN.secret,
-                region_name="us-east-1",
-                config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
-            )
+            s3 = server.s3()
             s3.create_bucket(Bucket="bucket")
             s3.put_object(Bucket="bucket", Key="a/object", Body=b"by S3")
             (mountpoint / "bucket" / "a" / "file").write_bytes(b"by the mount")

@@ -6,7 +6,6 @@ import hashlib
 import stat
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
-from random import Random
 
 import pytest
 import trio
@@ -15,17 +14,15 @@ from siltstone.core.cloning import CloneReport, ClonesHere, clone_path
 from siltstone.core.fsck import fsck
 from siltstone.core.object_store import ObjectStore
 from siltstone.core.object_types import PutAttributes
-from siltstone.core.types import Change, EntryChanged, Progress, SetAttributes
+from siltstone.core.types import Change, EntryChanged, Progress
 from siltstone.core.volume import Volume
 from siltstone.errors import AlreadyExists, InvalidArgument, NoSpace, NotADirectory, NotFound, SiltstoneError
 from siltstone.meta.clones import PAGE_ENTRIES, PAGE_EXTENTS, Page
 from siltstone.types import ROOT_INO, Ino
 from sim.clock import autojump
 from sim.metadata import check_metadata
-from sim.trees import Node, read_tree
+from sim.trees import DATA, Node, make_directory, make_file, make_tree, read_tree
 from sim.volume import SimVolume, small_config
-
-DATA = Random(3).randbytes(700_000)
 
 
 def with_volume(body: Callable[[Volume], Awaitable[None]]) -> None:
@@ -49,41 +46,12 @@ async def clone(volume: Volume, source: bytes, target: bytes) -> CloneReport:
     return await clone_path(volume, ClonesHere(volume), source, target)
 
 
-async def make(volume: Volume, parent: Ino, name: bytes, data: bytes = b"") -> Ino:
-    """A file with these bytes, dirty ones."""
-    ino = (await volume.create(parent, name, mode=0o100640, uid=7, gid=8)).ino
-    if data:
-        await volume.write(ino, 0, data)
-    return ino
-
-
-async def directory(volume: Volume, parent: Ino, name: bytes) -> Ino:
-    """A directory."""
-    return (await volume.mkdir(parent, name, mode=0o750, uid=5, gid=6)).ino
-
-
 async def make_everything(volume: Volume) -> Ino:
     """A tree of all that there is, at /source."""
-    source = await directory(volume, ROOT_INO, b"source")
-    inner = await directory(volume, source, b"inner")
-    deep = await directory(volume, inner, b"deep")
-    await directory(volume, source, b"empty")
-    await make(volume, source, b"nothing")
-    await make(volume, source, b"inline", b"few bytes")
-    await make(volume, inner, b"logged", DATA[:20_000])
-    large = await make(volume, deep, b"striped", DATA)
-    await volume.flush(large)
-    await volume.write(large, 1_000_000, b"behind a hole")
-    await volume.link(large, source, b"linked")
-    await volume.link(large, inner, b"linked again")
-    await volume.write(large, 5, b"dirty, and of several names")
-    await volume.symlink(inner, b"symlink", b"../nothing", uid=1, gid=2)
-    await volume.create(inner, b"fifo", mode=stat.S_IFIFO | 0o600, uid=3, gid=4)
+    source = await make_tree(volume)
+    inner = (await volume.lookup(source, b"inner")).ino
+    await volume.link((await volume.lookup(source, b"linked")).ino, inner, b"linked again")
     await volume.create(inner, b"device", mode=stat.S_IFCHR | 0o666, uid=0, gid=0, rdev=0x103)
-    await volume.set_xattr(inner, b"user.note", b"of a directory")
-    await volume.set_xattr(large, b"user.note", b"of a file")
-    await volume.set_attributes(large, SetAttributes(mode=0o4755, mtime_ns=12345, atime_ns=54321))
-    await volume.set_attributes(deep, SetAttributes(mtime_ns=777))
     return source
 
 
@@ -166,11 +134,11 @@ async def remove(volume: Volume, parent: Ino, name: bytes) -> None:
 
 def test_many_entries_and_many_extents_take_several_batches() -> None:
     async def body(volume: Volume) -> None:
-        source = await directory(volume, ROOT_INO, b"source")
+        source = await make_directory(volume, ROOT_INO, b"source")
         for number in range(PAGE_ENTRIES + 10):
-            await make(volume, source, b"f%04d" % number, b"%d" % number)
+            await make_file(volume, source, b"f%04d" % number, b"%d" % number)
         for name, extents in ((b"a", PAGE_EXTENTS - 50), (b"b", 100), (b"c", PAGE_EXTENTS + 50), (b"d", 2000)):
-            file = await make(volume, source, name)
+            file = await make_file(volume, source, name)
             for index in range(extents):
                 await volume.write(file, index * 10, b"x")
         expected = await read_tree(volume, b"source")
@@ -246,7 +214,7 @@ def test_a_name_that_is_taken_meanwhile_stays_and_the_clone_goes() -> None:
 
         class Late(ClonesHere):
             async def name_clone(self, *arguments: object) -> None:
-                await make(volume, ROOT_INO, b"clone", b"mine")
+                await make_file(volume, ROOT_INO, b"clone", b"mine")
                 await super().name_clone(*arguments)  # type: ignore[arg-type]
 
         inodes = volume.status().inodes
@@ -285,10 +253,10 @@ def test_a_clone_that_is_given_up_leaves_nothing() -> None:
 
 def test_a_file_is_cloned_as_it_is_at_one_moment_though_it_is_written_all_the_time() -> None:
     async def body(volume: Volume) -> None:
-        source = await directory(volume, ROOT_INO, b"source")
+        source = await make_directory(volume, ROOT_INO, b"source")
         block_counts = {b"few": 400, b"many": PAGE_EXTENTS + 100}
-        inos = {name: await make(volume, source, name) for name in block_counts}
-        large = await make(volume, source, b"x large, so that others are written to while it is flushed")
+        inos = {name: await make_file(volume, source, name) for name in block_counts}
+        large = await make_file(volume, source, b"x large, so that others are written to while it is flushed")
 
         async def write(name: bytes) -> None:
             """From the end to the beginning, and batches go the other way."""
@@ -334,8 +302,8 @@ def test_a_file_is_cloned_as_it_is_at_one_moment_though_it_is_written_all_the_ti
 
 def test_what_is_committed_out_of_order_is_not_cloned_before_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(volume: Volume) -> None:
-        source = await directory(volume, ROOT_INO, b"source")
-        file = await make(volume, source, b"file", b"old")
+        source = await make_directory(volume, ROOT_INO, b"source")
+        file = await make_file(volume, source, b"file", b"old")
         flush, stripe = volume.flush, b"later" * (volume.ledger.stripes.stripe_bytes_max // 5 + 1)
 
         async def flush_and_write_on(ino: Ino) -> None:
@@ -388,11 +356,11 @@ def test_a_clone_of_a_bucket_is_a_bucket_with_the_same_objects() -> None:
 
 def test_others_go_on_while_a_large_tree_is_cloned_and_purged() -> None:
     async def body(volume: Volume) -> None:
-        source = await directory(volume, ROOT_INO, b"source")
+        source = await make_directory(volume, ROOT_INO, b"source")
         for number in range(20):
-            parent = await directory(volume, source, b"d%d" % number)
+            parent = await make_directory(volume, source, b"d%d" % number)
             for inner in range(2 * PAGE_ENTRIES if number == 0 else 10):
-                await make(volume, parent, b"f%d" % inner)
+                await make_file(volume, parent, b"f%d" % inner)
         turns = 0
 
         async def tick() -> None:

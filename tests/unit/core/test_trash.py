@@ -16,9 +16,10 @@ from siltstone.core.types import SetAttributes
 from siltstone.core.volume import Volume
 from siltstone.errors import AlreadyExists, NotFound
 from siltstone.limits import MIB
-from siltstone.types import ROOT_INO, Ino
+from siltstone.types import ROOT_INO
 from sim.clock import autojump
 from sim.metadata import check_metadata
+from sim.trees import make_directory, make_file
 from sim.volume import SimVolume, small_config
 
 
@@ -42,18 +43,6 @@ def with_volume(body: Callable[[Volume], Awaitable[None]], *, days: float = 30.0
     trio.run(main, clock=autojump())
 
 
-async def make(volume: Volume, parent: Ino, name: bytes, data: bytes) -> Ino:
-    """A file with these bytes, dirty ones."""
-    ino = (await volume.create(parent, name, mode=0o100640, uid=7, gid=8)).ino
-    await volume.write(ino, 0, data)
-    return ino
-
-
-async def directory(volume: Volume, parent: Ino, name: bytes) -> Ino:
-    """A directory."""
-    return (await volume.mkdir(parent, name, mode=0o750, uid=5, gid=6)).ino
-
-
 async def content(volume: Volume, *names: bytes) -> bytes:
     """The bytes of a file."""
     ino = ROOT_INO
@@ -69,15 +58,15 @@ async def paths(volume: Volume, path: bytes = b"") -> list[bytes | None]:
 
 def test_what_each_way_of_taking_away_took_is_there_with_all_that_it_had() -> None:
     async def body(volume: Volume) -> None:
-        d = await directory(volume, ROOT_INO, b"d")
-        a = await make(volume, d, b"a", b"first" * 50_000)
+        d = await make_directory(volume, ROOT_INO, b"d")
+        a = await make_file(volume, d, b"a", b"first" * 50_000)
         await volume.set_xattr(a, b"user.x", b"kept")
         await volume.link(a, d, b"a2")
         await volume.unlink(d, b"a")
         assert await paths(volume) == [], "it has another name"
         await volume.unlink(d, b"a2")
-        await make(volume, d, b"b", b"replaced")
-        await make(volume, d, b"c", b"new")
+        await make_file(volume, d, b"b", b"replaced")
+        await make_file(volume, d, b"c", b"new")
         await volume.rename(d, b"c", d, b"b")
         cut = (await volume.lookup(d, b"b")).ino
         await volume.set_attributes(cut, SetAttributes(size=100))
@@ -115,10 +104,10 @@ def test_what_each_way_of_taking_away_took_is_there_with_all_that_it_had() -> No
 def test_a_tree_that_was_removed_comes_back_whole_also_somewhere_else() -> None:
     async def body(volume: Volume) -> None:
         for number in range(2):
-            top = await directory(volume, ROOT_INO, b"top")
-            inner = await directory(volume, top, b"inner")
-            await make(volume, inner, b"a", b"%d a" % number)
-            await make(volume, top, b"b", b"%d b" % number)
+            top = await make_directory(volume, ROOT_INO, b"top")
+            inner = await make_directory(volume, top, b"inner")
+            await make_file(volume, inner, b"a", b"%d a" % number)
+            await make_file(volume, top, b"b", b"%d b" % number)
             await trio.sleep(10)
             await volume.unlink(inner, b"a")
             await volume.rmdir(top, b"inner")
@@ -162,16 +151,16 @@ def test_objects_that_are_deleted_or_replaced_come_back_as_objects() -> None:
 
 def test_it_expires_and_nothing_is_kept_when_it_is_off() -> None:
     async def body(volume: Volume) -> None:
-        await make(volume, ROOT_INO, b"a", b"a" * 100_000)
+        await make_file(volume, ROOT_INO, b"a", b"a" * 100_000)
         await volume.unlink(ROOT_INO, b"a")
         await trio.sleep(20)
-        await make(volume, ROOT_INO, b"b", b"b" * 100_000)
+        await make_file(volume, ROOT_INO, b"b", b"b" * 100_000)
         await volume.unlink(ROOT_INO, b"b")
         assert await paths(volume) == [b"/a", b"/b"]
         await trio.sleep(10)
         assert await paths(volume) == [b"/b"]
         volume.trash.days = 0.0
-        await make(volume, ROOT_INO, b"c", b"c")
+        await make_file(volume, ROOT_INO, b"c", b"c")
         await volume.unlink(ROOT_INO, b"c")
         await trio.sleep(5)
         assert await paths(volume) == []
@@ -187,7 +176,7 @@ def test_the_oldest_makes_room_when_the_pool_fills() -> None:
         for number in range(1000):
             if written > 2 * total:
                 break
-            ino = await make(volume, ROOT_INO, b"%d" % number, bytes([number % 251]) * (2 * MIB))
+            ino = await make_file(volume, ROOT_INO, b"%d" % number, bytes([number % 251]) * (2 * MIB))
             await volume.flush(ino)
             await volume.unlink(ROOT_INO, b"%d" % number)
             written += 2 * MIB
@@ -200,7 +189,7 @@ def test_the_oldest_makes_room_when_the_pool_fills() -> None:
 
 def test_what_is_written_after_the_last_name_went_is_there_too() -> None:
     async def body(volume: Volume) -> None:
-        ino = await make(volume, ROOT_INO, b"a", b"before")
+        ino = await make_file(volume, ROOT_INO, b"a", b"before")
         volume.orphans.hold(ino)
         await volume.unlink(ROOT_INO, b"a")
         await volume.write(ino, 6, b" and after")
@@ -214,8 +203,8 @@ def test_what_is_written_after_the_last_name_went_is_there_too() -> None:
 
 def test_a_snapshot_that_is_deleted_is_gone_and_its_tree_is_not_in_the_trash() -> None:
     async def body(volume: Volume) -> None:
-        d = await directory(volume, ROOT_INO, b"d")
-        await make(volume, await directory(volume, d, b"inner"), b"a", b"a" * 100_000)
+        d = await make_directory(volume, ROOT_INO, b"d")
+        await make_file(volume, await make_directory(volume, d, b"inner"), b"a", b"a" * 100_000)
         snapshots = TreeSnapshots(volume)
         for name in (b"one", b"two"):
             await snapshots.create(d, name)

@@ -34,10 +34,8 @@ from siltstone.types import ROOT_INO, Ino
 from sim.clock import autojump
 from sim.feed import events_since
 from sim.metadata import check_metadata
-from sim.trees import Node, read_tree
+from sim.trees import DATA, Node, make_directory, make_file, make_tree, read_tree
 from sim.volume import SimVolume, small_config
-
-DATA = Random(3).randbytes(700_000)
 
 
 def with_volume(body: Callable[[Volume], Awaitable[None]]) -> None:
@@ -73,40 +71,10 @@ async def delete(volume: Volume, path: bytes, name: bytes) -> None:
     await snapshots.wait_purged(total)
 
 
-async def make(volume: Volume, parent: Ino, name: bytes, data: bytes = b"") -> Ino:
-    """A file with these bytes, dirty ones."""
-    ino = (await volume.create(parent, name, mode=0o100640, uid=7, gid=8)).ino
-    if data:
-        await volume.write(ino, 0, data)
-    return ino
-
-
-async def directory(volume: Volume, parent: Ino, name: bytes) -> Ino:
-    """A directory."""
-    return (await volume.mkdir(parent, name, mode=0o750, uid=5, gid=6)).ino
-
-
 async def make_everything(volume: Volume) -> Ino:
-    """A tree of all that there is, at /source."""
-    source = await directory(volume, ROOT_INO, b"source")
-    inner = await directory(volume, source, b"inner")
-    deep = await directory(volume, inner, b"deep")
-    await directory(volume, source, b"empty")
-    await make(volume, source, b"nothing")
-    await make(volume, source, b"inline", b"few bytes")
-    await make(volume, inner, b"logged", DATA[:20_000])
-    large = await make(volume, deep, b"striped", DATA)
-    await volume.flush(large)
-    await volume.write(large, 1_000_000, b"behind a hole")
-    await volume.link(large, source, b"linked")
-    await volume.link(large, ROOT_INO, b"linked outside")
-    await volume.write(large, 5, b"dirty, and of several names")
-    await volume.symlink(inner, b"symlink", b"../nothing", uid=1, gid=2)
-    await volume.create(inner, b"fifo", mode=stat.S_IFIFO | 0o600, uid=3, gid=4)
-    await volume.set_xattr(inner, b"user.note", b"of a directory")
-    await volume.set_xattr(large, b"user.note", b"of a file")
-    await volume.set_attributes(large, SetAttributes(mode=0o4755, mtime_ns=12345, atime_ns=54321))
-    await volume.set_attributes(deep, SetAttributes(mtime_ns=777))
+    """A tree of all that there is, at /source, and a name of one of its files outside of it."""
+    source = await make_tree(volume)
+    await volume.link((await volume.lookup(source, b"linked")).ino, ROOT_INO, b"linked outside")
     return source
 
 
@@ -153,7 +121,7 @@ def test_nothing_below_snapshots_can_be_changed() -> None:
         top = (await volume.lookup(holder, b"first")).ino
         inner = (await volume.lookup(top, b"inner")).ino
         file = (await volume.lookup(inner, b"logged")).ino
-        outside = await make(volume, source, b"outside")
+        outside = await make_file(volume, source, b"outside")
         tries: list[Awaitable[object]] = [
             volume.write(file, 0, b"x"),
             volume.set_attributes(file, SetAttributes(size=0)),
@@ -218,7 +186,7 @@ def test_bad_input_changes_nothing() -> None:
                 await delete(volume, path, name)
         assert volume.ledger.store.commit_count == counted
         assert await read_tree(volume, b"") == expected
-        await directory(volume, (await volume.lookup(source, b"empty")).ino, b".snapshots")
+        await make_directory(volume, (await volume.lookup(source, b"empty")).ino, b".snapshots")
         with pytest.raises(AlreadyExists, match="of its own"):
             await snapshot(volume, b"source/empty", b"x")
         assert b"empty/.snapshots" in await read_tree(volume, b"source"), "one that somebody made is an ordinary one"
@@ -228,15 +196,15 @@ def test_bad_input_changes_nothing() -> None:
 
 def test_the_directory_takes_its_snapshots_along_and_stays_while_it_has_any() -> None:
     async def body(volume: Volume) -> None:
-        parent = await directory(volume, ROOT_INO, b"parent")
-        source = await directory(volume, parent, b"source")
-        await make(volume, source, b"file", b"bytes")
+        parent = await make_directory(volume, ROOT_INO, b"parent")
+        source = await make_directory(volume, parent, b"source")
+        await make_file(volume, source, b"file", b"bytes")
         await snapshot(volume, b"parent/source", b"first")
         await snapshot(volume, b"parent", b"of both")
         await volume.unlink(source, b"file")
         with pytest.raises(DirectoryNotEmpty):
             await volume.rmdir(parent, b"source")
-        await directory(volume, parent, b"other")
+        await make_directory(volume, parent, b"other")
         with pytest.raises(DirectoryNotEmpty):
             await volume.rename(parent, b"other", parent, b"source")
         await volume.rename(parent, b"source", ROOT_INO, b"moved")
@@ -267,7 +235,7 @@ def test_a_clone_of_what_is_in_a_snapshot_can_be_changed_and_one_of_the_tree_has
                 await volume.lookup(top, b".snapshots")
             await volume.write((await volume.lookup(top, b"linked")).ino, 0, b"changed")
             await volume.unlink(top, b"linked")
-            await directory(volume, (await volume.lookup(top, b"inner")).ino, b"new")
+            await make_directory(volume, (await volume.lookup(top, b"inner")).ino, b"new")
         with pytest.raises(ReadOnly):
             await clone_path(volume, maker, b"source/inner", b"source/.snapshots/first/inner/again")
 
@@ -276,10 +244,10 @@ def test_a_clone_of_what_is_in_a_snapshot_can_be_changed_and_one_of_the_tree_has
 
 def test_deleting_gives_the_space_back_and_only_what_nobody_else_has() -> None:
     async def body(volume: Volume) -> None:
-        source = await directory(volume, ROOT_INO, b"source")
-        kept, gone = await make(volume, source, b"kept", DATA), await make(volume, source, b"gone", DATA)
+        source = await make_directory(volume, ROOT_INO, b"source")
+        kept, gone = await make_file(volume, source, b"kept", DATA), await make_file(volume, source, b"gone", DATA)
         for number in range(300):
-            await make(volume, source, b"%d" % number, b"small")
+            await make_file(volume, source, b"%d" % number, b"small")
         await volume.flush(kept)
         await volume.flush(gone)
         await volume.settle()
@@ -392,9 +360,9 @@ class Changer:
         kind = random.choice(KINDS)
         try:
             if kind == "create":
-                await make(volume, parent, name, random.randbytes(random.choice((0, 9, 5000))))
+                await make_file(volume, parent, name, random.randbytes(random.choice((0, 9, 5000))))
             elif kind == "mkdir":
-                await directory(volume, parent, name)
+                await make_directory(volume, parent, name)
             elif kind == "rename":
                 await volume.rename(parent, name, other, new_name, exchange=random.random() < 0.2)
             elif kind == "unlink":
@@ -486,9 +454,9 @@ def test_a_snapshot_is_of_one_moment_whatever_goes_on(seed: int, monkeypatch: py
 
 def test_what_was_written_before_is_in_it_and_writers_of_a_stream_do_not_keep_it() -> None:
     async def body(volume: Volume) -> None:
-        source = await directory(volume, ROOT_INO, b"source")
-        numbered = await make(volume, source, b"numbered", b"0")
-        streams = [await make(volume, source, b"stream%d" % number) for number in range(3)]
+        source = await make_directory(volume, ROOT_INO, b"source")
+        numbered = await make_file(volume, source, b"numbered", b"0")
+        streams = [await make_file(volume, source, b"stream%d" % number) for number in range(3)]
         is_over = False
 
         async def stream(ino: Ino) -> None:
@@ -514,8 +482,8 @@ def test_what_was_written_before_is_in_it_and_writers_of_a_stream_do_not_keep_it
 
 def test_bytes_in_memory_are_of_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(volume: Volume) -> None:
-        source = await directory(volume, ROOT_INO, b"source")
-        inos = [await make(volume, source, b"%d" % index, b"%08d" % index) for index in range(4)]
+        source = await make_directory(volume, ROOT_INO, b"source")
+        inos = [await make_file(volume, source, b"%d" % index, b"%08d" % index) for index in range(4)]
         flush, number = volume.flush, 4
 
         async def flush_while_somebody_writes(ino: Ino) -> None:
